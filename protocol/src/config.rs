@@ -1,0 +1,206 @@
+//! What a node is told to become. Everything is typed down to the single
+//! name, so that a hostile or mistaken coordinator cannot reach a file, a line
+//! or a shell it was not meant to reach.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::names::{ClusterName, K3sComponent, K3sVersion, NodeName, Role, SubjectAltName};
+use crate::secret::Secret;
+use crate::seed::{SshUser, StaticAddress};
+use crate::ticket::Address;
+
+/// One life of a cluster, from `up` to `down`: tokens, CAs and leases belong
+/// to it. Counts from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Incarnation(pub u64);
+
+impl fmt::Display for Incarnation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The answer to `GET /v1/config`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeConfig {
+    /// The cluster's name.
+    pub cluster: ClusterName,
+    /// The cluster's life this configuration belongs to.
+    pub incarnation: Incarnation,
+    /// The node's name, and its host name.
+    pub node: NodeName,
+    /// Which creation of a node of this name, counted from 1.
+    pub generation: u32,
+    /// Static addresses; cards that are not named keep DHCP.
+    #[serde(default)]
+    pub network: Vec<StaticAddress>,
+    /// Logins to make.
+    #[serde(default)]
+    pub users: Vec<SshUser>,
+    /// What k3s is told.
+    pub k3s: K3sConfig,
+}
+
+impl NodeConfig {
+    /// What the node is in its cluster.
+    pub fn role(&self) -> Role {
+        match self.k3s.membership {
+            Membership::Agent { .. } => Role::Agent,
+            Membership::FirstServer { .. } | Membership::JoiningServer { .. } => Role::Server,
+        }
+    }
+}
+
+/// What k3s is told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct K3sConfig {
+    /// The release the cluster file asks for; the agent refuses to start
+    /// another one.
+    pub version: K3sVersion,
+    /// The address other nodes use, if not the default route's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_ip: Option<IpAddr>,
+    /// An address from outside, where it differs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_external_ip: Option<IpAddr>,
+    /// Further names in the API server's certificate.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tls_san: Vec<SubjectAltName>,
+    /// Packaged components to leave out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disable: Vec<K3sComponent>,
+    /// Content of `/etc/rancher/node/password`: the same for every generation
+    /// of a name within an incarnation, so that a re-created node is not
+    /// refused with "Node password rejected".
+    pub node_password: Secret,
+    /// How this node enters the cluster, with the secrets that takes.
+    pub membership: Membership,
+}
+
+/// How a node enters its cluster. Each kind carries what that kind may know,
+/// and nothing else.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Membership {
+    /// The incarnation's first server: starts the datastore.
+    FirstServer {
+        /// Embedded etcd (several servers) instead of SQLite (one). k3s picks
+        /// its datastore at the first start.
+        cluster_init: bool,
+        /// The server token, in full `K10…` form.
+        token: Secret,
+        /// The password agents join with.
+        agent_token: Secret,
+        /// The cluster's certificate authorities.
+        ca: Box<CaSet>,
+    },
+    /// A server that joins others.
+    JoiningServer {
+        /// A server that is up.
+        server: Address,
+        /// The server token, in full `K10…` form.
+        token: Secret,
+        /// The password agents join with: all servers must agree on it.
+        agent_token: Secret,
+    },
+    /// Runs workloads only.
+    Agent {
+        /// A server that is up.
+        server: Address,
+        /// The agent token, in full `K10…` form. It joins agents only.
+        token: Secret,
+    },
+}
+
+/// A certificate chain (leaf CA first, root last) and its leaf's key, in PEM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CaFiles {
+    /// The chain.
+    pub certificates: Secret,
+    /// The key, PKCS#8 or SEC1.
+    pub key: Secret,
+}
+
+/// The certificate authorities k3s finds in `server/tls` before its first
+/// start (contrib/util/generate-custom-ca-certs.sh in k3s's repository).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CaSet {
+    /// `server-ca`: signs the API server's certificate.
+    pub server: CaFiles,
+    /// `client-ca`: signs client certificates, kubeconfigs among them.
+    pub client: CaFiles,
+    /// `request-header-ca`: the aggregation layer's.
+    pub request_header: CaFiles,
+    /// `etcd/peer-ca`.
+    pub etcd_peer: CaFiles,
+    /// `etcd/server-ca`.
+    pub etcd_server: CaFiles,
+    /// `service.key`: signs service account tokens.
+    pub service_key: Secret,
+}
+
+impl CaSet {
+    /// Every file with its path below `server/tls`, in a fixed order.
+    pub fn files(&self) -> Vec<(&'static str, &Secret)> {
+        let Self { server, client, request_header, etcd_peer, etcd_server, service_key } = self;
+        vec![
+            ("server-ca.crt", &server.certificates),
+            ("server-ca.key", &server.key),
+            ("client-ca.crt", &client.certificates),
+            ("client-ca.key", &client.key),
+            ("request-header-ca.crt", &request_header.certificates),
+            ("request-header-ca.key", &request_header.key),
+            ("etcd/peer-ca.crt", &etcd_peer.certificates),
+            ("etcd/peer-ca.key", &etcd_peer.key),
+            ("etcd/server-ca.crt", &etcd_server.certificates),
+            ("etcd/server-ca.key", &etcd_server.key),
+            ("service.key", service_key),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AGENT: &str = r#"{
+        "cluster": "home", "incarnation": 1, "node": "k3s-a1", "generation": 1,
+        "network": [{"mac": "52:54:00:00:00:02", "address": "10.77.0.12/24"}],
+        "k3s": {
+            "version": "v1.28.5+k3s1", "node_ip": "10.77.0.12", "node_password": "00ff",
+            "membership": {"kind": "agent", "server": "10.77.0.11:6443", "token": "K10aa::node:bb"}
+        }
+    }"#;
+
+    #[test]
+    fn the_wire_form_of_an_agent_is_stable() {
+        let config: NodeConfig = serde_json::from_str(AGENT).unwrap();
+        assert_eq!(config.role(), Role::Agent);
+        let again: NodeConfig = serde_json::from_str(&serde_json::to_string(&config).unwrap()).unwrap();
+        assert_eq!(again, config);
+    }
+
+    #[test]
+    fn hostile_values_are_refused_by_type() {
+        for (from, to) in [
+            ("k3s-a1", "../../etc/passwd"),
+            ("v1.28.5+k3s1", "v1.28.5+k3s1;reboot"),
+            ("10.77.0.11:6443", "10.77.0.11:6443/$(id)"),
+            ("K10aa::node:bb", "K10aa::node:bb\\u0000"),
+            ("10.77.0.12/24", "10.77.0.0/24"),
+        ] {
+            let hostile = AGENT.replacen(from, to, 1);
+            assert!(serde_json::from_str::<NodeConfig>(&hostile).is_err(), "{to} was taken");
+        }
+    }
+
+    #[test]
+    fn printing_a_configuration_shows_no_secret() {
+        let config: NodeConfig = serde_json::from_str(AGENT).unwrap();
+        assert!(!format!("{config:?}").contains("K10"));
+    }
+}

@@ -1,0 +1,180 @@
+//! Identity is a key. A certificate is only the envelope TLS wants around it:
+//! self-signed, valid for as long as the format can say, and never looked at
+//! beyond the public key inside.
+
+use std::fmt;
+use std::str::FromStr;
+
+use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::secret::Secret;
+
+/// SHA-256 of a public key's `SubjectPublicKeyInfo`, written as 64 hex digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Fingerprint([u8; 32]);
+
+/// A text is not 64 lower-case hex digits.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a key fingerprint is 64 lower-case hex digits")]
+pub struct InvalidFingerprint;
+
+impl Fingerprint {
+    /// Of the DER encoding of a `SubjectPublicKeyInfo`.
+    pub fn of_spki(spki: &[u8]) -> Self {
+        Self(Sha256::digest(spki).into())
+    }
+
+    /// From its bytes.
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// Its bytes.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Fingerprint({self})")
+    }
+}
+
+impl FromStr for Fingerprint {
+    type Err = InvalidFingerprint;
+    fn from_str(text: &str) -> Result<Self, InvalidFingerprint> {
+        let text = text.as_bytes();
+        if text.len() != 64 || !text.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+            return Err(InvalidFingerprint);
+        }
+        let nibble = |b: u8| if b.is_ascii_digit() { b - b'0' } else { b - b'a' + 10 };
+        let mut bytes = [0; 32];
+        for (byte, pair) in bytes.iter_mut().zip(text.chunks_exact(2)) {
+            *byte = nibble(pair[0]) << 4 | nibble(pair[1]);
+        }
+        Ok(Self(bytes))
+    }
+}
+
+impl TryFrom<String> for Fingerprint {
+    type Error = InvalidFingerprint;
+    fn try_from(text: String) -> Result<Self, InvalidFingerprint> {
+        text.parse()
+    }
+}
+
+impl From<Fingerprint> for String {
+    fn from(fingerprint: Fingerprint) -> Self {
+        fingerprint.to_string()
+    }
+}
+
+/// Making or reading a key failed.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// The PEM text holds no P-256 key in PKCS#8.
+    #[error("no P-256 private key in PKCS#8 PEM form: {0}")]
+    Key(String),
+    /// The envelope could not be made.
+    #[error("making the certificate around the key: {0}")]
+    Envelope(#[source] rcgen::Error),
+}
+
+/// A P-256 key of our own, with the envelope to show it in.
+pub struct Identity {
+    key: KeyPair,
+    certificate: CertificateDer<'static>,
+    fingerprint: Fingerprint,
+}
+
+impl Identity {
+    /// Makes a new key from the system's randomness.
+    pub fn generate() -> Result<Self, IdentityError> {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(IdentityError::Envelope)?;
+        Self::with_key(key)
+    }
+
+    /// Reads a key that [`Identity::to_pem`] wrote.
+    pub fn from_pem(pem: &str) -> Result<Self, IdentityError> {
+        let key = KeyPair::from_pem_and_sign_algo(pem, &PKCS_ECDSA_P256_SHA256)
+            .map_err(|error| IdentityError::Key(error.to_string()))?;
+        Self::with_key(key)
+    }
+
+    fn with_key(key: KeyPair) -> Result<Self, IdentityError> {
+        let mut params = CertificateParams::new(Vec::new()).map_err(IdentityError::Envelope)?;
+        params.not_before = rcgen::date_time_ymd(1950, 1, 1);
+        params.not_after = rcgen::date_time_ymd(9999, 12, 31);
+        params.distinguished_name.push(rcgen::DnType::CommonName, "kiln");
+        let certificate = params.self_signed(&key).map_err(IdentityError::Envelope)?.der().clone();
+        let fingerprint = Fingerprint::of_spki(&key.subject_public_key_info());
+        Ok(Self { key, certificate, fingerprint })
+    }
+
+    /// The private key as PKCS#8 PEM, to be written to a file of mode 0600.
+    pub fn to_pem(&self) -> Secret {
+        Secret::new(self.key.serialize_pem().replace('\r', "")).expect("PEM is printable text")
+    }
+
+    /// What others know this key by.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
+    }
+
+    /// The self-signed envelope.
+    pub fn certificate(&self) -> CertificateDer<'static> {
+        self.certificate.clone()
+    }
+
+    pub(crate) fn private_key(&self) -> PrivateKeyDer<'static> {
+        PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.serialize_der()))
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity").field("fingerprint", &self.fingerprint).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_survives_its_file() {
+        let made = Identity::generate().unwrap();
+        let read = Identity::from_pem(made.to_pem().expose()).unwrap();
+        assert_eq!(made.fingerprint(), read.fingerprint());
+        assert!(!format!("{made:?}").contains("PRIVATE"));
+    }
+
+    #[test]
+    fn fingerprints_are_lower_case_hex() {
+        let fingerprint = Identity::generate().unwrap().fingerprint();
+        let text = fingerprint.to_string();
+        assert_eq!(text.parse::<Fingerprint>().unwrap(), fingerprint);
+        assert!(
+            text.to_uppercase().parse::<Fingerprint>().is_err() || text.bytes().all(|b| b.is_ascii_digit())
+        );
+        assert!(text[1..].parse::<Fingerprint>().is_err());
+    }
+
+    #[test]
+    fn other_kinds_of_key_are_refused() {
+        let ed25519 = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap().serialize_pem();
+        assert!(Identity::from_pem(&ed25519).is_err());
+        assert!(Identity::from_pem("").is_err());
+    }
+}

@@ -1,0 +1,35 @@
+//! What agent and coordinator say to each other.
+//!
+//! Everything that crosses the wire, or travels in a ticket or a seed, is a
+//! type of this crate and is checked when it is decoded: whoever holds a
+//! [`NodeName`] or a [`Ticket`] holds a valid one. There is no IO here.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`names`] | node and cluster names, roles, users, ssh keys, MAC addresses |
+//! | [`secret`] | text that must not be printed or left in memory |
+//! | [`identity`] | P-256 keys, their self-signed envelopes and fingerprints |
+//! | [`tls`] | the verifiers that compare keys and nothing else |
+//! | [`ticket`] | the ticket, its text form and its proof |
+//! | [`seed`] | the document a node finds at first boot |
+//! | [`api`] | requests and answers |
+//! | [`config`] | what a node is told to become |
+//! | [`install`] | what `agent install` is given |
+//! | [`error`] | the one error type of the API |
+
+pub mod api;
+pub mod config;
+pub mod error;
+pub mod identity;
+pub mod install;
+pub mod names;
+pub mod secret;
+pub mod seed;
+pub mod ticket;
+pub mod tls;
+
+pub use error::{ApiError, ErrorClass};
+pub use identity::{Fingerprint, Identity};
+pub use names::{ClusterName, NodeName, Role};
+pub use secret::Secret;
+pub use ticket::{Ticket, TicketKey};

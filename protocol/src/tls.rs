@@ -1,0 +1,327 @@
+//! TLS 1.3 in which only public keys count.
+//!
+//! Both ends show a self-signed certificate; chains, names and dates decide
+//! nothing. A handshake proves that the peer *has* its key; who may do what is
+//! asked on every request, of the registry, by the key's [`Fingerprint`].
+//!
+//! The rules of the verifier, each with the attack it answers:
+//!
+//! * the key is P-256 with an uncompressed point, its SPKI exactly 91 bytes: a
+//!   compressed point would give one key two fingerprints, and Ed25519's
+//!   identity point verifies a constant signature without any private key;
+//! * the signature scheme is checked here, because rustls does not hold a peer
+//!   to the schemes it was offered;
+//! * one certificate of at most [`MAX_CERTIFICATE`] bytes: a chain has no
+//!   meaning, and big ones only cost memory;
+//! * no TLS 1.2, resumption, tickets or early data: a resumed session would
+//!   keep an identity alive that was never shown again.
+
+use std::error::Error as StdError;
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{NoServerSessionStorage, ParsedCertificate};
+use rustls::version::TLS13;
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, OtherError,
+    PeerIncompatible, ServerConfig, SignatureScheme,
+};
+
+use crate::identity::{Fingerprint, Identity};
+
+/// The largest certificate, in bytes, that either side looks at. Ours have
+/// about 350.
+pub const MAX_CERTIFICATE: usize = 2048;
+
+/// DER of everything in a P-256 SPKI before the point's coordinates: the
+/// algorithm, the curve, the bit string's header and 0x04 for "uncompressed".
+const P256_SPKI_PREFIX: [u8; 27] = [
+    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86,
+    0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00, 0x04,
+];
+
+/// The server showed another key than the pinned one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the peer's key is {found}, not the pinned {pinned}: another coordinator answers at this address, \
+     or a proxy between ends TLS"
+)]
+pub struct PinMismatch {
+    /// The key we hold the pin of.
+    pub pinned: Fingerprint,
+    /// The key that was shown.
+    pub found: Fingerprint,
+}
+
+impl PinMismatch {
+    /// Finds a pin mismatch anywhere in an error's chain of causes.
+    pub fn find(error: &(dyn StdError + 'static)) -> Option<Self> {
+        let mut next = Some(error);
+        while let Some(error) = next {
+            if let Some(found) = error.downcast_ref::<Self>() {
+                return Some(*found);
+            }
+            // An io::Error's `source` skips the error it wraps.
+            let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+            if let Some(Error::InvalidCertificate(CertificateError::Other(OtherError(other)))) =
+                wrapped.and_then(|e| e.downcast_ref()).or_else(|| error.downcast_ref())
+            {
+                return Self::find(&**other);
+            }
+            next = match wrapped {
+                Some(inner) => Some(inner),
+                None => error.source(),
+            };
+        }
+        None
+    }
+}
+
+/// The one cryptography provider of the workspace.
+pub fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+/// The fingerprint of the key in a certificate, if it is a kind of key and a
+/// form of certificate that we accept.
+pub fn fingerprint_of(certificate: &CertificateDer<'_>) -> Result<Fingerprint, Error> {
+    if certificate.len() > MAX_CERTIFICATE {
+        return Err(refused("the certificate is larger than 2 KiB"));
+    }
+    let parsed = ParsedCertificate::try_from(certificate)?;
+    let spki = parsed.subject_public_key_info();
+    if spki.len() != 91 || !spki.starts_with(&P256_SPKI_PREFIX) {
+        return Err(refused("the key is not P-256 with an uncompressed point"));
+    }
+    Ok(Fingerprint::of_spki(&spki))
+}
+
+/// A client's configuration: shows `identity`, speaks only to the server
+/// whose key has the fingerprint `pin`, and never asks the system's trust store.
+pub fn client_config(identity: &Identity, pin: Fingerprint) -> Result<ClientConfig, Error> {
+    let verifier = Arc::new(PinnedServer { pin, keys: Keys::new() });
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_client_auth_cert(vec![identity.certificate()], identity.private_key())?;
+    config.resumption = rustls::client::Resumption::disabled();
+    config.enable_early_data = false;
+    // No name means anything here, so none is told to the network.
+    config.enable_sni = false;
+    Ok(config)
+}
+
+/// A server's configuration: shows `identity` and wants a key of every client.
+pub fn server_config(identity: &Identity) -> Result<ServerConfig, Error> {
+    let verifier = Arc::new(AnyClientKey { keys: Keys::new() });
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(vec![identity.certificate()], identity.private_key())?;
+    config.send_tls13_tickets = 0;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.max_early_data_size = 0;
+    Ok(config)
+}
+
+fn refused(why: &'static str) -> Error {
+    Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(std::io::Error::other(why)))))
+}
+
+/// The checks both directions share.
+#[derive(Debug)]
+struct Keys {
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl Keys {
+    fn new() -> Self {
+        Self { algorithms: provider().signature_verification_algorithms }
+    }
+
+    fn fingerprint(
+        certificate: &CertificateDer<'_>,
+        chain: &[CertificateDer<'_>],
+    ) -> Result<Fingerprint, Error> {
+        if !chain.is_empty() {
+            return Err(refused("a certificate chain was shown"));
+        }
+        fingerprint_of(certificate)
+    }
+
+    fn signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        if signed.scheme != SignatureScheme::ECDSA_NISTP256_SHA256 {
+            return Err(PeerIncompatible::NoSignatureSchemesInCommon.into());
+        }
+        rustls::crypto::verify_tls13_signature(message, certificate, signed, &self.algorithms)
+    }
+}
+
+fn no_tls12() -> Result<HandshakeSignatureValid, Error> {
+    Err(PeerIncompatible::Tls12NotOffered.into())
+}
+
+#[derive(Debug)]
+struct PinnedServer {
+    pin: Fingerprint,
+    keys: Keys,
+}
+
+impl ServerCertVerifier for PinnedServer {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        chain: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let found = Keys::fingerprint(certificate, chain)?;
+        if found == self.pin {
+            return Ok(ServerCertVerified::assertion());
+        }
+        let mismatch = PinMismatch { pinned: self.pin, found };
+        Err(Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(mismatch)))))
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        no_tls12()
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.keys.signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ECDSA_NISTP256_SHA256]
+    }
+}
+
+#[derive(Debug)]
+struct AnyClientKey {
+    keys: Keys,
+}
+
+impl ClientCertVerifier for AnyClientKey {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        chain: &[CertificateDer<'_>],
+        _now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        Keys::fingerprint(certificate, chain).map(|_| ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        no_tls12()
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.keys.signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ECDSA_NISTP256_SHA256]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustls::{ClientConnection, ServerConnection};
+
+    /// Runs a handshake in memory; returns what each side thought of it.
+    fn handshake(client: ClientConfig, server: ServerConfig) -> Result<(Fingerprint, Fingerprint), Error> {
+        let name = ServerName::try_from("kiln.invalid").unwrap();
+        let mut client = ClientConnection::new(Arc::new(client), name).unwrap();
+        let mut server = ServerConnection::new(Arc::new(server)).unwrap();
+        while client.is_handshaking() || server.is_handshaking() {
+            let mut wire = Vec::new();
+            client.write_tls(&mut wire).unwrap();
+            server.read_tls(&mut wire.as_slice()).unwrap();
+            server.process_new_packets()?;
+            let mut wire = Vec::new();
+            server.write_tls(&mut wire).unwrap();
+            client.read_tls(&mut wire.as_slice()).unwrap();
+            client.process_new_packets()?;
+        }
+        let seen =
+            |certificates: Option<&[CertificateDer<'_>]>| fingerprint_of(&certificates.unwrap()[0]).unwrap();
+        Ok((seen(server.peer_certificates()), seen(client.peer_certificates())))
+    }
+
+    #[test]
+    fn both_sides_learn_the_others_key() {
+        let (node, coordinator) = (Identity::generate().unwrap(), Identity::generate().unwrap());
+        let client = client_config(&node, coordinator.fingerprint()).unwrap();
+        let seen = handshake(client, server_config(&coordinator).unwrap()).unwrap();
+        assert_eq!(seen, (node.fingerprint(), coordinator.fingerprint()));
+    }
+
+    #[test]
+    fn another_key_is_a_pin_mismatch_that_can_be_found() {
+        let (node, pinned, other) =
+            (Identity::generate().unwrap(), Identity::generate().unwrap(), Identity::generate().unwrap());
+        let client = client_config(&node, pinned.fingerprint()).unwrap();
+        let error = handshake(client, server_config(&other).unwrap()).unwrap_err();
+        let expected = PinMismatch { pinned: pinned.fingerprint(), found: other.fingerprint() };
+        assert_eq!(PinMismatch::find(&error), Some(expected));
+        assert_eq!(PinMismatch::find(&std::io::Error::other(error)), Some(expected));
+    }
+
+    #[test]
+    fn a_client_without_a_key_is_refused() {
+        let coordinator = Identity::generate().unwrap();
+        let mut config = client_config(&Identity::generate().unwrap(), coordinator.fingerprint()).unwrap();
+        config.client_auth_cert_resolver = Arc::new(rustls::client::AlwaysResolvesClientRawPublicKeys::new(
+            Arc::new(rustls::sign::CertifiedKey::new(
+                Vec::new(),
+                rustls::crypto::ring::sign::any_supported_type(&coordinator.private_key()).unwrap(),
+            )),
+        ));
+        assert!(handshake(config, server_config(&coordinator).unwrap()).is_err());
+    }
+
+    #[test]
+    fn ed25519_and_chains_are_refused() {
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+        let certificate = rcgen::CertificateParams::new(Vec::new()).unwrap().self_signed(&key).unwrap();
+        assert!(fingerprint_of(certificate.der()).is_err());
+        let ours = Identity::generate().unwrap().certificate();
+        assert!(Keys::fingerprint(&ours, std::slice::from_ref(&ours)).is_err());
+        assert!(fingerprint_of(&CertificateDer::from(vec![0x30; MAX_CERTIFICATE + 1])).is_err());
+    }
+}
