@@ -1,0 +1,44 @@
+# The verbs a user types. Everything else is `builder --help`.
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build media demo test lint bake up down clean
+
+VERSION ?= alma9-k3-node-amd64-v1.28.5-v1
+CLUSTER ?= examples/demo.toml
+BUILDER := target/release/builder
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 14
+
+setup:  ## install what is missing on a Debian 12 machine (root or sudo)
+	./tests/setup
+
+build:  ## build builder and coordinator, and the agent for the image
+	cargo build --release --locked -p kiln-builder -p kiln-coordinator
+	cargo build --profile node --locked -p kiln-agent
+
+media: setup  ## make the stand-in install media and the stand-in k3s
+	./tests/media/build
+	cargo build --release --locked -p kiln-tests --bin standin-k3s
+
+demo: setup build media  ## bake an image, bring two nodes up, reboot one, take them down
+	./tests/demo/run
+
+test: setup  ## everything: lints, unit tests, tests with real VMs
+	./tests/run
+
+bake: build  ## bake VERSION from ISO= and K3S= (paths)
+	$(BUILDER) bake --version $(VERSION) --iso $(ISO) --k3s $(K3S)
+
+up: build  ## bring CLUSTER up
+	$(BUILDER) up $(CLUSTER)
+
+down: build  ## take CLUSTER down
+	$(BUILDER) down $(CLUSTER)
+
+lint:  ## formatting and clippy, warnings are errors
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+clean:  ## remove what was built; the caches too
+	rm -rf target .cache

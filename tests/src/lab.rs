@@ -1,0 +1,97 @@
+//! Where the tests' media, programs and images come from.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// The version every test bakes unless it says otherwise.
+pub const VERSION: &str = "alma9-k3-node-amd64-v1.28.5-v1";
+
+/// The one lab of a test process.
+pub fn lab() -> &'static Lab {
+    static LAB: OnceLock<Lab> = OnceLock::new();
+    LAB.get_or_init(|| {
+        let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let root = tests.parent().expect("tests/ has a parent").to_owned();
+        Lab { root, media: OnceLock::new(), programs: OnceLock::new() }
+    })
+}
+
+/// Makes and remembers what tests need.
+#[derive(Debug)]
+pub struct Lab {
+    root: PathBuf,
+    media: OnceLock<PathBuf>,
+    programs: OnceLock<()>,
+}
+
+impl Lab {
+    /// The project's root.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where expensive things are kept between runs.
+    pub fn cache(&self) -> PathBuf {
+        self.root.join(".cache")
+    }
+
+    /// The stand-in install media.
+    pub fn media(&self) -> &Path {
+        self.media.get_or_init(|| {
+            let printed = self.output(&mut Command::new("tests/media/build"));
+            PathBuf::from(printed.lines().last().expect("tests/media/build prints a path"))
+        })
+    }
+
+    /// The media, changed so that its installer fails in one way.
+    pub fn failing_media(&self, failure: &str, directory: &Path) -> PathBuf {
+        let iso = directory.join(format!("{failure}.iso"));
+        self.output(Command::new("tests/media/variant").args(["--fail", failure]).arg(self.media()).arg(&iso));
+        iso
+    }
+
+    /// The stand-in k3s.
+    pub fn k3s(&self) -> PathBuf {
+        self.programs();
+        self.root.join("target/release/standin-k3s")
+    }
+
+    /// The agent, as it goes into images.
+    pub fn agent(&self) -> PathBuf {
+        self.programs();
+        self.root.join("target/node/agent")
+    }
+
+    /// A call of `builder`, with the shared cache and the agent for images.
+    pub fn builder(&self) -> Command {
+        self.programs();
+        Command::new(self.root.join("target/debug/builder"))
+    }
+
+    /// A call of `coordinator`.
+    pub fn coordinator(&self) -> Command {
+        self.programs();
+        Command::new(self.root.join("target/debug/coordinator"))
+    }
+
+    fn programs(&self) {
+        self.programs.get_or_init(|| {
+            let cargo = |args: &[&str]| {
+                self.output(Command::new("cargo").args(["build", "--locked", "--quiet"]).args(args));
+            };
+            cargo(&["-p", "kiln-builder", "-p", "kiln-coordinator"]);
+            cargo(&["--profile", "node", "-p", "kiln-agent"]);
+            cargo(&["--release", "-p", "kiln-tests", "--bin", "standin-k3s"]);
+        });
+    }
+
+    /// Runs a command in the project's root and returns what it printed.
+    fn output(&self, command: &mut Command) -> String {
+        let output = command.current_dir(&self.root).output();
+        let output = output.unwrap_or_else(|error| panic!("running {command:?}: {error}"));
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{command:?}: {}\n{stderr}", output.status);
+        String::from_utf8(output.stdout).expect("UTF-8 output")
+    }
+}
