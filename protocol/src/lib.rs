@@ -14,9 +14,11 @@
 //! | [`seed`] | the document a node finds at first boot |
 //! | [`api`] | requests and answers |
 //! | [`config`] | what a node is told to become |
+//! | [`admin`] | what operators ask and what they see |
 //! | [`install`] | what `agent install` is given |
 //! | [`error`] | the one error type of the API |
 
+pub mod admin;
 pub mod api;
 pub mod config;
 pub mod error;

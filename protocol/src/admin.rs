@@ -1,0 +1,361 @@
+//! What operators and CI jobs say to a coordinator, and what they see of it:
+//! the admin routes of the same listener the nodes use, authorised on every
+//! request by the connection's key.
+//!
+//! Later steps add: approval of pending nodes by a typed fingerprint, key
+//! rotation, backup and restore.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::api::{Facts, Report, Step, Usage};
+use crate::config::Incarnation;
+use crate::identity::Fingerprint;
+use crate::names::{ClusterName, K3sVersion, NodeName, Role};
+use crate::secret::Secret;
+use crate::ticket::TicketKey;
+
+/// `POST`: [`MintRequest`], answered with 204. Idempotent.
+pub const MINT: &str = "/v1/admin/mint";
+/// `GET`: [`ClusterStatus`].
+pub const STATUS: &str = "/v1/admin/status";
+/// `POST`: [`KubeconfigRequest`] to [`KubeconfigAnswer`].
+pub const KUBECONFIG: &str = "/v1/admin/kubeconfig";
+/// `POST`: [`NodeRequest`], answered with 204: a held node's key is trusted again.
+pub const RELEASE: &str = "/v1/admin/release";
+/// `POST`: [`NodeRequest`], answered with 204: the node's key loses every right.
+pub const REVOKE: &str = "/v1/admin/revoke";
+/// `POST`: [`ExtendRequest`] to [`ExtendAnswer`].
+pub const EXTEND: &str = "/v1/admin/extend";
+/// `POST`: [`ApplyRequest`] to [`ApplyAnswer`].
+pub const APPLY: &str = "/v1/admin/apply";
+/// `POST` without a body, answered with 204: the live incarnation ends.
+pub const END: &str = "/v1/admin/end";
+/// Bodies of admin requests larger than this many bytes are refused.
+pub const MAX_ADMIN_BODY: usize = 1024 * 1024;
+
+/// What a ticket stands for. Names and roles always come from here, never from
+/// a node's request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TicketRecord {
+    /// Which node.
+    pub node: NodeName,
+    /// Which creation of a node of this name, counted from 1. Binding it
+    /// supersedes all earlier ones.
+    pub generation: u32,
+    /// What the node is in its cluster.
+    pub role: Role,
+    /// The ticket is of no use before.
+    pub not_before: Timestamp,
+    /// Unless bound, the ticket is of no use from then on.
+    pub expires: Timestamp,
+    /// What the caller knows of the machine it makes.
+    #[serde(default)]
+    pub hints: Hints,
+}
+
+/// What the caller of `mint` knows of the machine that it makes: shown to an
+/// operator beside what the machine says of itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hints {
+    /// The SMBIOS system uuid it will have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub smbios_uuid: Option<String>,
+    /// The network it will connect from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<ipnet::IpNet>,
+    /// The provider's id for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider_id: Option<String>,
+}
+
+/// Registers a ticket's public key. The seed stays with the caller.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MintRequest {
+    /// The ticket's name.
+    pub ticket: TicketKey,
+    /// What it stands for.
+    pub record: TicketRecord,
+}
+
+/// Names a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeRequest {
+    /// Which.
+    pub node: NodeName,
+}
+
+/// Gives an unused ticket more time, without touching the node that holds it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExtendRequest {
+    /// Whose newest ticket.
+    pub node: NodeName,
+    /// Seconds from now.
+    pub seconds: u32,
+}
+
+/// The ticket's new end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExtendAnswer {
+    /// When it expires now.
+    pub expires: Timestamp,
+}
+
+/// Asks for a kubeconfig with an administrator's certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KubeconfigRequest {
+    /// Where the API server is reached, such as `https://10.77.0.11:6443`.
+    /// Without it the first server's cluster address is used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
+    /// How many seconds its certificate is valid.
+    pub lifetime: u64,
+}
+
+/// A kubeconfig.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KubeconfigAnswer {
+    /// The YAML document.
+    pub kubeconfig: Secret,
+}
+
+/// Makes a cluster file the one in force.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApplyRequest {
+    /// The file's text, TOML.
+    pub cluster_file: String,
+}
+
+/// The cluster file is in force.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApplyAnswer {
+    /// The live incarnation.
+    pub incarnation: Incarnation,
+    /// What changed, in words; empty when nothing did.
+    pub changes: Vec<String>,
+}
+
+/// What an operator sees of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterStatus {
+    /// The coordinator's key.
+    pub pin: Fingerprint,
+    /// The coordinator's clock when it made this.
+    pub at: Timestamp,
+    /// The live incarnation, if the cluster is up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub live: Option<LiveCluster>,
+    /// Every node of the cluster file in force, in its order; then those that
+    /// have left the file and still have a key. Empty when nothing is live.
+    #[serde(default)]
+    pub nodes: Vec<NodeStatus>,
+    /// What an operator should look at, newest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub alarms: Vec<Alarm>,
+    /// Machines that reported without being known: the newest of them, from a
+    /// bounded memory.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub strangers: Vec<Stranger>,
+}
+
+impl ClusterStatus {
+    /// Whether there is a live cluster and all its nodes are ready.
+    pub fn all_ready(&self) -> bool {
+        self.live.is_some() && self.nodes.iter().all(NodeStatus::is_ready)
+    }
+
+    /// The node of this name.
+    pub fn node(&self, name: &NodeName) -> Option<&NodeStatus> {
+        self.nodes.iter().find(|node| node.name == *name)
+    }
+}
+
+/// A cluster that is up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LiveCluster {
+    /// The cluster's name.
+    pub cluster: ClusterName,
+    /// Which of its lives this is.
+    pub incarnation: Incarnation,
+    /// Since when.
+    pub begun: Timestamp,
+    /// The k3s release the cluster file asks for.
+    pub k3s: K3sVersion,
+}
+
+/// What an operator sees of a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// Its name.
+    pub name: NodeName,
+    /// What it is in its cluster.
+    pub role: Role,
+    /// The generation this status is about: the one that has a key, else the
+    /// newest that has a ticket, else 0.
+    pub generation: u32,
+    /// What the registry says of that generation.
+    pub registry: RegistryState,
+    /// Why it is held or revoked, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The key that is bound to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<Fingerprint>,
+    /// When the key was bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bound: Option<Timestamp>,
+    /// When the gate let it start k3s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passed_gate: Option<Timestamp>,
+    /// When it first said it was ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready: Option<Timestamp>,
+    /// The newest ticket that nobody used yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ticket: Option<TicketStatus>,
+    /// The newest report of its newest boot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub report: Option<Report>,
+    /// When each step was first done in that boot, in [`Step::ALL`]'s order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<StepTime>,
+    /// What the machine last said of itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub facts: Option<Facts>,
+    /// What its agent last said it had used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
+    /// When its last report came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_seen: Option<Timestamp>,
+}
+
+impl NodeStatus {
+    /// Whether its key is bound and it has said that it is ready.
+    pub fn is_ready(&self) -> bool {
+        self.registry == RegistryState::Bound && self.ready.is_some()
+    }
+
+    /// Milliseconds after its kernel started at which `step` was done.
+    pub fn step_time(&self, step: Step) -> Option<u64> {
+        self.steps.iter().find(|time| time.step == step).map(|time| time.uptime_ms)
+    }
+}
+
+/// What the registry says of one generation of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RegistryState {
+    /// In the cluster file; no ticket was minted yet.
+    Planned,
+    /// Its ticket waits to be used.
+    Issued,
+    /// Its ticket was not used in time; `extend` revives it.
+    Expired,
+    /// A key is bound to it.
+    Bound,
+    /// It may report and nothing else, until an operator says release or revoke.
+    Held,
+    /// A later generation has a key.
+    Superseded,
+    /// An operator took its rights away, or the incarnation ended.
+    Revoked,
+}
+
+impl RegistryState {
+    /// The state as it stands on the wire and on the screen.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Planned => "planned",
+            Self::Issued => "issued",
+            Self::Expired => "expired",
+            Self::Bound => "bound",
+            Self::Held => "held",
+            Self::Superseded => "superseded",
+            Self::Revoked => "revoked",
+        }
+    }
+}
+
+impl std::fmt::Display for RegistryState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// A ticket that nobody used yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TicketStatus {
+    /// Its name.
+    pub ticket: TicketKey,
+    /// For which generation.
+    pub generation: u32,
+    /// When its time is over.
+    pub expires: Timestamp,
+}
+
+/// When a step was first done in a boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepTime {
+    /// Which step.
+    pub step: Step,
+    /// Milliseconds after the kernel started.
+    pub uptime_ms: u64,
+}
+
+/// Something an operator should look at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Alarm {
+    /// When.
+    pub at: Timestamp,
+    /// About which node.
+    pub node: NodeName,
+    /// What happened and what to do.
+    pub message: String,
+}
+
+/// A machine that reported without being known.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stranger {
+    /// Its key, which it has proven to hold.
+    pub key: Fingerprint,
+    /// Where it called from.
+    pub from: std::net::IpAddr,
+    /// When it last did.
+    pub last_seen: Timestamp,
+    /// What it said.
+    pub report: Report,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn registry_states_are_named_as_on_the_wire() {
+        for state in [RegistryState::Planned, RegistryState::Held, RegistryState::Superseded] {
+            assert_eq!(serde_json::to_string(&state).unwrap(), format!("\"{state}\""));
+        }
+    }
+
+    #[test]
+    fn a_ticket_record_is_stable() {
+        let text = r#"{"node":"k3s-s1","generation":2,"role":"server","not_before":"2026-01-01T00:00:00Z","expires":"2026-01-01T01:00:00Z","hints":{}}"#;
+        let record: TicketRecord = serde_json::from_str(text).unwrap();
+        assert_eq!(serde_json::to_string(&record).unwrap(), text);
+    }
+
+    #[test]
+    fn nothing_is_ready_when_nothing_is_live() {
+        let status = ClusterStatus {
+            pin: Fingerprint::of_spki(b"c"),
+            at: Timestamp::UNIX_EPOCH,
+            live: None,
+            nodes: Vec::new(),
+            alarms: Vec::new(),
+            strangers: Vec::new(),
+        };
+        assert!(!status.all_ready());
+    }
+}
