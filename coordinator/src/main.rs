@@ -1,1 +1,2 @@
+//! The coordinator program.
 fn main() {}
