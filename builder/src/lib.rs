@@ -1,1 +1,21 @@
-//! stub
+//! Bakes golden images and brings clusters up from them.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`cli`] | the command line: one file per subcommand |
+//! | [`image`] | what an image *is*: version name, manifest, content keys |
+//! | [`inputs`] | what a bake is made from, checked before anything is touched |
+//! | [`bake`] | the stages `inputs -> os -> node -> pack -> smoke`, in order |
+//! | [`machine`] | a machine to install on or to run: QEMU |
+//! | [`progress`] | what is being done, for people and as JSON lines |
+//! | [`failure`] | how a run fails: exit codes, and what a bake's logs say |
+//! | [`run`] | run records, so that nothing a run made is ever lost |
+
+pub mod bake;
+pub mod cli;
+pub mod failure;
+pub mod image;
+pub mod inputs;
+pub mod machine;
+pub mod progress;
+pub mod run;

@@ -1,0 +1,1 @@
+//! The bake: `inputs -> os -> node -> pack -> smoke`.

@@ -1,0 +1,2 @@
+//! What an image *is*: its version name, its manifest, the keys its stages are
+//! cached under.

@@ -1,0 +1,1 @@
+//! What a bake is made from, checked before anything is touched.

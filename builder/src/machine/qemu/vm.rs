@@ -1,0 +1,230 @@
+//! One running QEMU.
+//!
+//! Every VM runs in a directory of its own, its working directory: the
+//! monitor's socket, QEMU's own messages and [`VM_RECORD`] are in it, and a
+//! process whose working directory it is belongs to it whatever was written.
+
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use nix::sys::signal::Signal;
+use serde::{Deserialize, Serialize};
+use tokio::process::Child;
+use tokio::time::Instant;
+
+use super::command::{Command, PROGRAM, QMP_SOCKET};
+use super::qmp::{Qmp, QmpError, Shutdown};
+use crate::run::process::ProcessId;
+
+/// Who runs here, as JSON: process number and start time.
+pub const VM_RECORD: &str = "vm.json";
+/// What QEMU itself had to say.
+pub const QEMU_LOG: &str = "qemu.log";
+/// QEMU makes its monitor within this, or something is wrong with it.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a VM lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lifetime {
+    /// Dies when the [`Vm`] is dropped, and with this process whatever becomes
+    /// of it. Start such a VM on a thread that lives as long as the process
+    /// (an async worker, not `spawn_blocking`): Linux ties it to the thread.
+    Builder,
+    /// Outlives this process; found again with [`Vm::attach`].
+    Detached,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Record {
+    process: ProcessId,
+}
+
+/// How a QEMU ended.
+#[derive(Debug, Clone)]
+pub struct VmExit {
+    /// Its status, unless another process started it.
+    pub status: Option<ExitStatus>,
+    /// Why its machine stopped, if it said so.
+    pub shutdown: Option<Shutdown>,
+    /// The end of what QEMU itself said.
+    pub log_tail: String,
+}
+
+/// One running QEMU.
+#[derive(Debug)]
+pub struct Vm {
+    dir: PathBuf,
+    process: ProcessId,
+    child: Option<Child>,
+    qmp: Qmp,
+}
+
+impl Vm {
+    /// Starts QEMU in `dir`, which exists and is this VM's alone.
+    pub async fn spawn(command: &Command, dir: &Path, lifetime: Lifetime) -> Result<Self> {
+        let shown = || format!("starting QEMU: {}", command.to_shell(dir));
+        let mut child = spawn(command, dir, lifetime).with_context(shown)?;
+        let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
+        let process = pid.and_then(ProcessId::of);
+        if let Some(process) = process {
+            let record = serde_json::to_vec(&Record { process })?;
+            let path = dir.join(VM_RECORD);
+            std::fs::write(&path, record).with_context(|| format!("writing {}", path.display()))?;
+        }
+        let started = async {
+            let qmp = connect(dir, &mut child).await?;
+            qmp.run(qapi::qmp::cont {}).await?;
+            let process = process.context("QEMU ended as it began")?;
+            Ok::<_, anyhow::Error>((qmp, process))
+        };
+        match started.await {
+            Ok((qmp, process)) => Ok(Self { dir: dir.to_owned(), process, child: Some(child), qmp }),
+            Err(error) => {
+                let _ = child.kill().await;
+                Err(error.context(shown()))
+            }
+        }
+    }
+
+    /// Finds the VM that runs in `dir` again; none when it has ended.
+    pub async fn attach(dir: &Path) -> Result<Option<Self>> {
+        let Some(process) = Self::running_in(dir) else { return Ok(None) };
+        let socket = dir.join(QMP_SOCKET);
+        let qmp = tokio::time::timeout(super::qmp::CALL_TIMEOUT, Qmp::connect(dir, QMP_SOCKET))
+            .await
+            .map_err(std::io::Error::from)
+            .flatten()
+            .with_context(|| format!("connecting to QEMU's monitor {}", socket.display()))?;
+        Ok(Some(Self { dir: dir.to_owned(), process, child: None, qmp }))
+    }
+
+    /// The process of the VM in `dir`, without talking to it.
+    pub fn running_in(dir: &Path) -> Option<ProcessId> {
+        let recorded = std::fs::read(dir.join(VM_RECORD))
+            .ok()
+            .and_then(|bytes| serde_json::from_slice::<Record>(&bytes).ok())
+            .map(|record| record.process)
+            .filter(|process| process.is_alive());
+        recorded.or_else(|| crate::run::process::qemus_in(dir).into_iter().next())
+    }
+
+    /// The monitor.
+    pub fn qmp(&self) -> &Qmp {
+        &self.qmp
+    }
+
+    /// QEMU's process.
+    pub fn process(&self) -> ProcessId {
+        self.process
+    }
+
+    /// The directory it runs in.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Presses the power button; the guest decides.
+    pub async fn powerdown(&self) -> Result<(), QmpError> {
+        self.qmp.run(qapi::qmp::system_powerdown {}).await.map(drop)
+    }
+
+    /// Presses the reset button.
+    pub async fn reset(&self) -> Result<(), QmpError> {
+        self.qmp.run(qapi::qmp::system_reset {}).await.map(drop)
+    }
+
+    /// Saves what is on the screen as a PNG file (QEMU 7.1 and newer).
+    pub async fn screendump(&self, path: &Path) -> Result<()> {
+        let filename = path.to_str().context("the screenshot's path is not UTF-8")?.to_owned();
+        let format = Some(qapi::qmp::ImageFormat::png);
+        self.qmp.run(qapi::qmp::screendump { device: None, format, head: None, filename }).await?;
+        Ok(())
+    }
+
+    /// Waits until QEMU has ended.
+    pub async fn wait(&mut self) -> Result<VmExit> {
+        let status = if let Some(child) = &mut self.child {
+            Some(child.wait().await.context("waiting for QEMU")?)
+        } else {
+            while self.process.is_alive() {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            None
+        };
+        // Its last words are in the socket's buffer still.
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.qmp.closed()).await;
+        Ok(VmExit { status, shutdown: self.qmp.shutdown(), log_tail: log_tail(&self.dir) })
+    }
+
+    /// Ends it: asks QEMU to quit, and kills it if it has not within `grace`.
+    pub async fn stop(&mut self, grace: Duration) -> Result<VmExit> {
+        let _ = self.qmp.run_within(qapi::qmp::quit {}, grace).await;
+        if let Ok(exit) = tokio::time::timeout(grace, self.wait()).await {
+            return exit;
+        }
+        self.process.signal(Signal::SIGKILL);
+        self.wait().await
+    }
+}
+
+fn spawn(command: &Command, dir: &Path, lifetime: Lifetime) -> Result<Child> {
+    let log = dir.join(QEMU_LOG);
+    let log = std::fs::File::create(&log).with_context(|| format!("creating {}", log.display()))?;
+    // `setpriv` of util-linux sets the parent death signal between fork and
+    // exec, where safe Rust cannot. Without it a killed builder's VM is left
+    // to `builder gc`.
+    let bound = lifetime == Lifetime::Builder && find_program("setpriv").is_some();
+    let mut process = if bound {
+        let mut process = tokio::process::Command::new("setpriv");
+        process.args(["--pdeathsig", "KILL", "--", PROGRAM]);
+        process
+    } else {
+        tokio::process::Command::new(PROGRAM)
+    };
+    // Stopped at first, so that no event is lost before we listen; and out of
+    // the terminal's process group, so that Ctrl-C is ours to deal with.
+    process.args(command.argv()).arg("-S").current_dir(dir).process_group(0);
+    process.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    process.kill_on_drop(lifetime == Lifetime::Builder);
+    process.spawn().map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => anyhow::anyhow!(
+            "{PROGRAM} is not installed (Debian, Ubuntu: apt install qemu-system-x86; EL: qemu-kvm; \
+             Arch: qemu-base)"
+        ),
+        _ => error.into(),
+    })
+}
+
+async fn connect(dir: &Path, child: &mut Child) -> Result<Qmp> {
+    let deadline = Instant::now() + START_TIMEOUT;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            bail!("QEMU ended as it began ({status}): {}", log_tail(dir));
+        }
+        match Qmp::connect(dir, QMP_SOCKET).await {
+            Ok(qmp) => return Ok(qmp),
+            Err(error) if Instant::now() > deadline => {
+                bail!("QEMU's monitor did not come up within {START_TIMEOUT:?}: {error}; {}", log_tail(dir))
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    }
+}
+
+/// The end of QEMU's own messages, on one line.
+fn log_tail(dir: &Path) -> String {
+    const TAIL: usize = 1024;
+    let bytes = std::fs::read(dir.join(QEMU_LOG)).unwrap_or_default();
+    let tail = &bytes[bytes.len().saturating_sub(TAIL)..];
+    let text = String::from_utf8_lossy(tail);
+    let text = text.trim().lines().collect::<Vec<_>>().join(" | ");
+    if text.is_empty() { "QEMU said nothing".to_owned() } else { text }
+}
+
+/// Where in `PATH` a program is.
+pub fn find_program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file())
+}

@@ -1,0 +1,1 @@
+//! What is being done, for people and as JSON lines.

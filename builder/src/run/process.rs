@@ -1,0 +1,104 @@
+//! Naming a process so that it is found again and never mistaken for another.
+
+use std::path::Path;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+
+/// A process number together with the moment the process began: numbers are
+/// used again, the pair is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessId {
+    /// The number.
+    pub pid: i32,
+    /// Clock ticks between the host's start and the process's (proc(5)).
+    pub start: u64,
+}
+
+impl ProcessId {
+    /// This process.
+    pub fn current() -> Self {
+        let pid = i32::try_from(std::process::id()).unwrap_or_default();
+        // Only a host without /proc has none; then nothing is found again.
+        Self::of(pid).unwrap_or(Self { pid, start: 0 })
+    }
+
+    /// The living process of that number.
+    pub fn of(pid: i32) -> Option<Self> {
+        let line = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let (state, start) = parse_stat(&line)?;
+        (!matches!(state, 'Z' | 'X')).then_some(Self { pid, start })
+    }
+
+    /// Whether it lives still.
+    pub fn is_alive(self) -> bool {
+        Self::of(self.pid) == Some(self)
+    }
+
+    /// Sends a signal, unless it is gone.
+    pub fn signal(self, signal: Signal) {
+        if self.is_alive() {
+            let _ = kill(Pid::from_raw(self.pid), signal);
+        }
+    }
+}
+
+/// State and start time of a line of `/proc/<pid>/stat`. The name in
+/// parentheses may itself hold parentheses and spaces.
+fn parse_stat(line: &str) -> Option<(char, u64)> {
+    let (_, rest) = line.rsplit_once(')')?;
+    let mut fields = rest.split_ascii_whitespace();
+    let state = fields.next()?.chars().next()?;
+    // The start time is field 22, the state field 3.
+    let start = fields.nth(18)?.parse().ok()?;
+    Some((state, start))
+}
+
+/// QEMU processes whose working directory is `dir` or below: each VM runs in
+/// its own directory, so this finds one whose number was never written down.
+pub fn qemus_in(dir: &Path) -> Vec<ProcessId> {
+    let Ok(dir) = dir.canonicalize() else { return Vec::new() };
+    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
+        .filter(|pid| {
+            let proc = Path::new("/proc").join(pid.to_string());
+            let inside = std::fs::read_link(proc.join("cwd")).is_ok_and(|cwd| cwd.starts_with(&dir));
+            inside && std::fs::read_to_string(proc.join("comm")).is_ok_and(|name| name.starts_with("qemu"))
+        })
+        .filter_map(ProcessId::of)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hostile_name_does_not_shift_the_fields() {
+        let tail = "S 1 1 1 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 987654 1 2";
+        assert_eq!(parse_stat(&format!("42 (a) R (b) {tail}")), Some(('S', 987_654)));
+        assert_eq!(parse_stat("42 (a"), None);
+    }
+
+    #[test]
+    fn a_process_is_not_its_successor() {
+        let me = ProcessId::current();
+        assert!(me.is_alive());
+        assert!(!ProcessId { start: me.start + 1, ..me }.is_alive());
+    }
+
+    #[test]
+    fn a_dead_child_is_dead_before_it_is_reaped() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while ProcessId::of(pid).is_some() {
+            assert!(std::time::Instant::now() < deadline, "true never ended");
+            std::thread::yield_now();
+        }
+        child.wait().unwrap();
+    }
+}
