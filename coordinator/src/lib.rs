@@ -4,7 +4,9 @@
 //! [`Coordinator`] is the whole of it: a program opens one on a state
 //! directory, and either serves it or calls it in-process (`builder up`).
 
+pub mod k3s;
 pub mod plan;
+mod registry;
 mod server;
 
 use std::path::Path;

@@ -207,12 +207,12 @@ fn check_sizes(node: &RawNode) -> Result<(), Fault> {
 
 /// The one network all addresses are in, if any is known.
 fn find_network(cluster: &RawCluster, nodes: &[RawNode]) -> Result<Option<IpNet>, Fault> {
-    let explicit = nodes.iter().find_map(|node| node.address.as_ref()).map(|a| a.get_ref().trunc());
+    let explicit = nodes.iter().find_map(|node| node.address.as_ref()).map(|a| a.get_ref().0.trunc());
     let Some(network) = &cluster.network else {
         let qemu = QEMU_NETWORK.parse().expect("the constant is a network");
         return Ok(explicit.or((cluster.provider == ProviderKind::Qemu).then_some(qemu)));
     };
-    let given = *network.get_ref();
+    let given = network.get_ref().0;
     if given != given.trunc() {
         let message = format!("network {given} has host bits: write {}", given.trunc());
         return Err(Fault::at(network, message));
@@ -233,7 +233,7 @@ fn assign_addresses(
     let mut taken = BTreeMap::<IpAddr, &NodeName>::new();
     for node in nodes {
         let (Some(address), name) = (&node.address, node.name.get_ref()) else { continue };
-        let given = *address.get_ref();
+        let given = address.get_ref().0;
         if network.is_some_and(|network| network != given.trunc()) {
             let network = network.map(|n| n.to_string()).unwrap_or_default();
             let message = format!("node {name}: {given} is not in the cluster's network {network}");
@@ -261,7 +261,7 @@ fn assign_addresses(
     nodes
         .iter()
         .map(|node| match &node.address {
-            Some(address) => Ok(Some(*address.get_ref())),
+            Some(address) => Ok(Some(address.get_ref().0)),
             None => {
                 let allocated = free.find(|address| !reserved.contains(&address.addr()));
                 let (name, server) = (node.name.get_ref(), *node.role.get_ref() == Role::Server);

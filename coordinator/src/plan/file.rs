@@ -27,7 +27,7 @@ pub(super) struct RawCluster {
     pub(super) k3s: K3sVersion,
     pub(super) image: Spanned<ImageVersion>,
     pub(super) provider: ProviderKind,
-    pub(super) network: Option<Spanned<IpNet>>,
+    pub(super) network: Option<Spanned<Cidr>>,
     #[serde(default)]
     pub(super) traefik: bool,
     #[serde(default)]
@@ -46,11 +46,25 @@ pub(super) struct RawNode {
     pub(super) cores: Spanned<u16>,
     pub(super) memory: Spanned<ByteSize>,
     pub(super) disk: Spanned<ByteSize>,
-    pub(super) address: Option<Spanned<IpNet>>,
+    pub(super) address: Option<Spanned<Cidr>>,
     pub(super) mac: Option<Spanned<MacAddr>>,
     pub(super) gateway: Option<Spanned<IpAddr>>,
     #[serde(default)]
     pub(super) nameservers: Vec<IpAddr>,
     pub(super) external_address: Option<IpAddr>,
     pub(super) users: Option<Spanned<Vec<SshUser>>>,
+}
+
+/// An address with its prefix length.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(try_from = "String")]
+pub(super) struct Cidr(pub(super) IpNet);
+
+impl TryFrom<String> for Cidr {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse().map(Self).map_err(|_| {
+            format!("address {text:.60?}: write it with its prefix length, such as 10.23.45.31/24")
+        })
+    }
 }

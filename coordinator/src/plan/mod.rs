@@ -9,8 +9,12 @@
 //! | `derive` | what one node of the plan is told to become |
 //! | `change` | what an edit of the file may do to a live cluster |
 
+pub(crate) mod change;
 mod check;
+mod derive;
 mod file;
+#[cfg(test)]
+pub(crate) mod fixtures;
 mod units;
 
 use std::net::IpAddr;
@@ -22,6 +26,7 @@ use kiln_protocol::ticket::Address;
 use kiln_protocol::{ClusterName, NodeName, Role};
 use serde::Deserialize;
 
+pub(crate) use derive::derive;
 pub use units::{ByteSize, ImageVersion};
 
 /// The port of the Kubernetes API server, and of k3s's own supervisor.

@@ -1,0 +1,150 @@
+//! What an incarnation of a cluster keeps secret, all of it made before any
+//! node exists: certificate authorities, tokens and node passwords. From them
+//! follow, without contacting a node, the full tokens and kubeconfigs.
+//!
+//! Later these are encrypted under an unlock key outside the state (the whole
+//! [`ClusterSecrets`] document, at the one place where the store writes it)
+//! and can be rotated below the same root, which is why the root's and the
+//! intermediate's keys are kept; they never leave the coordinator.
+
+mod ca;
+mod kubeconfig;
+mod token;
+
+use anyhow::{Context as _, Result};
+use jiff::Timestamp;
+use kiln_protocol::config::{CaFiles, CaSet};
+use kiln_protocol::{NodeName, Secret};
+use ring::hmac;
+use ring::rand::SecureRandom as _;
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+pub use kubeconfig::{KubeUser, ServerUrl};
+
+/// Begins what is signed to make a node's password.
+const NODE_PASSWORD_LABEL: &[u8] = b"kiln/1 node password\0";
+/// Random bytes in each secret.
+const SECRET_BYTES: usize = 32;
+
+/// The secrets of one incarnation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterSecrets {
+    /// Signs the intermediate; its certificate is what tokens pin.
+    root: CaFiles,
+    /// Signs the CAs that nodes get.
+    intermediate: CaFiles,
+    /// What the first server gets.
+    ca: CaSet,
+    server_password: Secret,
+    agent_password: Secret,
+    node_secret: Secret,
+}
+
+impl ClusterSecrets {
+    /// Makes all of them.
+    pub fn generate(now: Timestamp) -> Result<Self> {
+        let ca::Authorities { root, intermediate, set } =
+            ca::generate(now).context("making the cluster's certificate authorities")?;
+        Ok(Self {
+            root,
+            intermediate,
+            ca: set,
+            server_password: random_secret()?,
+            agent_password: random_secret()?,
+            node_secret: random_secret()?,
+        })
+    }
+
+    /// The certificate authorities, for an incarnation's first server.
+    pub fn ca(&self) -> &CaSet {
+        &self.ca
+    }
+
+    /// The server token in full form: pins the cluster's root, joins anything.
+    pub fn server_token(&self) -> Result<Secret> {
+        token::full(self.ca.server.certificates.expose(), "server", &self.server_password)
+    }
+
+    /// The agent token in full form: pins the cluster's root, joins agents.
+    pub fn agent_token(&self) -> Result<Secret> {
+        token::full(self.ca.server.certificates.expose(), "node", &self.agent_password)
+    }
+
+    /// The password in the agent token, which servers are told to accept.
+    pub fn agent_password(&self) -> &Secret {
+        &self.agent_password
+    }
+
+    /// The content of a node's `/etc/rancher/node/password`: the same for all
+    /// its generations within the incarnation.
+    pub fn node_password(&self, node: &NodeName) -> Secret {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, self.node_secret.expose().as_bytes());
+        let message = [NODE_PASSWORD_LABEL, node.as_str().as_bytes()].concat();
+        Secret::new(hex(hmac::sign(&key, &message).as_ref())).expect("hex digits are printable")
+    }
+
+    /// A kubeconfig for `user`, valid from now for `lifetime` seconds.
+    pub fn kubeconfig(
+        &self,
+        cluster: &kiln_protocol::ClusterName,
+        server: &ServerUrl,
+        user: &KubeUser,
+        now: Timestamp,
+        lifetime: u64,
+    ) -> Result<Secret> {
+        kubeconfig::render(&self.ca, cluster, server, user, now, lifetime)
+    }
+}
+
+fn random_secret() -> Result<Secret> {
+    let mut bytes = Zeroizing::new([0; SECRET_BYTES]);
+    let random = ring::rand::SystemRandom::new();
+    random.fill(&mut *bytes).ok().context("reading the system's randomness")?;
+    Ok(Secret::new(hex(&*bytes)).expect("hex digits are printable"))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn node_passwords_depend_on_the_name_and_the_incarnation_only() {
+        let now = Timestamp::now();
+        let (one, two) = (ClusterSecrets::generate(now).unwrap(), ClusterSecrets::generate(now).unwrap());
+        let (a, b): (NodeName, NodeName) = ("a".parse().unwrap(), "b".parse().unwrap());
+        assert_eq!(one.node_password(&a), one.node_password(&a));
+        assert_ne!(one.node_password(&a), one.node_password(&b));
+        assert_ne!(one.node_password(&a), two.node_password(&a));
+        assert_eq!(one.node_password(&a).expose().len(), 64);
+    }
+
+    #[test]
+    fn tokens_are_apart_and_in_full_form() {
+        let secrets = ClusterSecrets::generate(Timestamp::now()).unwrap();
+        let server = secrets.server_token().unwrap();
+        let agent = secrets.agent_token().unwrap();
+        let (server_hash, server_password) = server.expose().split_once("::server:").unwrap();
+        let (agent_hash, agent_password) = agent.expose().split_once("::node:").unwrap();
+        assert_eq!(server_hash, agent_hash);
+        assert_eq!((&server_hash[..3], server_hash.len()), ("K10", 67));
+        assert_ne!(server_password, agent_password);
+        assert_eq!(agent_password, secrets.agent_password().expose());
+    }
+
+    #[test]
+    fn the_document_survives_storage_and_debug_shows_nothing() {
+        let secrets = ClusterSecrets::generate(Timestamp::now()).unwrap();
+        let text = serde_json::to_string(&secrets).unwrap();
+        assert_eq!(serde_json::from_str::<ClusterSecrets>(&text).unwrap(), secrets);
+        assert!(!format!("{secrets:?}").contains("PRIVATE"));
+    }
+}
