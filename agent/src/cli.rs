@@ -1,0 +1,50 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::install;
+
+/// The only Kiln program that runs on a node.
+#[derive(Debug, Parser)]
+#[command(name = "agent", version, help_expected = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Put agent, k3s and units onto a root filesystem and seal it
+    ///
+    /// With `--root /` this host becomes a node: everything is installed, but
+    /// nothing that makes the host itself is removed.
+    Install {
+        /// Where the Enterprise Linux 9 root is mounted
+        #[arg(long, value_name = "DIR")]
+        root: PathBuf,
+        /// Directory with install.json and the files it names
+        #[arg(long, value_name = "DIR")]
+        payload: PathBuf,
+        /// Print the report as JSON on standard output
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+impl Cli {
+    /// Runs the subcommand; errors are printed here.
+    pub fn run(self) -> ExitCode {
+        let result = match self.command {
+            Command::Install { root, payload, json } => install::command(&root, &payload, json),
+        };
+        result.unwrap_or_else(|error| {
+            // One line, causes joined by colons: a kickstart script passes the
+            // last line of stderr on as the reason of its failure.
+            eprintln!("agent: {error:#}");
+            ExitCode::FAILURE
+        })
+    }
+}

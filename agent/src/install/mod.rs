@@ -1,0 +1,106 @@
+//! `agent install`: puts agent, k3s and units onto a root filesystem, seals
+//! it, sets SELinux labels, and looks again at everything it did.
+//!
+//! ```text
+//! payload checked -> root checked -> files placed -> sealed -> labelled -> report
+//! ```
+//!
+//! Nothing is touched before the whole payload has been checked against
+//! `install.json`. Every step looks first and acts only on what differs: a
+//! second run changes nothing, and a run that was cut short is repaired by the
+//! next one. It runs in the stage 2 of Anaconda, which has few tools: files
+//! are handled here, and only SELinux's own tools are run, those of the root.
+//!
+//! With the root `/`, an existing host becomes a node. It keeps its identity:
+//! nothing is sealed.
+
+mod bls;
+mod labels;
+mod payload;
+mod place;
+mod report;
+mod rules;
+mod seal;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail};
+
+pub use labels::{Chroot, Labels, Tools};
+pub use report::{Placed, Report, Sealed};
+
+use crate::os_release::OsRelease;
+use crate::root::Root;
+
+/// Runs `agent install` and prints its report.
+pub fn command(root: &Path, payload: &Path, json: bool) -> Result<ExitCode> {
+    let report = install(root, payload, &Chroot)?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&report).context("writing the report as JSON")?);
+    } else {
+        print!("{report}");
+    }
+    if report.ok {
+        return Ok(ExitCode::SUCCESS);
+    }
+    bail!("{}", report.problems().join("; "))
+}
+
+/// Installs `payload` onto `root`. An error means that it could not go on; a
+/// report that is not ok means that it did, and what is wrong now.
+pub fn install(root: &Path, payload: &Path, tools: &dyn Tools) -> Result<Report> {
+    let seal = !is_running_system(root)?;
+    let root = Root::open(root)?;
+    let payload = payload::Payload::check(payload)?;
+    check_system(&root)?;
+    labels::check_unobstructed(&root, seal)?;
+    let plan = place::Plan::of(&payload);
+    plan.check_space(&root, &payload)?;
+
+    step("installing files");
+    let placed = plan.carry_out(&root, &payload)?;
+    let mut touched: Vec<_> = placed.iter().flat_map(Placed::paths).collect();
+    let sealed = if seal {
+        step("sealing");
+        seal::seal(&root, rules::RULES, &mut touched)
+    } else {
+        Vec::new()
+    };
+    step("setting SELinux labels");
+    let labels = labels::apply(&root, tools, touched);
+    step("writing everything to the disk");
+    root.sync(&["/", "/usr", "/var", "/boot", "/boot/efi"])?;
+    Ok(Report::new(root.path(), payload.spec.image, placed, sealed, labels))
+}
+
+fn step(what: &str) {
+    eprintln!("agent install: {what}");
+}
+
+/// Whether `root` is the system this program itself runs in.
+fn is_running_system(root: &Path) -> Result<bool> {
+    let real = root.canonicalize().with_context(|| format!("looking for the root {}", root.display()))?;
+    Ok(real == Path::new("/"))
+}
+
+fn check_system(root: &Root) -> Result<()> {
+    let release = root.read_text("/etc/os-release")?.with_context(|| {
+        format!(
+            "{} holds no system: there is no etc/os-release (is the disk mounted?)",
+            root.path().display()
+        )
+    })?;
+    let release = OsRelease::parse(&release);
+    if !release.is_el9() {
+        bail!(
+            "{} holds {:?}, not an Enterprise Linux 9 (PLATFORM_ID=\"platform:el9\")",
+            root.path().display(),
+            release.pretty_name
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

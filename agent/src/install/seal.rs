@@ -1,0 +1,139 @@
+//! Carries out the rules of the seal, and looks again after each.
+
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use rustix::fs::FileType;
+
+use super::bls;
+use super::report::Sealed;
+use super::rules::{Action, Rule, matches};
+use crate::root::{Access, Root};
+
+/// Carries out every rule, whatever becomes of the others. Paths that were
+/// made or written again are added to `touched`, so that they get their label.
+pub(super) fn seal(root: &Root, rules: &[Rule], touched: &mut Vec<PathBuf>) -> Vec<Sealed> {
+    rules.iter().map(|rule| carry_out(root, rule, touched)).collect()
+}
+
+fn carry_out(root: &Root, rule: &Rule, touched: &mut Vec<PathBuf>) -> Sealed {
+    let mut sealed = Sealed {
+        rule: rule.id.to_owned(),
+        why: rule.why.to_owned(),
+        found: Vec::new(),
+        count: 0,
+        ok: false,
+        problem: None,
+    };
+    let result = violations(root, rule).and_then(|before| {
+        sealed.count = before.len();
+        sealed.found = before.iter().take(Sealed::SHOWN).map(|path| path.display().to_string()).collect();
+        for path in &before {
+            touched.extend(cure(root, rule.action, path)?);
+        }
+        violations(root, rule)
+    });
+    match result {
+        Ok(after) if after.is_empty() => sealed.ok = true,
+        Ok(after) => sealed.problem = Some(format!("{} is still there", root.shown(&after[0]))),
+        Err(error) => sealed.problem = Some(format!("{error:#}")),
+    }
+    sealed
+}
+
+/// The paths that are against a rule now.
+fn violations(root: &Root, rule: &Rule) -> Result<Vec<PathBuf>> {
+    let mut against = Vec::new();
+    for pattern in rule.paths {
+        if let Action::EmptyFile { mode } = rule.action {
+            let path = Path::new(pattern);
+            let meta = root.meta(path)?;
+            if !meta.is_some_and(|m| m.kind == FileType::RegularFile && m.len == 0 && m.mode == mode) {
+                against.push(path.to_owned());
+            }
+            continue;
+        }
+        for path in expand(root, pattern)? {
+            against.extend(violations_at(root, rule.action, path)?);
+        }
+    }
+    Ok(against)
+}
+
+fn violations_at(root: &Root, action: Action, path: PathBuf) -> Result<Vec<PathBuf>> {
+    let Some(meta) = root.meta(&path)? else { return Ok(Vec::new()) };
+    match action {
+        Action::Remove => Ok(vec![path]),
+        Action::Truncate | Action::EmptyFile { .. } => {
+            let against = meta.kind == FileType::RegularFile && meta.len > 0;
+            Ok(if against { vec![path] } else { Vec::new() })
+        }
+        // A symlink to a directory is left to the rule for that directory.
+        Action::Empty { keep } if meta.kind == FileType::Directory => {
+            let names = root.names(&path)?;
+            let gone = names.into_iter().filter(|name| !keep.iter().any(|keep| name == keep));
+            Ok(gone.map(|name| path.join(name)).collect())
+        }
+        Action::RemoveFiles { keep } if meta.kind == FileType::Directory => files_below(root, &path, keep),
+        Action::Empty { .. } | Action::RemoveFiles { .. } => Ok(Vec::new()),
+        Action::BootEntries => bls::entries_of_a_machine(root, &path),
+        Action::SavedEntry => bls::saved_entry_of_a_machine(root, &path),
+    }
+}
+
+/// Removes what is against a rule at `path`; returns what was written there
+/// instead.
+fn cure(root: &Root, action: Action, path: &Path) -> Result<Option<PathBuf>> {
+    match action {
+        Action::Remove | Action::Empty { .. } | Action::RemoveFiles { .. } => {
+            root.remove(path).map(|()| None)
+        }
+        Action::Truncate => root.truncate(path).map(|()| None),
+        Action::EmptyFile { mode } => {
+            root.put(path, Access::ours(mode), b"")?;
+            Ok(Some(path.to_owned()))
+        }
+        Action::BootEntries => bls::rename_entry(root, path).map(Some),
+        // Written in place: its label stays.
+        Action::SavedEntry => bls::rewrite_saved_entry(root, path).map(|()| None),
+    }
+}
+
+/// The existing paths a pattern matches.
+fn expand(root: &Root, pattern: &str) -> Result<Vec<PathBuf>> {
+    let mut paths = vec![PathBuf::from("/")];
+    for part in pattern.split('/').filter(|part| !part.is_empty()) {
+        let mut next = Vec::new();
+        for path in paths {
+            if part.contains(['*', '?']) {
+                let names = root.names(&path)?;
+                let hits = names.into_iter().filter(|name| matches(part.as_bytes(), name.as_bytes()));
+                next.extend(hits.map(|name| path.join(name)));
+            } else if root.meta(path.join(part))?.is_some() {
+                next.push(path.join(part));
+            }
+        }
+        paths = next;
+    }
+    Ok(paths)
+}
+
+/// Regular files below `dir`, without those in `keep` directly in it.
+fn files_below(root: &Root, dir: &Path, keep: &[&str]) -> Result<Vec<PathBuf>> {
+    let (mut files, mut waiting) = (Vec::new(), vec![dir.to_owned()]);
+    while let Some(below) = waiting.pop() {
+        for name in root.names(&below)? {
+            if below == dir && keep.iter().any(|keep| name == *keep) {
+                continue;
+            }
+            let path = below.join(name);
+            match root.meta(&path)?.map(|meta| meta.kind) {
+                Some(FileType::Directory) => waiting.push(path),
+                Some(FileType::RegularFile) => files.push(path),
+                _ => {}
+            }
+        }
+    }
+    Ok(files)
+}

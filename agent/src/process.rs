@@ -1,0 +1,76 @@
+//! The one way to run another program: no shell, the whole command line in
+//! every error, and the end of what it said.
+
+use std::ffi::OsStr;
+use std::process::{Command, Output, Stdio};
+
+use anyhow::{Context as _, Result, bail};
+
+/// Bytes of a program's stderr that an error repeats.
+const TAIL: usize = 1024;
+/// Characters of a command line that an error repeats.
+const SHOWN: usize = 300;
+/// Where programs are looked for: what a service or an installer has in its
+/// own PATH is not known.
+pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// A command in a known environment.
+pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    command.env_clear().env("PATH", PATH).env("LC_ALL", "C").stdin(Stdio::null());
+    command
+}
+
+/// Runs a command to its end and returns what it printed. Not for commands
+/// with a secret on their command line: an error repeats it.
+pub(crate) fn run(command: &mut Command) -> Result<String> {
+    let output = command.output().with_context(|| format!("starting {}", shown(command)))?;
+    checked(command, &output)
+}
+
+/// What a command that ended printed, or why it failed.
+pub(crate) fn checked(command: &Command, output: &Output) -> Result<String> {
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr[output.stderr.len().saturating_sub(TAIL)..])
+            .trim()
+            .replace('\n', " / ");
+        bail!("{} ended with {}: {said}", shown(command), output.status);
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// The command line, for messages.
+pub(crate) fn shown(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let line = words.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_names_the_command_and_what_it_said() {
+        let error = run(command("sh").args(["-c", "echo one >&2; echo two >&2; exit 3"])).unwrap_err();
+        let text = format!("{error:#}");
+        assert!(
+            text.contains("sh -c") && text.contains("exit status: 3") && text.contains("one / two"),
+            "{text}"
+        );
+        let missing = run(&mut command("/no/such/program")).unwrap_err();
+        assert!(format!("{missing:#}").contains("/no/such/program"));
+    }
+
+    #[test]
+    fn the_environment_is_known() {
+        let text = run(&mut command("env")).unwrap();
+        assert!(
+            text.lines().all(|l| ["PATH=", "LC_ALL=", "PWD=", "_="].iter().any(|k| l.starts_with(k))),
+            "{text}"
+        );
+    }
+}
