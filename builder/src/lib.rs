@@ -6,6 +6,8 @@
 //! | [`image`] | what an image *is*: version name, manifest, content keys |
 //! | [`inputs`] | what a bake is made from, checked before anything is touched |
 //! | [`bake`] | the stages `inputs -> os -> node -> pack -> smoke`, in order |
+//! | [`cluster`] | bringing a cluster up and down |
+//! | [`provider`] | where nodes live |
 //! | [`machine`] | a machine to install on or to run: QEMU |
 //! | [`progress`] | what is being done, for people and as JSON lines |
 //! | [`failure`] | how a run fails: exit codes, and what a bake's logs say |
@@ -13,9 +15,11 @@
 
 pub mod bake;
 pub mod cli;
+pub mod cluster;
 pub mod failure;
 pub mod image;
 pub mod inputs;
 pub mod machine;
 pub mod progress;
+pub mod provider;
 pub mod run;

@@ -234,6 +234,11 @@ impl MacAddr {
     pub fn new(bytes: [u8; 6]) -> Option<Self> {
         (bytes[0] & 1 == 0).then_some(Self(bytes))
     }
+
+    /// Its six bytes.
+    pub fn octets(self) -> [u8; 6] {
+        self.0
+    }
 }
 
 impl fmt::Display for MacAddr {
