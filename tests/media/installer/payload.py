@@ -1,0 +1,161 @@
+"""Installing the packages: unpacking the medium's archives with DNF's and Anaconda's progress."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pykickstart.constants import KS_MISSING_IGNORE
+
+from .errors import NonInteractiveError
+from .log import Log
+from .packages import Catalogue, Package, Request, Selection
+
+SYSROOT = "/mnt/sysroot"
+REPOSITORY = Path("/run/install/repo/BaseOS")
+CATALOGUE = Path("/usr/lib/standin/catalogue.tsv")
+UNPACK = "/usr/lib/standin/bin/zstd"
+CHUNK = 1 << 20
+BUILD_TIME = 1731000000
+PACKAGE_LIST = Path(f"{SYSROOT}/var/lib/rpm/standin-packages.tsv")
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A file below Packages/, with the sizes `archives.json` gives."""
+
+    path: Path
+    packed: int
+    unpacked: int
+
+
+def select(log: Log, ksdata: Any, required: list[str]) -> Selection:
+    """Resolve %packages against the catalogue, or fail as DNF and Anaconda do."""
+    section = ksdata.packages
+    request = Request(
+        packages=tuple(section.packageList),
+        excluded=tuple(section.excludedList),
+        groups=tuple(dict.fromkeys([*([] if section.nocore else ["core"]), *(group.name for group in section.groupList)])),
+        excluded_groups=tuple(group.name for group in section.excludedGroupList),
+        environment=section.environment,
+        required=tuple(required),
+        extra_repositories=bool(ksdata.repo.repoList),
+    )
+    selection = Catalogue.parse(CATALOGUE.read_text()).select(request)
+    problem = selection.problem()
+    if problem is None:
+        return selection
+    log.debug(
+        f"Some packages, groups or modules are missing or broken:\n{problem}",
+        prefix="modules.payloads.payload.dnf.dnf_manager",
+    )
+    for name in selection.missing_packages:
+        log.error(f"Missed: NoSuchPackage: {name}", prefix="packaging", logger="packaging")
+    for name in selection.missing_groups:
+        log.error(f"Missed: NoSuchGroup: {name}", prefix="packaging", logger="packaging")
+    if section.handleMissing == KS_MISSING_IGNORE:
+        log.info("Ignoring missing packages, groups or modules.", prefix="modules.payloads.payload.dnf.dnf_manager")
+        return selection
+    log.console("Some packages, groups or modules are missing.")
+    raise NonInteractiveError(f"Non interactive installation failed: {problem}")
+
+
+def archives_of(selection: Selection) -> list[Archive]:
+    """The archives a selection needs, the common tree first."""
+    index: dict[str, dict[str, Any]] = json.loads((REPOSITORY / "archives.json").read_text())
+    wanted = dict.fromkeys(package.archive for package in selection.packages if package.archive != "none")
+    names = ["base", *(name for name in wanted if name != "base")]
+    return [
+        Archive(REPOSITORY / index[name]["path"], index[name]["packed"], index[name]["unpacked"])
+        for name in names
+        if name in index
+    ]
+
+
+def download(log: Log, selection: Selection, archives: list[Archive]) -> None:
+    """Anaconda's download phase. From a DVD nothing is copied, so it is over at once."""
+    total = sum(archive.packed for archive in archives)
+    count = len(selection.packages)
+    log.progress("Downloading packages")
+    for part in (0, total):
+        log.progress(f"Downloading {count} RPMs, {_size(part)} / {_size(total)} ({100 * part // max(total, 1)}%) done.")
+
+
+def unpack(log: Log, selection: Selection, archives: list[Archive], halfway: Callable[[], None]) -> None:
+    """Unpack everything, naming packages as the bytes go by."""
+    names = _announcer(log, selection.packages)
+    total = sum(archive.packed for archive in archives)
+    count = len(selection.packages)
+    done = announced = 0
+    passed_half = False
+    for archive in archives:
+        for size in _feed(archive):
+            done += size
+            while announced < count * done // max(total, 1):
+                next(names)
+                announced += 1
+            if not passed_half and 2 * done >= total:
+                passed_half = True
+                halfway()
+    for _ in itertools.islice(names, count - announced):
+        pass
+
+
+def _feed(archive: Archive) -> Iterator[int]:
+    with subprocess.Popen(
+        ["tar", "-x", "--numeric-owner", "--xattrs", "--xattrs-include=*", "-I", UNPACK, "-C", SYSROOT],
+        stdin=subprocess.PIPE,
+    ) as tar:
+        assert tar.stdin is not None
+        with archive.path.open("rb", buffering=0) as source:
+            while data := source.read(CHUNK):
+                tar.stdin.write(data)
+                yield len(data)
+        tar.stdin.close()
+        if tar.wait() != 0:
+            raise RuntimeError(f"An error occurred during the transaction: cannot unpack {archive.path.name}")
+
+
+def _announcer(log: Log, packages: tuple[Package, ...]) -> Iterator[None]:
+    count = len(packages)
+    for number, package in enumerate(packages, 1):
+        log.progress(f"Installing {package.name}.{package.arch} ({number}/{count})")
+        log.packaging(f"Installed: {package.nevra} {BUILD_TIME} {_checksum(package)}")
+        yield
+
+
+def run_scriptlets(log: Log, selection: Selection) -> None:
+    """The transaction's end: scriptlets, verification and the package data base."""
+    log.packaging("Post installation setup phase started.")
+    log.progress("Performing post-installation setup tasks")
+    for package in selection.packages:
+        if package.archive != "none":
+            log.packaging(f"Configuring (running scriptlet for): {package.nevra} {BUILD_TIME} {_checksum(package)}")
+            log.progress(f"Configuring {package.name}.{package.arch}")
+    count = len(selection.packages)
+    for number, package in enumerate(selection.packages, 1):
+        log.packaging(f"Verifying: {package.nevra} {BUILD_TIME} {_checksum(package)}")
+        if number % 50 == 0 or number == count:
+            log.progress(f"Verifying {package.name}.{package.arch} ({number}/{count})")
+    PACKAGE_LIST.parent.mkdir(parents=True, exist_ok=True)
+    now = int(time.time())
+    PACKAGE_LIST.write_text("".join(f"{p.name}\t{p.evr}\t{p.arch}\t{now}\n" for p in selection.packages))
+    os.sync()
+
+
+def _checksum(package: Package) -> str:
+    import hashlib
+
+    return hashlib.sha256(package.nevra.encode()).hexdigest()
+
+
+def _size(size: int) -> str:
+    """As blivet's Size prints it."""
+    return f"{size / (1 << 20):.2f} MiB".replace(".00 ", " ") if size else "0 B"
