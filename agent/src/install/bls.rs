@@ -27,12 +27,11 @@ pub(super) fn entries_of_a_machine(root: &Root, dir: &Path) -> Result<Vec<PathBu
     Ok(ours.map(|name| dir.join(name)).collect())
 }
 
-/// Gives an entry a name without a machine-id; returns its new path.
-pub(super) fn rename_entry(root: &Root, path: &Path) -> Result<PathBuf> {
+/// Gives an entry a name without a machine-id.
+pub(super) fn rename_entry(root: &Root, path: &Path) -> Result<()> {
     let renamed = path.file_name().and_then(|name| name.to_str()).and_then(without_machine);
     let renamed = renamed.with_context(|| format!("{} is not named after a machine", root.shown(path)))?;
-    root.rename(path, &OsString::from(&renamed))?;
-    Ok(path.with_file_name(renamed))
+    root.rename(path, &OsString::from(renamed))
 }
 
 /// `grubenv` itself, if its `saved_entry` carries a machine-id.

@@ -6,8 +6,9 @@
 //!
 //! * `setfiles -F` sets labels from the policy's `file_contexts` whether or
 //!   not the running kernel has SELinux; `restorecon` would exit 0 having done
-//!   nothing. `/sys` must not be mounted below the root, or the *installer's*
-//!   policy is asked whether it knows the root's labels.
+//!   nothing. With `/sys` below the root it would ask the *installer's* policy
+//!   whether it knows the root's labels; without `/proc` it can set none
+//!   (libselinux sets them through `/proc/self/fd` since 3.4).
 //! * `matchpathcon` (libselinux-utils, which EL9's policycoreutils requires)
 //!   tells what the policy wants. The raw `security.selinux` attributes are
 //!   compared with that, so that a setfiles that did nothing is noticed.
@@ -16,8 +17,11 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use serde::{Deserialize, Serialize};
 
+use super::is_running_system;
 use super::place::K3S;
 use crate::process;
 use crate::root::Root;
@@ -54,8 +58,29 @@ pub trait Tools {
 }
 
 /// The tools of the root itself, by way of chroot(1).
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Chroot;
+#[derive(Debug)]
+pub struct Chroot(());
+
+impl Chroot {
+    /// Gives `root` the `/proc` and the empty `/sys` that the tools need. This
+    /// process gets a mount namespace of its own first: whatever ends it, even
+    /// kill -9, takes the mounts along.
+    pub fn new(root: &Path) -> Result<Self> {
+        let none = None::<&str>;
+        if is_running_system(root)? {
+            return Ok(Self(()));
+        }
+        unshare(CloneFlags::CLONE_NEWNS).context("making a mount namespace (is this run as root?)")?;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
+            .context("keeping mounts from spreading")?;
+        for (kind, below) in [("proc", "proc"), ("tmpfs", "sys")] {
+            let place = root.join(below);
+            mount(Some(kind), &place, Some(kind), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, none)
+                .with_context(|| format!("mounting a {kind} on {}", place.display()))?;
+        }
+        Ok(Self(()))
+    }
+}
 
 impl Tools for Chroot {
     fn run(&self, root: &Root, program: &str, arguments: &[&OsStr]) -> Result<String> {
@@ -65,17 +90,6 @@ impl Tools for Chroot {
     fn label_of(&self, root: &Root, path: &Path) -> Result<Option<Vec<u8>>> {
         root.xattr(path, "security.selinux")
     }
-}
-
-/// Refuses a root in which the kernel of the installer shows its SELinux.
-pub(super) fn check_unobstructed(root: &Root, separate: bool) -> Result<()> {
-    if separate && root.meta("/sys/fs/selinux/enforce")?.is_some() {
-        bail!(
-            "{} is mounted: setfiles would ask the running policy about labels; unmount it first",
-            root.shown("/sys/fs/selinux")
-        );
-    }
-    Ok(())
 }
 
 /// Labels `touched` and whatever is below it, and compares.

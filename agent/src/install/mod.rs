@@ -35,7 +35,7 @@ use crate::root::Root;
 
 /// Runs `agent install` and prints its report.
 pub fn command(root: &Path, payload: &Path, json: bool) -> Result<ExitCode> {
-    let report = install(root, payload, &Chroot)?;
+    let report = install(root, payload, &Chroot::new(root)?)?;
     if json {
         println!("{}", serde_json::to_string_pretty(&report).context("writing the report as JSON")?);
     } else {
@@ -54,7 +54,6 @@ pub fn install(root: &Path, payload: &Path, tools: &dyn Tools) -> Result<Report>
     let root = Root::open(root)?;
     let payload = payload::Payload::check(payload)?;
     check_system(&root)?;
-    labels::check_unobstructed(&root, seal)?;
     let plan = place::Plan::of(&payload);
     plan.check_space(&root, &payload)?;
 
@@ -63,7 +62,9 @@ pub fn install(root: &Path, payload: &Path, tools: &dyn Tools) -> Result<Report>
     let mut touched: Vec<_> = placed.iter().flat_map(Placed::paths).collect();
     let sealed = if seal {
         step("sealing");
-        seal::seal(&root, rules::RULES, &mut touched)
+        let sealed = seal::seal(&root, rules::RULES);
+        touched.extend(seal::written(&root, rules::RULES)?);
+        sealed
     } else {
         Vec::new()
     };

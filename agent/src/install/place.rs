@@ -93,23 +93,23 @@ impl Plan {
     pub(super) fn carry_out(&self, root: &Root, payload: &Payload) -> Result<Vec<Placed>> {
         let mut placed = Vec::new();
         for file in &self.files {
-            let made = make_parent(root, &file.target)?;
+            make_parent(root, &file.target)?;
             let changed = copy(root, payload, file)
                 .with_context(|| format!("installing {} of the payload", file.source))?;
-            placed.push(Placed { path: file.target.clone(), changed, made });
+            placed.push(Placed { path: file.target.clone(), changed });
         }
         for link in K3S_LINKS {
             let changed = link_k3s(root, link)?;
-            placed.push(Placed { path: link.into(), changed, made: Vec::new() });
+            placed.push(Placed { path: link.into(), changed });
         }
-        let made = make_parent(root, Path::new(IMAGE_RECORD))?;
+        make_parent(root, Path::new(IMAGE_RECORD))?;
         let record =
             serde_json::to_string_pretty(&payload.spec.image).context("writing the image's record")?;
         let changed = root.put(IMAGE_RECORD, Access::ours(0o644), format!("{record}\n").as_bytes())?;
-        placed.push(Placed { path: IMAGE_RECORD.into(), changed, made });
+        placed.push(Placed { path: IMAGE_RECORD.into(), changed });
         let (link, unit) = ENABLED;
-        let made = make_parent(root, Path::new(link))?;
-        placed.push(Placed { path: link.into(), changed: root.symlink(link, unit)?, made });
+        make_parent(root, Path::new(link))?;
+        placed.push(Placed { path: link.into(), changed: root.symlink(link, unit)? });
         Ok(placed)
     }
 }
@@ -129,7 +129,7 @@ fn destination(source: &str) -> Option<(PathBuf, u32)> {
     }
 }
 
-fn make_parent(root: &Root, path: &Path) -> Result<Vec<PathBuf>> {
+fn make_parent(root: &Root, path: &Path) -> Result<()> {
     root.make_dirs(path.parent().unwrap_or(Path::new("/")), 0o755)
 }
 

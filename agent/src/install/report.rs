@@ -34,14 +34,27 @@ pub struct Placed {
     pub path: PathBuf,
     /// Whether it had to be written.
     pub changed: bool,
-    /// Directories that had to be made for it.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub made: Vec<PathBuf>,
 }
 
+/// Directories that the system's own packages make and label.
+const OF_THE_SYSTEM: [&str; 9] = [
+    "/etc",
+    "/etc/systemd",
+    "/etc/systemd/system",
+    "/usr",
+    "/usr/lib",
+    "/usr/local",
+    "/usr/local/bin",
+    "/var",
+    "/var/lib",
+];
+
 impl Placed {
+    /// What should have its label: the path, and the directories around it
+    /// that are ours, whichever run it was that made them.
     pub(super) fn paths(&self) -> Vec<PathBuf> {
-        self.made.iter().chain([&self.path]).cloned().collect()
+        let system = |dir: &&Path| !OF_THE_SYSTEM.iter().any(|system| *dir == Path::new(system));
+        self.path.ancestors().take_while(system).map(PathBuf::from).collect()
     }
 }
 

@@ -11,13 +11,26 @@ use super::report::Sealed;
 use super::rules::{Action, Rule, matches};
 use crate::root::{Access, Root};
 
-/// Carries out every rule, whatever becomes of the others. Paths that were
-/// made or written again are added to `touched`, so that they get their label.
-pub(super) fn seal(root: &Root, rules: &[Rule], touched: &mut Vec<PathBuf>) -> Vec<Sealed> {
-    rules.iter().map(|rule| carry_out(root, rule, touched)).collect()
+/// Carries out every rule, whatever becomes of the others.
+pub(super) fn seal(root: &Root, rules: &[Rule]) -> Vec<Sealed> {
+    rules.iter().map(|rule| carry_out(root, rule)).collect()
 }
 
-fn carry_out(root: &Root, rule: &Rule, touched: &mut Vec<PathBuf>) -> Sealed {
+/// The paths that the rules make or write again, and that need their label,
+/// whichever run it was that wrote them.
+pub(super) fn written(root: &Root, rules: &[Rule]) -> Result<Vec<PathBuf>> {
+    let mut paths = Vec::new();
+    for rule in rules {
+        if matches!(rule.action, Action::EmptyFile { .. } | Action::BootEntries) {
+            for pattern in rule.paths {
+                paths.extend(expand(root, pattern)?);
+            }
+        }
+    }
+    Ok(paths)
+}
+
+fn carry_out(root: &Root, rule: &Rule) -> Sealed {
     let mut sealed = Sealed {
         rule: rule.id.to_owned(),
         why: rule.why.to_owned(),
@@ -29,9 +42,7 @@ fn carry_out(root: &Root, rule: &Rule, touched: &mut Vec<PathBuf>) -> Sealed {
     let result = violations(root, rule).and_then(|before| {
         sealed.count = before.len();
         sealed.found = before.iter().take(Sealed::SHOWN).map(|path| path.display().to_string()).collect();
-        for path in &before {
-            touched.extend(cure(root, rule.action, path)?);
-        }
+        before.iter().try_for_each(|path| cure(root, rule.action, path))?;
         violations(root, rule)
     });
     match result {
@@ -82,21 +93,14 @@ fn violations_at(root: &Root, action: Action, path: PathBuf) -> Result<Vec<PathB
     }
 }
 
-/// Removes what is against a rule at `path`; returns what was written there
-/// instead.
-fn cure(root: &Root, action: Action, path: &Path) -> Result<Option<PathBuf>> {
+/// Does away with what is against a rule at `path`.
+fn cure(root: &Root, action: Action, path: &Path) -> Result<()> {
     match action {
-        Action::Remove | Action::Empty { .. } | Action::RemoveFiles { .. } => {
-            root.remove(path).map(|()| None)
-        }
-        Action::Truncate => root.truncate(path).map(|()| None),
-        Action::EmptyFile { mode } => {
-            root.put(path, Access::ours(mode), b"")?;
-            Ok(Some(path.to_owned()))
-        }
-        Action::BootEntries => bls::rename_entry(root, path).map(Some),
-        // Written in place: its label stays.
-        Action::SavedEntry => bls::rewrite_saved_entry(root, path).map(|()| None),
+        Action::Remove | Action::Empty { .. } | Action::RemoveFiles { .. } => root.remove(path),
+        Action::Truncate => root.truncate(path),
+        Action::EmptyFile { mode } => root.put(path, Access::ours(mode), b"").map(|_| ()),
+        Action::BootEntries => bls::rename_entry(root, path),
+        Action::SavedEntry => bls::rewrite_saved_entry(root, path),
     }
 }
 

@@ -156,23 +156,19 @@ impl Root {
     }
 
     /// Makes a directory and those above it that are missing, all with `mode`.
-    /// Returns what was made, outermost first.
-    pub(crate) fn make_dirs(&self, path: impl AsRef<Path>, mode: u32) -> Result<Vec<PathBuf>> {
-        let mut created = Vec::new();
+    pub(crate) fn make_dirs(&self, path: impl AsRef<Path>, mode: u32) -> Result<()> {
         let mut so_far = PathBuf::from("/");
         for part in path.as_ref().strip_prefix("/").unwrap_or(path.as_ref()) {
             so_far.push(part);
-            if self.make_dir(&so_far, mode)? {
-                created.push(so_far.clone());
-            }
+            self.make_dir(&so_far, mode)?;
         }
-        Ok(created)
+        Ok(())
     }
 
-    fn make_dir(&self, path: &Path, mode: u32) -> Result<bool> {
+    fn make_dir(&self, path: &Path, mode: u32) -> Result<()> {
         // A symlink to a directory counts as one: /var/run, for instance.
         match self.open_in(path, OFlags::PATH | OFlags::DIRECTORY) {
-            Ok(_) => return Ok(false),
+            Ok(_) => return Ok(()),
             Err(Errno::NOENT) => {}
             Err(error) => {
                 return Err(error).with_context(|| format!("opening the directory {}", self.shown(path)));
@@ -185,8 +181,7 @@ impl Root {
         // The umask may have taken bits away.
         rustix::fs::chmodat(&parent, name, Mode::from_raw_mode(mode), AtFlags::empty())
             .with_context(making)?;
-        sync_dir(&parent).with_context(making)?;
-        Ok(true)
+        sync_dir(&parent).with_context(making)
     }
 
     /// Gives a file exactly this content and access; says whether that
