@@ -51,6 +51,8 @@ pub struct Labels {
 
 /// SELinux's tools and the labels they leave, so that tests need neither.
 pub trait Tools {
+    /// Called once, before anything is changed.
+    fn prepare(&self, root: &Root) -> Result<()>;
     /// Runs a program of the root in the root; returns what it printed.
     fn run(&self, root: &Root, program: &str, arguments: &[&OsStr]) -> Result<String>;
     /// The raw label of a path.
@@ -58,31 +60,29 @@ pub trait Tools {
 }
 
 /// The tools of the root itself, by way of chroot(1).
-#[derive(Debug)]
-pub struct Chroot(());
+#[derive(Debug, Clone, Copy)]
+pub struct Chroot;
 
-impl Chroot {
+impl Tools for Chroot {
     /// Gives `root` the `/proc` and the empty `/sys` that the tools need. This
     /// process gets a mount namespace of its own first: whatever ends it, even
     /// kill -9, takes the mounts along.
-    pub fn new(root: &Path) -> Result<Self> {
+    fn prepare(&self, root: &Root) -> Result<()> {
         let none = None::<&str>;
-        if is_running_system(root)? {
-            return Ok(Self(()));
+        if is_running_system(root.path())? {
+            return Ok(());
         }
         unshare(CloneFlags::CLONE_NEWNS).context("making a mount namespace (is this run as root?)")?;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
             .context("keeping mounts from spreading")?;
         for (kind, below) in [("proc", "proc"), ("tmpfs", "sys")] {
-            let place = root.join(below);
+            let place = root.path().join(below);
             mount(Some(kind), &place, Some(kind), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, none)
                 .with_context(|| format!("mounting a {kind} on {}", place.display()))?;
         }
-        Ok(Self(()))
+        Ok(())
     }
-}
 
-impl Tools for Chroot {
     fn run(&self, root: &Root, program: &str, arguments: &[&OsStr]) -> Result<String> {
         process::run(process::command("chroot").arg(root.path()).arg(program).args(arguments))
     }

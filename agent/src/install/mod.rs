@@ -35,7 +35,7 @@ use crate::root::Root;
 
 /// Runs `agent install` and prints its report.
 pub fn command(root: &Path, payload: &Path, json: bool) -> Result<ExitCode> {
-    let report = install(root, payload, &Chroot::new(root)?)?;
+    let report = install(root, payload, &Chroot)?;
     if json {
         println!("{}", serde_json::to_string_pretty(&report).context("writing the report as JSON")?);
     } else {
@@ -54,6 +54,7 @@ pub fn install(root: &Path, payload: &Path, tools: &dyn Tools) -> Result<Report>
     let root = Root::open(root)?;
     let payload = payload::Payload::check(payload)?;
     check_system(&root)?;
+    tools.prepare(&root)?;
     let plan = place::Plan::of(&payload);
     plan.check_space(&root, &payload)?;
 

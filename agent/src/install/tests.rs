@@ -28,6 +28,10 @@ impl FakeTools {
 }
 
 impl Tools for FakeTools {
+    fn prepare(&self, _root: &Root) -> Result<()> {
+        Ok(())
+    }
+
     fn run(&self, _root: &Root, program: &str, arguments: &[&OsStr]) -> Result<String> {
         let paths = arguments.iter().map(Path::new).filter(|path| !path.starts_with("/etc/selinux"));
         let paths: Vec<_> = paths.filter(|path| path.is_absolute()).collect();
@@ -252,6 +256,9 @@ fn labels_that_were_not_set_are_noticed() {
 fn a_root_without_k3s_selinux_is_a_warning_and_one_without_a_policy_an_error() {
     struct NoK3sPolicy(FakeTools);
     impl Tools for NoK3sPolicy {
+        fn prepare(&self, _root: &Root) -> Result<()> {
+            Ok(())
+        }
         fn run(&self, root: &Root, program: &str, arguments: &[&OsStr]) -> Result<String> {
             Ok(self.0.run(root, program, arguments)?.replace("container_runtime_exec_t", "bin_t"))
         }
