@@ -1,6 +1,10 @@
 //! The command line: one file per subcommand, and what they have in common.
 
+mod down;
 mod gc;
+mod reboot;
+mod status;
+mod up;
 
 use std::process::ExitCode;
 
@@ -23,6 +27,14 @@ struct Cli {
 // dropped where it waits when Ctrl-C comes.
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Bring a cluster up, or what is missing of it.
+    Up(up::Args),
+    /// Take a cluster down: nothing of it remains.
+    Down(down::Args),
+    /// Show what there is of a cluster, without changing anything.
+    Status(status::Args),
+    /// Restart a node and see it come back, with no coordinator running.
+    Reboot(reboot::Args),
     /// Find and remove what killed runs left: VMs, overlays, temporary files.
     Gc(gc::Args),
 }
@@ -57,10 +69,12 @@ pub fn main() -> ExitCode {
 }
 
 async fn dispatch(command: Command) -> Result<()> {
-    let work = async {
-        match command {
-            Command::Gc(args) => gc::run(&args),
-        }
-    };
-    or_interrupted(work).await
+    match command {
+        // Deals with Ctrl-C itself: it undoes what it made.
+        Command::Up(args) => Box::pin(up::run(args)).await,
+        Command::Down(args) => or_interrupted(down::run(args)).await,
+        Command::Status(args) => or_interrupted(status::run(args)).await,
+        Command::Reboot(args) => or_interrupted(reboot::run(args)).await,
+        Command::Gc(args) => or_interrupted(async { gc::run(&args) }).await,
+    }
 }

@@ -2,7 +2,7 @@
 //! before anything is touched.
 
 use std::num::NonZeroU32;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use ipnet::IpNet;
@@ -151,11 +151,6 @@ pub fn specs(
         firmware: firmware(node),
     };
     file.nodes().iter().map(spec).collect()
-}
-
-/// Where `builder bake` puts its results unless told otherwise.
-pub fn default_images() -> PathBuf {
-    PathBuf::from("images")
 }
 
 #[cfg(test)]

@@ -40,8 +40,8 @@ pub use types::{
     NodeSpec, Object, Observed, Power, PowerState, SeedWish, Severity, SpecHash,
 };
 
-/// A place where nodes live.
-#[derive(Debug)]
+/// A place where nodes live. Clones are handles to the same one.
+#[derive(Debug, Clone)]
 pub enum Provider {
     /// Virtual machines of QEMU on this machine.
     Qemu(qemu::Qemu),

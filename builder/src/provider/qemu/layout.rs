@@ -49,10 +49,13 @@ pub(super) struct NodeFile {
     pub(super) api_port: Option<u16>,
 }
 
-/// When a node was last switched on.
-#[derive(Debug, Serialize, Deserialize)]
-struct PowerFile {
-    on: Timestamp,
+/// When and how a node was last switched on.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct PowerFile {
+    /// When.
+    pub(super) on: Timestamp,
+    /// What runs its instructions: `kvm` or `tcg`.
+    pub(super) accel: String,
 }
 
 /// Where an object's directory is, below the cluster's.
@@ -151,15 +154,15 @@ impl NodeFile {
     }
 }
 
-/// Notes that a node is about to be switched on.
-pub(super) fn note_power_on(dir: &Path) -> Result<()> {
-    files::write_json(&dir.join(POWER), &PowerFile { on: Timestamp::now() })
-}
+impl PowerFile {
+    /// Of a node that was switched on before.
+    pub(super) fn read(dir: &Path) -> Option<Self> {
+        read_json(&dir.join(POWER)).ok().flatten()
+    }
 
-/// When a node was last switched on.
-pub(super) fn powered_on(dir: &Path) -> Option<Timestamp> {
-    let file: Option<PowerFile> = read_json(&dir.join(POWER)).ok().flatten();
-    file.map(|file| file.on)
+    pub(super) fn write(&self, dir: &Path) -> Result<()> {
+        files::write_json(&dir.join(POWER), self)
+    }
 }
 
 /// Every directory that stands where an object's would, with its subject

@@ -4,11 +4,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use jiff::Timestamp;
 use kiln_protocol::names::MacAddr;
 use nix::sys::signal::Signal;
 use tokio::time::Instant;
 
-use super::layout::{self, NetFile, NodeFile};
+use super::layout::{self, NetFile, NodeFile, PowerFile};
 use crate::cluster::files;
 use crate::machine::qemu::{Accel, Command, Disk, Firmware, Forward, Lifetime, Net, OvmfFiles, Vm, img};
 use crate::provider::record::Subject;
@@ -83,7 +84,7 @@ impl Machine<'_> {
         Vm::attach(self.dir).await.with_context(|| format!("finding the machine of node {}", self.node.node))
     }
 
-    pub(super) async fn on(&self, accel: Accel, throwaway: bool) -> Result<PowerState> {
+    pub(super) async fn on(&self, accel: Option<Accel>, throwaway: bool) -> Result<PowerState> {
         if let Some(vm) = self.attach().await? {
             // Killed between starting QEMU and starting the machine in it.
             let status = vm.qmp().run(qapi::qmp::query_status {}).await?;
@@ -93,6 +94,10 @@ impl Machine<'_> {
             return Ok(self.state().await.0);
         }
         let starting = || format!("starting node {}", self.node.node);
+        let last = PowerFile::read(self.dir).map(|power| power.accel);
+        let accel = accel
+            .or_else(|| [Accel::Kvm, Accel::Tcg].into_iter().find(|a| Some(a.as_str()) == last.as_deref()));
+        let accel = accel.context("it was never started: `builder up` starts it").with_context(starting)?;
         let file = NodeFile::read(self.dir).with_context(starting)?;
         let net = NetFile::read(self.cluster).with_context(starting)?;
         let firmware = match file.spec.firmware {
@@ -108,7 +113,7 @@ impl Machine<'_> {
         if serial.exists() {
             std::fs::rename(&serial, self.dir.join(layout::OLD_SERIAL)).with_context(starting)?;
         }
-        layout::note_power_on(self.dir)?;
+        PowerFile { on: Timestamp::now(), accel: accel.as_str().to_owned() }.write(self.dir)?;
         let started = Vm::spawn(&command, self.dir, Lifetime::Detached).await;
         if let Err(error) = &started
             && let Some(port) = file.api_port
@@ -143,7 +148,9 @@ impl Machine<'_> {
         let Some(vm) = self.attach().await? else {
             bail!("node {} is off: `builder up` starts it", self.node.node);
         };
-        layout::note_power_on(self.dir)?;
+        if let Some(power) = PowerFile::read(self.dir) {
+            PowerFile { on: Timestamp::now(), ..power }.write(self.dir)?;
+        }
         vm.reset().await.with_context(|| format!("resetting node {}", self.node.node))?;
         Ok(PowerState::Running)
     }

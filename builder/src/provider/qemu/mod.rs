@@ -45,14 +45,21 @@ const TAIL_LINES: usize = 15;
 #[derive(Debug, Clone)]
 pub struct Qemu {
     clusters: PathBuf,
-    accel: Accel,
+    accel: Option<Accel>,
     throwaway: bool,
 }
 
 impl Qemu {
-    /// Clusters under a state directory; new VMs run with `accel`.
-    pub fn new(state: &StateDir, accel: Accel) -> Self {
-        Self { clusters: state.clusters(), accel, throwaway: false }
+    /// Clusters under a state directory.
+    pub fn new(state: &StateDir) -> Self {
+        Self { clusters: state.clusters(), accel: None, throwaway: false }
+    }
+
+    /// What runs VMs that are started from now on. Without it a VM runs as it
+    /// did before, and new ones are not started.
+    #[must_use]
+    pub fn accel(self, accel: Accel) -> Self {
+        Self { accel: Some(accel), ..self }
     }
 
     /// Disks need not survive a crash of this machine: for nodes that are
@@ -195,7 +202,7 @@ impl Qemu {
         Ok(Observed {
             power,
             reason,
-            powered_on: layout::powered_on(&dir),
+            powered_on: layout::PowerFile::read(&dir).map(|power| power.on),
             api: api_port.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
             console_tail: console::tail(&dir.join(layout::SERIAL), TAIL_LINES),
         })

@@ -1,0 +1,70 @@
+//! `builder up`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Result;
+use jiff::SignedDuration;
+use kiln_protocol::names::SubjectAltName;
+
+use crate::cluster::up;
+use crate::machine::qemu::AccelChoice;
+
+/// Arguments of `builder up`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The cluster file.
+    #[arg(value_name = "CLUSTER.toml")]
+    file: PathBuf,
+    /// The golden image: what `builder bake` made, a directory of such by
+    /// version, or a qcow2 file.
+    #[arg(long, value_name = "PATH", default_value = "images")]
+    image: PathBuf,
+    /// Where the state of clusters is kept [default: ~/.local/state/kiln].
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+    /// The address nodes reach the coordinator at, if the provider has no
+    /// better one. The coordinator then listens on all of this machine's
+    /// addresses.
+    #[arg(long, value_name = "HOST")]
+    advertise: Option<SubjectAltName>,
+    /// When everything must be ready, such as 90s or 15m.
+    #[arg(long, value_name = "TIME", default_value = "15m", value_parser = duration)]
+    timeout: Duration,
+    /// What runs the guests.
+    #[arg(long, value_enum, default_value_t)]
+    accel: AccelChoice,
+    /// Leave what was made when the run fails or is interrupted.
+    #[arg(long)]
+    keep: bool,
+    /// A JSON object per change on standard output, instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Brings a cluster up. Deals with Ctrl-C itself.
+pub(super) async fn run(args: Args) -> Result<()> {
+    let Args { file, image, state, advertise, timeout, accel, keep, json } = args;
+    up::up(up::Options { file, image, state, advertise, timeout, accel, keep, json }).await
+}
+
+/// A time with its unit: `90s`, `15m`, `1h30m`.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = |_| format!("{text:?} is no time: write 90s, 15m or 1h30m");
+    let duration: SignedDuration = text.parse().map_err(wrong)?;
+    Duration::try_from(duration).map_err(|_| format!("{text:?} lies in the past"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_units() {
+        assert_eq!(duration("15m"), Ok(Duration::from_secs(900)));
+        assert_eq!(duration("1h30m"), Ok(Duration::from_secs(5400)));
+        for wrong in ["", "15", "fifteen", "-5m"] {
+            assert!(duration(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}
