@@ -1,8 +1,15 @@
 //! Where the tests' media, programs and images come from.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
+use std::time::Duration;
+
+use crate::process::run;
+
+/// A whole bake under TCG takes about two minutes; with others beside it, more.
+const BAKE: Duration = Duration::from_secs(900);
 
 /// The version every test bakes unless it says otherwise.
 pub const VERSION: &str = "alma9-k3-node-amd64-v1.28.5-v1";
@@ -13,7 +20,7 @@ pub fn lab() -> &'static Lab {
     LAB.get_or_init(|| {
         let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
         let root = tests.parent().expect("tests/ has a parent").to_owned();
-        Lab { root, media: OnceLock::new(), programs: OnceLock::new() }
+        Lab { root, media: OnceLock::new(), programs: OnceLock::new(), image: OnceLock::new() }
     })
 }
 
@@ -23,6 +30,7 @@ pub struct Lab {
     root: PathBuf,
     media: OnceLock<PathBuf>,
     programs: OnceLock<()>,
+    image: OnceLock<()>,
 }
 
 impl Lab {
@@ -67,6 +75,28 @@ impl Lab {
     pub fn builder(&self) -> Command {
         self.programs();
         Command::new(self.root.join("target/debug/builder"))
+    }
+
+    /// A whole bake into `out`, with the cache that all tests share. The
+    /// machines' words are in the log only if it fails.
+    pub fn bake(&self, out: &Path) -> Command {
+        let mut command = self.builder();
+        command.args(["bake", "--version", VERSION, "--accel", "tcg"]);
+        command.arg("--iso").arg(self.media()).arg("--k3s").arg(self.k3s()).arg("--agent").arg(self.agent());
+        command.arg("--out").arg(out).arg("--cache").arg(self.cache().join("bake"));
+        command
+    }
+
+    /// The golden image's directory, baked if need be.
+    pub fn image(&self) -> PathBuf {
+        let images = self.cache().join("images");
+        self.image.get_or_init(|| {
+            // What lies there may be of other inputs, and builder would rightly
+            // refuse to replace it. Its stages are in the cache.
+            fs::remove_dir_all(images.join(VERSION)).ok();
+            run(self.bake(&images), BAKE).success();
+        });
+        images.join(VERSION)
     }
 
     /// A call of `coordinator`.

@@ -1,0 +1,98 @@
+//! Baking with real virtual machines: the image, its manifest, and what a
+//! second bake does not do again.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use kiln_tests::lab::VERSION;
+use kiln_tests::leftovers::{assert_no_process, files_below};
+use kiln_tests::{lab, run};
+use serde_json::Value;
+
+const SOON: Duration = Duration::from_secs(60);
+
+fn json(path: &Path) -> Value {
+    serde_json::from_slice(&fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))).unwrap()
+}
+
+#[test]
+fn the_image_is_whole_and_says_what_it_is() {
+    let image = lab().image();
+
+    let mut sums = Command::new("sha256sum");
+    sums.args(["--check", "--strict", "SHA256SUMS"]).current_dir(&image);
+    run(sums, SOON).success();
+
+    let manifest = json(&image.join("manifest.json"));
+    for (field, expected) in [
+        ("version", VERSION),
+        ("architecture", "amd64"),
+        ("k3s_version", "v1.28.5+k3s1"),
+        ("qcow2_path", "disk.qcow2"),
+    ] {
+        assert_eq!(manifest[field], expected, "{manifest:#}");
+    }
+    assert_eq!(manifest["distribution_release"].to_string().trim_matches('"'), "1", "{manifest:#}");
+    for field in ["base_os", "build_date", "qcow2_size_gb"] {
+        assert!(!manifest[field].is_null(), "{field} is missing: {manifest:#}");
+    }
+    // Every input that went in is there with its digest.
+    let text = manifest.to_string();
+    for input in [lab().media().to_owned(), lab().k3s(), lab().agent()] {
+        let mut sum = Command::new("sha256sum");
+        sum.arg(&input);
+        let printed = run(sum, SOON).success().stdout;
+        let digest = printed.split(' ').next().unwrap();
+        assert!(text.contains(digest), "{} ({digest}) is not in {manifest:#}", input.display());
+    }
+}
+
+#[test]
+fn the_disk_is_one_zstd_qcow2_without_a_backing_file() {
+    let disk = lab().image().join("disk.qcow2");
+    let mut info = Command::new("qemu-img");
+    info.args(["info", "--output=json"]).arg(&disk);
+    let info: Value = serde_json::from_str(&run(info, SOON).success().stdout).unwrap();
+    assert_eq!(info["format"], "qcow2");
+    assert_eq!(info["format-specific"]["data"]["compression-type"], "zstd");
+    assert!(info["backing-filename"].is_null(), "{info:#}");
+    let mut check = Command::new("qemu-img");
+    check.args(["check", "--quiet"]).arg(&disk);
+    run(check, SOON).success();
+}
+
+#[test]
+fn nothing_runs_again_when_nothing_changed() {
+    let image = lab().image();
+    let before: BTreeMap<_, _> = files_below(&image).into_iter().map(|f| (f.clone(), fs::read(f).unwrap())).collect();
+    let mut again = lab().bake(&image.parent().unwrap().to_owned());
+    again.arg("--json");
+    let outcome = run(again, SOON).success();
+    assert!(!outcome.stdout.contains("\"installer\""), "an installer ran\n{outcome}");
+    let after: BTreeMap<_, _> = files_below(&image).into_iter().map(|f| (f.clone(), fs::read(f).unwrap())).collect();
+    assert!(before == after, "the finished image was touched");
+    assert_no_process(&image);
+}
+
+#[test]
+fn another_artifact_never_takes_a_version_name_that_is_used() {
+    // The same image under its name elsewhere, one byte of its record changed.
+    let home = tempfile::tempdir().unwrap();
+    let taken = home.path().join(VERSION);
+    fs::create_dir(&taken).unwrap();
+    for file in files_below(&lab().image()) {
+        let name = file.file_name().unwrap();
+        if name == "disk.qcow2" {
+            fs::write(taken.join(name), b"another disk").unwrap();
+        } else {
+            fs::copy(&file, taken.join(name)).unwrap();
+        }
+    }
+    let outcome = run(lab().bake(home.path()), SOON);
+    assert!(!outcome.status.success(), "{outcome}");
+    outcome.says(&[VERSION, "-v2"]);
+    assert_eq!(fs::read(taken.join("disk.qcow2")).unwrap(), b"another disk");
+}
