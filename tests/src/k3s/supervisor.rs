@@ -1,0 +1,286 @@
+//! The supervisor's part of the listener: what nodes need to join.
+//!
+//! Source: k3s-io/k3s `pkg/server/router.go`, `pkg/server/auth.go`: wrong
+//! credentials are answered with 401, none or those of another role with 403.
+
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use anyhow::Result;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Extension, Json, Router};
+use rcgen::ExtendedKeyUsagePurpose;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tracing::{error, info, warn};
+
+use crate::auth::{NODES, Nobody, Peer};
+use crate::cluster::Cluster;
+use crate::passwd::{AGENT_ROLE, SERVER_ROLE};
+use crate::pki::{Issued, Leaf};
+use crate::registry::{Member, Refused, Registry};
+use crate::store::Datastore;
+use crate::{api, bootstrap, files};
+
+type Shared = State<Arc<Cluster>>;
+
+/// A server's request to become a member.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct NewMember {
+    pub(crate) name: String,
+    pub(crate) member: Member,
+}
+
+/// Everything the listener answers.
+pub(crate) fn router(cluster: Arc<Cluster>) -> Router {
+    Router::new()
+        .route("/ping", get(|| async { "pong" }))
+        .route("/cacerts", get(cacerts))
+        .route("/v1-k3s/readyz", get(readyz))
+        .route("/v1-k3s/config", get(config))
+        .route("/v1-k3s/apiservers", get(api_servers))
+        .route("/v1-k3s/client-ca.crt", get(client_ca))
+        .route("/v1-k3s/server-ca.crt", get(server_ca))
+        .route("/v1-k3s/serving-kubelet.crt", get(serving_kubelet))
+        .route("/v1-k3s/client-kubelet.crt", get(client_kubelet))
+        .route("/v1-k3s/client-kube-proxy.crt", get(kube_proxy))
+        .route("/v1-k3s/client-k3s-controller.crt", get(controller))
+        .route("/v1-k3s/server-bootstrap", get(server_bootstrap))
+        // In place of etcd's own protocol.
+        .route("/v1-k3s/standin-member", post(new_member))
+        .route("/v1-k3s/standin-sync", post(sync))
+        .merge(api::router())
+        .with_state(cluster)
+}
+
+/// Refuses whoever has not got `role`.
+fn require(cluster: &Cluster, headers: &HeaderMap, peer: &Peer, role: &str) -> Result<(), Box<Response>> {
+    match cluster.auth.supervisor(headers, peer) {
+        Ok(user) if user.is_in(role) => Ok(()),
+        Ok(_) | Err(Nobody::Silent) => Err(Box::new(StatusCode::FORBIDDEN.into_response())),
+        Err(Nobody::Wrong) => {
+            error!("Failed to authenticate request: invalid username/password combination");
+            Err(Box::new(StatusCode::UNAUTHORIZED.into_response()))
+        }
+    }
+}
+
+/// The guard of a handler that takes one role.
+macro_rules! require {
+    ($cluster:expr, $headers:expr, $peer:expr, $role:expr) => {
+        if let Err(refusal) = require(&$cluster, &$headers, &$peer, $role) {
+            return *refusal;
+        }
+    };
+}
+
+async fn cacerts(State(cluster): Shared) -> Response {
+    text(cluster.cacerts.clone())
+}
+
+async fn readyz(State(cluster): Shared, Extension(peer): Extension<Peer>, headers: HeaderMap) -> Response {
+    require!(cluster, headers, peer, AGENT_ROLE);
+    if cluster.is_ready() {
+        text("ok")
+    } else {
+        (StatusCode::INTERNAL_SERVER_ERROR, "runtime core not ready").into_response()
+    }
+}
+
+async fn config(State(cluster): Shared, Extension(peer): Extension<Peer>, headers: HeaderMap) -> Response {
+    require!(cluster, headers, peer, AGENT_ROLE);
+    let config = json!({
+        "CriticalControlArgs": cluster.critical,
+        "HTTPSPort": cluster.port,
+        "SupervisorPort": cluster.port,
+    });
+    Json(config).into_response()
+}
+
+async fn api_servers(
+    State(cluster): Shared,
+    Extension(peer): Extension<Peer>,
+    headers: HeaderMap,
+) -> Response {
+    require!(cluster, headers, peer, AGENT_ROLE);
+    let addresses: Vec<String> = cluster.store.read(|registry, _| {
+        registry
+            .members()
+            .filter_map(|(_, member)| member.url.strip_prefix("https://"))
+            .map(str::to_owned)
+            .collect()
+    });
+    Json(addresses).into_response()
+}
+
+async fn client_ca(State(cluster): Shared, Extension(peer): Extension<Peer>, headers: HeaderMap) -> Response {
+    require!(cluster, headers, peer, AGENT_ROLE);
+    text(cluster.authorities.client.pem.clone())
+}
+
+async fn server_ca(State(cluster): Shared, Extension(peer): Extension<Peer>, headers: HeaderMap) -> Response {
+    require!(cluster, headers, peer, AGENT_ROLE);
+    text(cluster.authorities.server.pem.clone())
+}
+
+async fn kube_proxy(
+    State(cluster): Shared,
+    Extension(peer): Extension<Peer>,
+    headers: HeaderMap,
+) -> Response {
+    require!(cluster, headers, peer, AGENT_ROLE);
+    pair(&cluster.kube_proxy)
+}
+
+async fn controller(
+    State(cluster): Shared,
+    Extension(peer): Extension<Peer>,
+    headers: HeaderMap,
+) -> Response {
+    require!(cluster, headers, peer, AGENT_ROLE);
+    pair(&cluster.controller)
+}
+
+async fn serving_kubelet(
+    State(cluster): Shared,
+    Extension(peer): Extension<Peer>,
+    headers: HeaderMap,
+) -> Response {
+    require!(cluster, headers, peer, AGENT_ROLE);
+    let name = match named_node(&cluster, &headers) {
+        Ok(name) => name,
+        Err(refusal) => return *refusal,
+    };
+    let mut addresses = vec![IpAddr::from([127, 0, 0, 1])];
+    for text in header_text(&headers, "k3s-Node-IP").split(',').filter(|text| !text.is_empty()) {
+        match text.parse() {
+            Ok(address) => addresses.push(address),
+            Err(_) => return failed(&format!("invalid IP address {text}")),
+        }
+    }
+    let names = vec![name.clone(), "localhost".to_owned()];
+    let usage = ExtendedKeyUsagePurpose::ServerAuth;
+    issued(cluster.authorities.server.issue(&Leaf {
+        common_name: &name,
+        organization: None,
+        names,
+        addresses,
+        usage,
+    }))
+}
+
+async fn client_kubelet(
+    State(cluster): Shared,
+    Extension(peer): Extension<Peer>,
+    headers: HeaderMap,
+) -> Response {
+    require!(cluster, headers, peer, AGENT_ROLE);
+    match named_node(&cluster, &headers) {
+        Ok(name) => {
+            let user = format!("system:node:{name}");
+            issued(cluster.authorities.client.issue(&Leaf::client(&user, Some(NODES))))
+        }
+        Err(refusal) => *refusal,
+    }
+}
+
+/// The node that asks, after a look at its password.
+fn named_node(cluster: &Cluster, headers: &HeaderMap) -> Result<String, Box<Response>> {
+    let name = header_text(headers, "k3s-Node-Name").to_lowercase();
+    let password = header_text(headers, "k3s-Node-Password");
+    let refused = |code: StatusCode, why: &str| {
+        error!("{why}");
+        Err(Box::new((code, why.to_owned()).into_response()))
+    };
+    if name.is_empty() {
+        return refused(StatusCode::BAD_REQUEST, "node name not set");
+    }
+    if password.is_empty() {
+        return refused(StatusCode::BAD_REQUEST, "node password not set");
+    }
+    if !cluster.is_ready() {
+        return refused(StatusCode::SERVICE_UNAVAILABLE, "runtime core not ready");
+    }
+    let checked = files::random_hex(8).and_then(|salt| {
+        cluster.store.touch(|registry, now| registry.ensure_password(&name, password, &salt, now))
+    });
+    match checked {
+        Ok(Ok(())) => Ok(name),
+        Ok(Err(why)) => refused(StatusCode::FORBIDDEN, &why.to_string()),
+        Err(why) => refused(StatusCode::INTERNAL_SERVER_ERROR, &format!("{why:#}")),
+    }
+}
+
+async fn server_bootstrap(
+    State(cluster): Shared,
+    Extension(peer): Extension<Peer>,
+    headers: HeaderMap,
+) -> Response {
+    require!(cluster, headers, peer, SERVER_ROLE);
+    if cluster.store.datastore() == Datastore::Sqlite {
+        warn!("Received HTTP bootstrap request, but embedded etcd is not enabled.");
+        return api::status(StatusCode::BAD_REQUEST, "BadRequest", "etcd disabled");
+    }
+    match bootstrap::read(&cluster.directory) {
+        Ok(data) => Json(data).into_response(),
+        Err(why) => failed(&format!("{why:#}")),
+    }
+}
+
+async fn new_member(
+    State(cluster): Shared,
+    Extension(peer): Extension<Peer>,
+    headers: HeaderMap,
+    Json(new): Json<NewMember>,
+) -> Response {
+    require!(cluster, headers, peer, SERVER_ROLE);
+    info!("Adding member {}-{}={} to etcd cluster", new.name, new.member.id, new.member.url);
+    match cluster.store.change(|registry, now| registry.join(&new.name, new.member, now)) {
+        Ok(Ok(())) => StatusCode::OK.into_response(),
+        Ok(Err(why @ Refused::DuplicateMember)) => (StatusCode::CONFLICT, why.to_string()).into_response(),
+        Ok(Err(why)) => failed(&why.to_string()),
+        Err(why) => failed(&format!("{why:#}")),
+    }
+}
+
+async fn sync(
+    State(cluster): Shared,
+    Extension(peer): Extension<Peer>,
+    headers: HeaderMap,
+    Json(theirs): Json<Registry>,
+) -> Response {
+    require!(cluster, headers, peer, SERVER_ROLE);
+    match cluster.store.touch(|registry, _| Ok::<_, Infallible>(registry.merge(theirs))) {
+        Ok(_) => Json(cluster.store.read(|registry, _| registry.clone())).into_response(),
+        Err(why) => failed(&format!("{why:#}")),
+    }
+}
+
+fn header_text<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
+    headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+}
+
+fn issued(issued: Result<Issued>) -> Response {
+    match issued {
+        Ok(issued) => pair(&issued),
+        Err(why) => failed(&format!("{why:#}")),
+    }
+}
+
+fn pair(issued: &Issued) -> Response {
+    text(format!("{}{}", issued.certificates, issued.key))
+}
+
+fn text(body: impl Into<Bytes>) -> Response {
+    ([(header::CONTENT_TYPE, "text/plain")], body.into()).into_response()
+}
+
+fn failed(why: &str) -> Response {
+    error!("{why}");
+    (StatusCode::INTERNAL_SERVER_ERROR, why.to_owned()).into_response()
+}
