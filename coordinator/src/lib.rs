@@ -3,93 +3,266 @@
 //!
 //! [`Coordinator`] is the whole of it: a program opens one on a state
 //! directory, and either serves it or calls it in-process (`builder up`).
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`plan`] | the cluster file, and what one node of it is told to become |
+//! | [`k3s`] | CA set, tokens, node passwords, kubeconfigs |
+//! | `registry` | the rules: who is who, and who may start k3s when |
+//! | `transition` | the rules, run inside the store's transactions |
+//! | `store` | the state directory and its database |
+//! | `server` | the one listener of nodes and admins |
+//! | [`client`] | the admin's side of it |
+//! | [`cli`] | the program `coordinator` |
 
+pub mod cli;
+pub mod client;
 pub mod k3s;
 pub mod plan;
 mod registry;
 mod server;
+mod store;
+mod strangers;
+mod transition;
 
 use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, bail, ensure};
+use jiff::Timestamp;
 use kiln_protocol::admin::{ClusterStatus, TicketRecord};
 use kiln_protocol::config::Incarnation;
-use kiln_protocol::{Fingerprint, NodeName, Secret, TicketKey};
-use plan::ClusterFile;
+use kiln_protocol::{Fingerprint, Identity, NodeName, Secret, TicketKey};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-pub use server::Server;
+use k3s::{ClusterSecrets, KubeUser, ServerUrl};
+use plan::ClusterFile;
+use store::Store;
+use store::dir::{self, StateDir};
+use store::events::{self, Actor, Event, What};
+use strangers::Strangers;
+
+pub use server::{Limits, Server};
+
+/// What the admin key that `init` makes is called.
+const FIRST_ADMIN: &str = "cli";
 
 /// One cluster's coordinator, on one state directory. Clones are handles to
-/// the same one.
+/// the same one; the state is closed when the last is dropped.
 #[derive(Debug, Clone)]
 pub struct Coordinator {
-    pin: Fingerprint,
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    identity: Identity,
+    store: Store,
     changes: watch::Sender<u64>,
+    strangers: Mutex<Strangers>,
 }
 
 impl Coordinator {
     /// Makes a state directory (0700): the coordinator's key, an admin's key and an
     /// empty registry. An error if there is one already.
-    pub fn init(_dir: &Path) -> Result<()> {
-        anyhow::bail!("the state cannot be made yet")
+    pub fn init(path: &Path) -> Result<()> {
+        let state = StateDir::new(path);
+        state.create()?;
+        state.check()?;
+        let guard = state.lock()?;
+        let shown = path.display();
+        ensure!(!state.coordinator_key().exists(), "there is a coordinator in {shown} already");
+        if state.database().exists() {
+            bail!(
+                "{shown} holds a registry but no coordinator.key: either an init was interrupted, then \
+                 remove {shown} and run it again; or the key was lost, then restore it from a backup"
+            );
+        }
+        let (identity, admin) = (Identity::generate()?, Identity::generate()?);
+        // An init that was interrupted between these left no registry behind.
+        let _ = std::fs::remove_file(state.admin_key());
+        dir::create_private(&state.admin_key(), admin.to_pem().expose().as_bytes())?;
+        dir::create_private(&state.database(), b"")?;
+        let (key, admin_key, now) = (identity.fingerprint(), admin.fingerprint(), Timestamp::now());
+        store::initialise(&state.database(), move |tx| {
+            store::keys::note(tx, &key, store::keys::Kind::Coordinator, "coordinator", now)?;
+            store::keys::note(tx, &admin_key, store::keys::Kind::Admin, FIRST_ADMIN, now)?;
+            let detail = format!("coordinator {key}, admin {FIRST_ADMIN} {admin_key}");
+            events::note(tx, &Actor::local(), &Event::about_all(What::Init, &detail), now)?;
+            Ok(())
+        })?;
+        // Last: with it, the state is complete.
+        dir::create_private(&state.coordinator_key(), identity.to_pem().expose().as_bytes())?;
+        drop(guard);
+        Ok(())
     }
 
     /// Opens a state directory. An error if another process has it open, if
-    /// others may read it, or if a newer Kiln wrote it.
-    pub async fn open(_dir: &Path) -> Result<Self> {
-        anyhow::bail!("the state cannot be opened yet")
+    /// others may look into it, or if a newer Kiln wrote it.
+    pub async fn open(path: &Path) -> Result<Self> {
+        let state = StateDir::new(path);
+        state.check()?;
+        let identity = StateDir::read_key(&state.coordinator_key())
+            .with_context(|| format!("opening the state in {}", path.display()))?;
+        let guard = state.lock()?;
+        let store = Store::open(&state.database(), guard)?;
+        let key = identity.fingerprint();
+        let owner = store.read(move |tx| store::keys::owner(tx, &key)).await?;
+        ensure!(
+            owner == Some(registry::KeyOwner::Coordinator),
+            "coordinator.key and state.db in {} do not belong together: restore both from one backup",
+            path.display()
+        );
+        let strangers = Mutex::default();
+        let inner = Inner { identity, store, changes: watch::Sender::new(0), strangers };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// The coordinator's key, which tickets pin.
     pub fn pin(&self) -> Fingerprint {
-        self.pin
+        self.inner.identity.fingerprint()
     }
 
     /// Answers nodes and admins on `listener` until the [`Server`] is shut down.
-    pub async fn serve(&self, _listener: TcpListener) -> Result<Server> {
-        anyhow::bail!("not served yet")
+    pub async fn serve(&self, listener: TcpListener) -> Result<Server> {
+        self.serve_within(listener, Limits::default()).await
+    }
+
+    /// As [`Coordinator::serve`], with other limits.
+    #[expect(clippy::unused_async, reason = "binding further listeners, as a status page's, will wait")]
+    pub async fn serve_within(&self, listener: TcpListener, limits: Limits) -> Result<Server> {
+        server::start(self.clone(), listener, limits)
     }
 
     /// Makes `cluster` the file in force: begins an incarnation (CA set, tokens, node
     /// passwords) when none is live, else updates the live one. Idempotent.
-    pub async fn apply(&self, _cluster: &ClusterFile) -> Result<Incarnation> {
-        anyhow::bail!("not applied yet")
+    pub async fn apply(&self, cluster: &ClusterFile) -> Result<Incarnation> {
+        Ok(self.apply_as(cluster.clone(), Actor::local()).await?.0)
+    }
+
+    async fn apply_as(&self, plan: ClusterFile, actor: Actor) -> Result<(Incarnation, Vec<String>)> {
+        let now = Timestamp::now();
+        let fresh = ClusterSecrets::generate(now)?;
+        self.change(move |tx| transition::operator::apply(tx, &plan, &fresh, &actor, now)).await
     }
 
     /// Registers a ticket's public key. Idempotent. The node must be in the
     /// cluster file in force, with the same role.
-    pub async fn mint(&self, _ticket: TicketKey, _record: TicketRecord) -> Result<()> {
-        anyhow::bail!("not minted yet")
+    pub async fn mint(&self, ticket: TicketKey, record: TicketRecord) -> Result<()> {
+        self.mint_as(ticket, record, Actor::local()).await
+    }
+
+    async fn mint_as(&self, ticket: TicketKey, record: TicketRecord, actor: Actor) -> Result<()> {
+        let now = Timestamp::now();
+        self.change(move |tx| transition::operator::mint(tx, &ticket, record, &actor, now)).await
     }
 
     /// The generation to mint a node's next ticket for: one more than the
     /// newest there ever was, across incarnations.
-    pub async fn next_generation(&self, _node: &NodeName) -> Result<u32> {
-        anyhow::bail!("not counted yet")
+    pub async fn next_generation(&self, node: &NodeName) -> Result<u32> {
+        let node = node.clone();
+        Ok(self.inner.store.read(move |tx| store::seats::newest_generation(tx, &node)).await? + 1)
     }
 
     /// What an operator sees.
     pub async fn status(&self) -> Result<ClusterStatus> {
-        anyhow::bail!("no status yet")
+        let (pin, strangers, now) = (self.pin(), self.strangers().list(), Timestamp::now());
+        self.inner.store.read(move |tx| transition::status::status(tx, pin, strangers, now)).await
     }
 
     /// A number that grows whenever the status may have changed.
     pub fn changes(&self) -> watch::Receiver<u64> {
-        self.changes.subscribe()
+        self.inner.changes.subscribe()
     }
 
     /// A kubeconfig for an administrator, signed with the live incarnation's
     /// client CA; no node is contacted. `server_url` is `https://HOST:PORT`.
-    pub async fn kubeconfig(&self, _server_url: &str, _lifetime: Duration) -> Result<Secret> {
-        anyhow::bail!("no kubeconfig yet")
+    pub async fn kubeconfig(&self, server_url: &str, lifetime: Duration) -> Result<Secret> {
+        let server = server_url.parse()?;
+        self.kubeconfig_as(Some(server), KubeUser::admin(), lifetime.as_secs(), Actor::local()).await
+    }
+
+    async fn kubeconfig_as(
+        &self,
+        server: Option<ServerUrl>,
+        user: KubeUser,
+        lifetime: u64,
+        actor: Actor,
+    ) -> Result<Secret> {
+        let now = Timestamp::now();
+        let store = &self.inner.store;
+        store
+            .write(move |tx| {
+                transition::operator::kubeconfig(tx, server.as_ref(), &user, lifetime, &actor, now)
+            })
+            .await
+    }
+
+    /// Trusts a held node's key again. Idempotent.
+    pub async fn release(&self, node: &NodeName) -> Result<()> {
+        self.release_as(node.clone(), Actor::local()).await
+    }
+
+    async fn release_as(&self, node: NodeName, actor: Actor) -> Result<()> {
+        self.change(move |tx| transition::operator::release(tx, &node, &actor, Timestamp::now())).await
+    }
+
+    /// Takes every right of a node away, of all its generations. Idempotent.
+    pub async fn revoke(&self, node: &NodeName) -> Result<()> {
+        self.revoke_as(node.clone(), Actor::local()).await
+    }
+
+    async fn revoke_as(&self, node: NodeName, actor: Actor) -> Result<()> {
+        self.change(move |tx| transition::operator::revoke(tx, &node, &actor, Timestamp::now())).await
+    }
+
+    /// Gives a node's newest unused ticket more time, from now; returns its new end.
+    pub async fn extend(&self, node: &NodeName, time: Duration) -> Result<Timestamp> {
+        let seconds = u32::try_from(time.as_secs()).context("a ticket's time ends after 136 years")?;
+        self.extend_as(node.clone(), seconds, Actor::local()).await
+    }
+
+    async fn extend_as(&self, node: NodeName, seconds: u32, actor: Actor) -> Result<Timestamp> {
+        let now = Timestamp::now();
+        self.change(move |tx| transition::operator::extend(tx, &node, seconds, &actor, now)).await
     }
 
     /// Ends the live incarnation: its nodes' keys lose every right, its leases and
     /// tokens are over. Idempotent.
     pub async fn end(&self) -> Result<()> {
-        anyhow::bail!("not ended yet")
+        self.end_as(Actor::local()).await
+    }
+
+    async fn end_as(&self, actor: Actor) -> Result<()> {
+        self.change(move |tx| transition::operator::end(tx, &actor, Timestamp::now())).await
+    }
+
+    /// What a key was noted for, if it was.
+    async fn owner(&self, key: Fingerprint) -> Result<Option<registry::KeyOwner>> {
+        self.inner.store.read(move |tx| store::keys::owner(tx, &key)).await
+    }
+
+    async fn knows(&self, key: Fingerprint) -> Result<bool> {
+        Ok(self.owner(key).await?.is_some())
+    }
+
+    /// Runs a transition after which the status may be another.
+    async fn change<T: Send + 'static>(
+        &self,
+        transition: impl FnOnce(&rusqlite::Transaction<'_>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let result = self.inner.store.write(transition).await?;
+        self.changed();
+        Ok(result)
+    }
+
+    fn changed(&self) {
+        self.inner.changes.send_modify(|count| *count += 1);
+    }
+
+    fn strangers(&self) -> MutexGuard<'_, Strangers> {
+        self.inner.strangers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,2 +1,7 @@
 //! The coordinator program.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    kiln_coordinator::cli::main()
+}

@@ -109,8 +109,20 @@ pub struct KubeconfigRequest {
     /// Without it the first server's cluster address is used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server: Option<String>,
+    /// Whom it stands for; an administrator without limits if not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<KubeUserName>,
     /// How many seconds its certificate is valid.
     pub lifetime: u64,
+}
+
+/// A user and a group that role bindings in the cluster name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KubeUserName {
+    /// The user.
+    pub name: String,
+    /// Its one group.
+    pub group: String,
 }
 
 /// A kubeconfig.
@@ -194,7 +206,9 @@ pub struct NodeStatus {
     /// The generation this status is about: the one that has a key, else the
     /// newest that has a ticket, else 0.
     pub generation: u32,
-    /// What the registry says of that generation.
+    /// The generation to mint this node's next ticket for.
+    pub next_generation: u32,
+    /// What the registry says of `generation`.
     pub registry: RegistryState,
     /// Why it is held or revoked, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -214,7 +228,8 @@ pub struct NodeStatus {
     /// The newest ticket that nobody used yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ticket: Option<TicketStatus>,
-    /// The newest report of its newest boot.
+    /// The newest report of its newest boot, without facts and usage, which
+    /// stand beside it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub report: Option<Report>,
     /// When each step was first done in that boot, in [`Step::ALL`]'s order.

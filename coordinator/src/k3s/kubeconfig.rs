@@ -99,6 +99,12 @@ impl KubeUser {
     }
 }
 
+impl fmt::Display for KubeUser {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {}", self.name, self.group)
+    }
+}
+
 pub(super) fn render(
     ca: &CaSet,
     cluster: &ClusterName,

@@ -92,7 +92,8 @@ fn check_cluster(old: &ClusterFile, new: &ClusterFile) -> Result<(), ApiError> {
 }
 
 fn check_node(old: &PlannedNode, new: &PlannedNode) -> Result<(), ApiError> {
-    const INSTEAD: &str = "give the new machine another name, or begin anew: builder down, then builder up";
+    const INSTEAD: &str = "give the new machine another name, or begin anew: builder down, then builder up; \
+                           an address that was given out is kept by writing it into the file";
     let name = &new.name;
     if old.role != new.role {
         let message = format!("node {name} is a {} and cannot become a {}", old.role, new.role);

@@ -260,21 +260,21 @@ fn assign_addresses(
     });
     nodes
         .iter()
-        .map(|node| match &node.address {
-            Some(address) => Ok(Some(address.get_ref().0)),
-            None => {
-                let allocated = free.find(|address| !reserved.contains(&address.addr()));
-                let (name, server) = (node.name.get_ref(), *node.role.get_ref() == Role::Server);
-                match allocated {
-                    None if made.is_some() => {
-                        Err(Fault::at(&node.name, format!("no address is left for node {name}")))
-                    }
-                    None if server => Err(Fault::at(
-                        &node.name,
-                        format!("server {name} needs an address: other nodes must know where to join"),
-                    )),
-                    allocated => Ok(allocated),
+        .map(|node| {
+            if let Some(address) = &node.address {
+                return Ok(Some(address.get_ref().0));
+            }
+            let allocated = free.find(|address| !reserved.contains(&address.addr()));
+            let (name, server) = (node.name.get_ref(), *node.role.get_ref() == Role::Server);
+            match allocated {
+                None if made.is_some() => {
+                    Err(Fault::at(&node.name, format!("no address is left for node {name}")))
                 }
+                None if server => Err(Fault::at(
+                    &node.name,
+                    format!("server {name} needs an address: other nodes must know where to join"),
+                )),
+                allocated => Ok(allocated),
             }
         })
         .collect()

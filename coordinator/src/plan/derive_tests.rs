@@ -1,6 +1,6 @@
 use super::*;
 use crate::plan::fixtures::{edited, three_servers};
-use crate::registry::gate::Lease;
+use crate::registry::gate::{Lease, Trust};
 use jiff::Timestamp;
 use kiln_protocol::config::Incarnation;
 
@@ -9,8 +9,7 @@ fn member(node: &PlannedNode) -> Member {
         node: node.name.clone(),
         generation: 1,
         role: node.role,
-        trusted: true,
-        live: true,
+        trust: Trust::Trusted,
         passed: false,
         ready: false,
     }
@@ -24,8 +23,13 @@ fn configs(plan: &ClusterFile, ready: &[&str]) -> Vec<NodeConfig> {
         member.passed = member.ready;
     }
     let lease = Lease { node: plan.first_server().name.clone(), generation: Some(1) };
-    let cluster =
-        Cluster { incarnation: Incarnation(3), lease, multi_server: plan.is_multi_server(), members };
+    let cluster = Cluster {
+        incarnation: Incarnation(3),
+        lease,
+        multi_server: plan.is_multi_server(),
+        members,
+        agents_passed: false,
+    };
     let secrets = ClusterSecrets::generate(Timestamp::now()).unwrap();
     plan.nodes()
         .iter()

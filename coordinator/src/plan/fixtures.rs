@@ -42,9 +42,8 @@ pub(crate) fn three_servers() -> ClusterFile {
          image = \"alma9-k3-node-amd64-v1.28.5-v1\"\nprovider = \"qemu\"\ntls_san = [\"k3s.example.org\"]\n"
         .to_owned();
     for (name, role) in [("a1", "agent"), ("s1", "server"), ("s2", "server"), ("s3", "server")] {
-        text += &format!(
-            "[[node]]\nname = \"{name}\"\nrole = \"{role}\"\ncores = 1\nmemory = \"1GiB\"\ndisk = \"8GiB\"\n"
-        );
+        let size = "cores = 1\nmemory = \"1GiB\"\ndisk = \"8GiB\"\n";
+        text = format!("{text}[[node]]\nname = \"{name}\"\nrole = \"{role}\"\n{size}");
     }
     ClusterFile::parse(&text).unwrap()
 }

@@ -169,7 +169,10 @@ mod tests {
     #[test]
     fn a_key_never_gets_a_second_name() {
         let seat = seat(State::Issued);
-        let other = KeyOwner::Node { seat: 7, label: "b (generation 1)".into() };
+        let other = KeyOwner::Node {
+            seat: Box::new(super::super::fixtures::seat(State::Issued)),
+            label: "b (generation 1)".into(),
+        };
         for (owner, expected) in [
             (other, ErrorClass::NameConflict),
             (KeyOwner::Admin("ops".into()), ErrorClass::Policy),

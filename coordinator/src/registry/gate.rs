@@ -21,20 +21,28 @@ use kiln_protocol::{ApiError, ErrorClass, NodeName, Role};
 /// Seconds between a node's questions while it waits.
 const RETRY: u32 = 2;
 
-/// What the gate knows of one seat of the live incarnation.
+/// What the gate knows of one seat of the live incarnation that has had a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Member {
     pub(crate) node: NodeName,
     pub(crate) generation: u32,
     pub(crate) role: Role,
-    /// Its key is bound and not held, superseded or revoked.
-    pub(crate) trusted: bool,
-    /// Nobody took its rights away for good: bound or held.
-    pub(crate) live: bool,
+    pub(crate) trust: Trust,
     /// The gate let it start k3s.
     pub(crate) passed: bool,
     /// It has said that it was ready.
     pub(crate) ready: bool,
+}
+
+/// What a member's key is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Trust {
+    /// Bound.
+    Trusted,
+    /// Held: it may come back.
+    Doubted,
+    /// Superseded or revoked, for good.
+    Gone,
 }
 
 /// The right to start the incarnation's datastore.
@@ -52,7 +60,10 @@ pub(crate) struct Cluster {
     pub(crate) lease: Lease,
     /// Several servers: etcd.
     pub(crate) multi_server: bool,
+    /// Every generation of every server that has had a key.
     pub(crate) members: Vec<Member>,
+    /// Whether the gate has let an agent start.
+    pub(crate) agents_passed: bool,
 }
 
 /// As what a node enters its cluster.
@@ -69,7 +80,8 @@ impl Cluster {
         if *node != self.lease.node {
             return self.lease.generation;
         }
-        let others_passed = self.members.iter().any(|member| member.passed && member.node != *node);
+        let others_passed =
+            self.agents_passed || self.members.iter().any(|member| member.passed && member.node != *node);
         let has_data =
             !self.multi_server && self.members.iter().any(|member| member.ready && self.holds_lease(member));
         if self.lease.generation.is_some() && (others_passed || has_data) {
@@ -118,23 +130,28 @@ impl Cluster {
             return Ok(GateAnswer::Go);
         }
         match part {
-            Part::First { .. } => Ok(GateAnswer::Go),
-            Part::Agent | Part::Joining if !self.other_servers(caller).any(|s| s.trusted && s.ready) => {
+            Part::Agent | Part::Joining
+                if !self.other_servers(caller).any(|s| s.trust == Trust::Trusted && s.ready) =>
+            {
                 wait(format!("no server is ready yet; {}", self.servers_in_words(caller)))
             }
-            Part::Joining => match self.other_servers(caller).find(|s| s.live && s.passed && !s.ready) {
-                Some(joining) => {
-                    wait(format!("server {} is joining, and etcd takes one at a time", joining.node))
+            Part::Joining => {
+                match self.other_servers(caller).find(|s| s.trust != Trust::Gone && s.passed && !s.ready) {
+                    Some(joining) => {
+                        wait(format!("server {} is joining, and etcd takes one at a time", joining.node))
+                    }
+                    None => Ok(GateAnswer::Go),
                 }
-                None => Ok(GateAnswer::Go),
-            },
-            Part::Agent => Ok(GateAnswer::Go),
+            }
+            Part::First { .. } | Part::Agent => Ok(GateAnswer::Go),
         }
     }
 
     /// Whether a ready server's address is to be preferred over the lease holder's.
     pub(crate) fn is_ready_server(&self, node: &NodeName) -> bool {
-        self.members.iter().any(|m| m.node == *node && m.role == Role::Server && m.trusted && m.ready)
+        self.members
+            .iter()
+            .any(|m| m.node == *node && m.role == Role::Server && m.trust == Trust::Trusted && m.ready)
     }
 
     fn holds_lease(&self, member: &Member) -> bool {
@@ -148,10 +165,10 @@ impl Cluster {
     fn servers_in_words(&self, caller: &Member) -> String {
         let mut words: Vec<String> = self
             .other_servers(caller)
-            .filter(|server| server.live)
+            .filter(|server| server.trust != Trust::Gone)
             .map(|server| {
                 let how = match server {
-                    Member { trusted: false, .. } => "is held",
+                    Member { trust: Trust::Doubted, .. } => "is held",
                     Member { passed: true, .. } => "is starting",
                     _ => "has enrolled",
                 };

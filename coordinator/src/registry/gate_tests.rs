@@ -8,8 +8,7 @@ fn member(node: &str, role: Role) -> Member {
         node: node.parse().unwrap(),
         generation: 1,
         role,
-        trusted: true,
-        live: true,
+        trust: Trust::Trusted,
         passed: false,
         ready: false,
     }
@@ -31,7 +30,7 @@ fn server(node: &str) -> Member {
 fn cluster(members: Vec<Member>) -> Cluster {
     let multi_server = members.iter().filter(|m| m.role == Role::Server).count() > 1;
     let lease = Lease { node: "s1".parse().unwrap(), generation: Some(1) };
-    Cluster { incarnation: Incarnation(1), lease, multi_server, members }
+    Cluster { incarnation: Incarnation(1), lease, multi_server, members, agents_passed: false }
 }
 
 fn request() -> GateRequest {
@@ -73,7 +72,7 @@ fn agents_wait_for_a_ready_server() {
     {
         assert_eq!(goes(&cluster(vec![s1, agent.clone()]), &agent), expected);
     }
-    let held = Member { trusted: false, ..ready(server("s1")) };
+    let held = Member { trust: Trust::Doubted, ..ready(server("s1")) };
     assert!(!goes(&cluster(vec![held, agent.clone()]), &agent));
 }
 
@@ -82,20 +81,20 @@ fn servers_join_one_at_a_time() {
     let (s1, s2, s3) = (ready(server("s1")), started(server("s2")), server("s3"));
     assert!(!goes(&cluster(vec![s1.clone(), s2.clone(), s3.clone()]), &s3));
     assert!(goes(&cluster(vec![s1.clone(), ready(s2.clone()), s3.clone()]), &s3));
-    let revoked = Member { trusted: false, live: false, ..s2 };
+    let revoked = Member { trust: Trust::Gone, ..s2 };
     assert!(goes(&cluster(vec![s1, revoked, s3.clone()]), &s3));
 }
 
 #[test]
 fn a_held_member_keeps_its_slot() {
-    let held = Member { trusted: false, ..started(server("s2")) };
+    let held = Member { trust: Trust::Doubted, ..started(server("s2")) };
     let s3 = server("s3");
     assert!(!goes(&cluster(vec![ready(server("s1")), held, s3.clone()]), &s3));
 }
 
 #[test]
 fn a_slot_passes_to_the_holders_next_generation() {
-    let old = Member { trusted: false, live: false, ..started(server("s2")) };
+    let old = Member { trust: Trust::Gone, ..started(server("s2")) };
     let new = Member { generation: 2, ..server("s2") };
     assert!(goes(&cluster(vec![ready(server("s1")), old, new.clone(), server("s3")]), &new));
 }
@@ -141,6 +140,9 @@ fn the_lease_passes_to_the_next_generation_until_somebody_else_passed() {
     assert_eq!(cluster.lease_after_bind(&s1, 2), Some(1));
     let replacement = Member { generation: 2, ..server("s1") };
     assert_eq!(cluster.part(&replacement), Ok(Part::Joining));
+    cluster.members[1].passed = false;
+    cluster.agents_passed = true;
+    assert_eq!(cluster.lease_after_bind(&s1, 2), Some(1));
 }
 
 #[test]

@@ -137,7 +137,7 @@ impl Seat {
 pub(crate) enum KeyOwner {
     Coordinator,
     Admin(String),
-    Node { seat: i64, label: String },
+    Node { seat: Box<Seat>, label: String },
     Ticket,
 }
 

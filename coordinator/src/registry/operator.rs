@@ -115,6 +115,7 @@ pub(crate) fn no_such_node(node: &NodeName) -> ApiError {
 mod tests {
     use super::*;
     use crate::registry::fixtures::{NOW, key, later, seat};
+    use kiln_protocol::admin::Hints;
 
     fn record(generation: u32) -> TicketRecord {
         TicketRecord {
@@ -123,7 +124,7 @@ mod tests {
             role: Role::Agent,
             not_before: NOW,
             expires: later(3600),
-            hints: Default::default(),
+            hints: Hints::default(),
         }
     }
 

@@ -1,0 +1,101 @@
+//! The commands that ask a running coordinator.
+
+use std::io::IsTerminal as _;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use kiln_protocol::admin::{
+    ApplyRequest, ClusterStatus, ExtendRequest, KubeUserName, KubeconfigRequest, NodeRequest,
+};
+
+use super::arguments::{Apply, End, Extend, Kubeconfig, Node, Status};
+use super::connect::connect;
+use super::serve::read_cluster_file;
+use super::{deliver, print, status_table};
+
+/// Between two looks of `status --watch`.
+const WATCH: Duration = Duration::from_secs(1);
+/// Clears a terminal and goes to its beginning.
+const CLEAR: &str = "\x1b[H\x1b[2J";
+
+pub(super) async fn status(arguments: &Status) -> Result<()> {
+    let (client, _) = connect(&arguments.remote)?;
+    let mut status = client.status().await?;
+    if !arguments.watch {
+        return print(&shown(&status, arguments.json)?);
+    }
+    let clear = if std::io::stdout().is_terminal() && !arguments.json { CLEAR } else { "" };
+    let mut seen = None;
+    loop {
+        let now = shown(&status, arguments.json)?;
+        // The clock is no news.
+        let news = ClusterStatus { at: jiff::Timestamp::UNIX_EPOCH, ..status };
+        if !clear.is_empty() || seen.as_ref() != Some(&news) {
+            print(&format!("{clear}{now}"))?;
+        }
+        seen = Some(news);
+        tokio::time::sleep(WATCH).await;
+        status = client.status().await?;
+    }
+}
+
+fn shown(status: &ClusterStatus, json: bool) -> Result<String> {
+    Ok(if json { serde_json::to_string(status)? + "\n" } else { status_table(status) })
+}
+
+pub(super) async fn kubeconfig(arguments: &Kubeconfig) -> Result<()> {
+    let (client, _) = connect(&arguments.remote)?;
+    let user = match (&arguments.user, &arguments.group) {
+        (Some(name), Some(group)) => Some(KubeUserName { name: name.clone(), group: group.clone() }),
+        _ => None,
+    };
+    let server = arguments.server.clone();
+    let request = KubeconfigRequest { server, user, lifetime: arguments.lifetime.seconds() };
+    let answer = client.kubeconfig(&request).await?;
+    deliver(answer.kubeconfig.expose(), arguments.out.as_deref())
+}
+
+pub(super) async fn apply(arguments: &Apply) -> Result<()> {
+    // Read here first: its errors name the file.
+    let cluster_file = read_cluster_file(&arguments.file)?.text().to_owned();
+    let (client, _) = connect(&arguments.remote)?;
+    let answer = client.apply(&ApplyRequest { cluster_file }).await?;
+    let mut text = format!("incarnation {} is live\n", answer.incarnation);
+    if answer.changes.is_empty() {
+        text += "nothing changed\n";
+    }
+    for change in answer.changes {
+        text = text + "  " + &change + "\n";
+    }
+    print(&text)
+}
+
+pub(super) async fn extend(arguments: &Extend) -> Result<()> {
+    let (client, _) = connect(&arguments.remote)?;
+    let seconds = u32::try_from(arguments.lifetime.seconds()).context("--lifetime is too long")?;
+    let answer = client.extend(&ExtendRequest { node: arguments.node.clone(), seconds }).await?;
+    print(&format!("the ticket of {} may be used before {}\n", arguments.node, answer.expires))
+}
+
+pub(super) async fn release(arguments: &Node) -> Result<()> {
+    let (client, _) = connect(&arguments.remote)?;
+    client.release(&NodeRequest { node: arguments.node.clone() }).await?;
+    print(&format!("the key of {} is trusted\n", arguments.node))
+}
+
+pub(super) async fn revoke(arguments: &Node) -> Result<()> {
+    let (client, _) = connect(&arguments.remote)?;
+    client.revoke(&NodeRequest { node: arguments.node.clone() }).await?;
+    print(&format!(
+        "{0} may do nothing here any more; what it knows of k3s it still knows: a server's CAs and tokens \
+         are safe again only in a new incarnation. Delete the machine, and its Node object: \
+         kubectl delete node {0}\n",
+        arguments.node
+    ))
+}
+
+pub(super) async fn end(arguments: &End) -> Result<()> {
+    let (client, _) = connect(&arguments.remote)?;
+    client.end().await?;
+    print("no cluster is live\n")
+}

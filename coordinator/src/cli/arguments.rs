@@ -1,0 +1,207 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use kiln_protocol::ticket::Address;
+use kiln_protocol::{Fingerprint, NodeName};
+
+use super::EXIT_CODES;
+use super::duration::Lifetime;
+
+/// Where the state is unless said otherwise: what the systemd unit uses.
+pub(super) const DEFAULT_STATE: &str = "/var/lib/kiln-coordinator";
+
+/// Vouches for nodes' keys, tells nodes what to become, keeps a cluster's secrets.
+#[derive(Debug, Parser)]
+#[command(name = "coordinator", version, about, after_help = EXIT_CODES, help_expected = true)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Make a state directory with new keys, and print the coordinator's pin
+    Init(Init),
+    /// Answer nodes and admins until told to stop
+    Serve(Serve),
+    /// Make a ticket for one node
+    Ticket(Ticket),
+    /// Show every node and how far it is
+    Status(Status),
+    /// Make a kubeconfig, without asking any node
+    Kubeconfig(Kubeconfig),
+    /// Put a cluster file in force
+    Apply(Apply),
+    /// Give a node's unused ticket more time
+    Extend(Extend),
+    /// Trust a held node's key again
+    Release(Node),
+    /// Take every right of a node away
+    Revoke(Node),
+    /// End the cluster's present life: no node of it may do anything any more
+    End(End),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct State {
+    /// The state directory
+    #[arg(long, value_name = "DIR", env = "KILN_STATE", default_value = DEFAULT_STATE)]
+    pub(super) state: PathBuf,
+}
+
+/// Which coordinator is asked: the one that serves `--state` on this host, or
+/// one elsewhere.
+#[derive(Debug, Args)]
+pub(super) struct Remote {
+    #[command(flatten)]
+    pub(super) state: State,
+    /// Ask the coordinator at this address instead of the one of --state
+    #[arg(long, value_name = "HOST:PORT", requires = "pin", requires = "admin_key")]
+    pub(super) address: Option<Address>,
+    /// That coordinator's pin, as init printed it
+    #[arg(long, value_name = "HEX", requires = "address")]
+    pub(super) pin: Option<Fingerprint>,
+    /// The file with an admin's key that it knows
+    #[arg(long, value_name = "FILE", requires = "address")]
+    pub(super) admin_key: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Init {
+    #[command(flatten)]
+    pub(super) state: State,
+    /// Succeed without doing anything if there is a state already
+    #[arg(long)]
+    pub(super) if_missing: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Serve {
+    #[command(flatten)]
+    pub(super) state: State,
+    /// Where to listen
+    #[arg(long, value_name = "IP:PORT", default_value = "0.0.0.0:7443")]
+    pub(super) listen: SocketAddr,
+    /// Put this cluster file in force; SIGHUP reads it again
+    #[arg(long, value_name = "FILE")]
+    pub(super) cluster: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Ticket {
+    #[command(flatten)]
+    pub(super) remote: Remote,
+    /// For which node of the cluster file
+    #[arg(long, value_name = "NAME")]
+    pub(super) node: NodeName,
+    /// An address at which the node reaches the coordinator; may be given several times
+    #[arg(long, value_name = "HOST:PORT", required = true)]
+    pub(super) advertise: Vec<Address>,
+    /// How long the ticket may wait to be used, such as 30m, 1h, 7d
+    #[arg(long, value_name = "TIME", default_value = "1h")]
+    pub(super) lifetime: Lifetime,
+    /// Make a new ticket even if the last one was not used yet
+    #[arg(long)]
+    pub(super) new: bool,
+    /// Write the ticket to this file (mode 0600) instead of printing it
+    #[arg(long, value_name = "FILE")]
+    pub(super) out: Option<PathBuf>,
+    /// Where seeds are kept until they are used [default: ~/.local/state/kiln/tickets]
+    #[arg(long, value_name = "DIR", env = "KILN_TICKETS")]
+    pub(super) journal: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Status {
+    #[command(flatten)]
+    pub(super) remote: Remote,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Show it again whenever it changes, until interrupted
+    #[arg(long)]
+    pub(super) watch: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Kubeconfig {
+    #[command(flatten)]
+    pub(super) remote: Remote,
+    /// Where the API server is reached [default: the first server's cluster address]
+    #[arg(long, value_name = "URL")]
+    pub(super) server: Option<String>,
+    /// How long the kubeconfig is valid, such as 8h, 30d
+    #[arg(long, value_name = "TIME", default_value = "24h")]
+    pub(super) lifetime: Lifetime,
+    /// A user that the cluster's role bindings know, instead of an administrator
+    #[arg(long, value_name = "NAME", requires = "group")]
+    pub(super) user: Option<String>,
+    /// The group of --user
+    #[arg(long, value_name = "NAME", requires = "user")]
+    pub(super) group: Option<String>,
+    /// Write it to this file (mode 0600) instead of printing it
+    #[arg(long, value_name = "FILE")]
+    pub(super) out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Apply {
+    #[command(flatten)]
+    pub(super) remote: Remote,
+    /// The cluster file
+    #[arg(value_name = "FILE")]
+    pub(super) file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Extend {
+    #[command(flatten)]
+    pub(super) remote: Remote,
+    /// Whose ticket
+    #[arg(value_name = "NODE")]
+    pub(super) node: NodeName,
+    /// How long from now, such as 30m, 1h, 7d
+    #[arg(long, value_name = "TIME", default_value = "1h")]
+    pub(super) lifetime: Lifetime,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Node {
+    #[command(flatten)]
+    pub(super) remote: Remote,
+    /// Which node
+    #[arg(value_name = "NODE")]
+    pub(super) node: NodeName,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct End {
+    #[command(flatten)]
+    pub(super) remote: Remote,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent_and_every_option_has_help() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_remote_needs_address_pin_and_key_together() {
+        let pin = "0".repeat(64);
+        let parse =
+            |extra: &[&str]| Arguments::try_parse_from(["coordinator", "status"].iter().chain(extra)).is_ok();
+        assert!(parse(&[]));
+        assert!(parse(&["--address", "a:1", "--pin", &pin, "--admin-key", "f"]));
+        assert!(!parse(&["--address", "a:1"]));
+        assert!(!parse(&["--address", "a:1", "--pin", &pin]));
+        assert!(!parse(&["--pin", &pin]));
+    }
+}

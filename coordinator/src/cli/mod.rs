@@ -1,0 +1,115 @@
+//! The program `coordinator`: one file a subcommand.
+
+mod admin;
+mod arguments;
+mod connect;
+mod duration;
+mod serve;
+mod table;
+mod ticket;
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::Parser as _;
+
+use crate::client::ClientError;
+use crate::store::dir;
+use arguments::{Arguments, Command};
+
+pub use table::status_table;
+
+/// What the exit code says, as `--help` tells it.
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  failed
+  2  the command line is wrong
+  3  the coordinator cannot be reached, or another one answers
+  4  the coordinator refused";
+
+/// Parses the command line and runs it.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let result = match runtime.context("starting the runtime") {
+        Ok(runtime) => runtime.block_on(run(arguments.command)),
+        Err(error) => Err(error),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprint!("{}", render(&error));
+            exit_code(&error)
+        }
+    }
+}
+
+async fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Init(init) => serve::init(&init),
+        Command::Serve(serve) => serve::serve(&serve).await,
+        Command::Ticket(ticket) => ticket::ticket(&ticket).await,
+        Command::Status(status) => admin::status(&status).await,
+        Command::Kubeconfig(kubeconfig) => admin::kubeconfig(&kubeconfig).await,
+        Command::Apply(apply) => admin::apply(&apply).await,
+        Command::Extend(extend) => admin::extend(&extend).await,
+        Command::Release(node) => admin::release(&node).await,
+        Command::Revoke(node) => admin::revoke(&node).await,
+        Command::End(end) => admin::end(&end).await,
+    }
+}
+
+fn exit_code(error: &anyhow::Error) -> ExitCode {
+    match error.downcast_ref::<ClientError>() {
+        Some(ClientError::Unreachable { .. } | ClientError::Pin { .. }) => ExitCode::from(3),
+        Some(ClientError::Refused(_)) => ExitCode::from(4),
+        None if error.is::<connect::NotServed>() => ExitCode::from(3),
+        _ => ExitCode::FAILURE,
+    }
+}
+
+/// The error on one line, its causes below, what to do last.
+fn render(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    let refusal = error.downcast_ref::<ClientError>().and_then(|error| match error {
+        ClientError::Refused(refusal) => Some(refusal),
+        _ => None,
+    });
+    if let Some(refusal) = refusal {
+        let _ = writeln!(text, "coordinator: {} ({})", refusal.message, refusal.class);
+        if let Some(hint) = &refusal.hint {
+            let _ = writeln!(text, "  {hint}");
+        }
+        return text;
+    }
+    let _ = writeln!(text, "coordinator: {error}");
+    for cause in error.chain().skip(1) {
+        let _ = writeln!(text, "  because: {cause}");
+    }
+    text
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let cause = error.downcast_ref::<std::io::Error>();
+    cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+/// Prints to standard output.
+fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    Ok(out.write_all(text.as_bytes()).and_then(|()| out.flush())?)
+}
+
+/// Prints a secret to standard output, or writes it to a file that only its
+/// owner can read.
+fn deliver(text: &str, file: Option<&Path>) -> Result<()> {
+    match file {
+        None => print(text),
+        Some(path) => dir::replace_private(path, text.as_bytes()),
+    }
+}

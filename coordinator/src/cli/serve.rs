@@ -1,0 +1,136 @@
+//! `init` and `serve`.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use sd_notify::NotifyState;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::arguments::{Init, Serve};
+use super::connect::Endpoint;
+use super::print;
+use crate::Coordinator;
+use crate::plan::ClusterFile;
+use crate::store::dir::{self, StateDir};
+use crate::store::events::Actor;
+
+pub(super) fn init(arguments: &Init) -> Result<()> {
+    let path = &arguments.state.state;
+    let state = StateDir::new(path);
+    if !(arguments.if_missing && state.coordinator_key().exists()) {
+        Coordinator::init(path)?;
+        eprintln!("made {}: back it up, and keep it to yourself", path.display());
+    }
+    print(&format!("{}\n", StateDir::read_key(&state.coordinator_key())?.fingerprint()))
+}
+
+pub(super) async fn serve(arguments: &Serve) -> Result<()> {
+    start_logging();
+    let mut signals = Signals::new()?;
+    let coordinator = Coordinator::open(&arguments.state.state).await?;
+    if let Some(file) = &arguments.cluster {
+        apply(&coordinator, file).await?;
+    }
+    let listener = TcpListener::bind(arguments.listen)
+        .await
+        .with_context(|| format!("listening on {}: give another one with --listen", arguments.listen))?;
+    let server = coordinator.serve(listener).await?;
+    let state = StateDir::new(&arguments.state.state);
+    let endpoint = Endpoint { address: server.local_addr() };
+    dir::replace_private(&state.endpoint(), &serde_json::to_vec(&endpoint)?)?;
+    tracing::info!(listen = %server.local_addr(), pin = %coordinator.pin(), "serving");
+    notify(&[NotifyState::Ready]);
+    while signals.next().await == Order::Reload {
+        match &arguments.cluster {
+            None => tracing::warn!("told to reload, but no --cluster file was given"),
+            Some(file) => {
+                if let Err(error) = apply(&coordinator, file).await {
+                    tracing::error!("the cluster file stays as it was: {error:#}");
+                }
+            }
+        }
+    }
+    tracing::info!("stopping");
+    notify(&[NotifyState::Stopping]);
+    // Gone before the listener, so that no command finds it and is cut off.
+    let _ = fs::remove_file(state.endpoint());
+    tokio::select! {
+        () = server.shutdown() => {}
+        () = signals.next_stop() => tracing::warn!("told twice: stopping at once"),
+    }
+    Ok(())
+}
+
+async fn apply(coordinator: &Coordinator, file: &Path) -> Result<()> {
+    let plan = read_cluster_file(file)?;
+    let (incarnation, changes) = coordinator
+        .apply_as(plan, Actor::local())
+        .await
+        .with_context(|| format!("putting {} in force", file.display()))?;
+    let changes = if changes.is_empty() { "nothing".to_owned() } else { changes.join("; ") };
+    tracing::info!(%incarnation, changes, "cluster file in force");
+    Ok(())
+}
+
+/// Reads a cluster file; errors begin with `FILE: line N, column M`.
+pub(super) fn read_cluster_file(file: &Path) -> Result<ClusterFile> {
+    let text = fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
+    ClusterFile::parse(&text).map_err(|error| anyhow::anyhow!("{}: {error}", file.display()))
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    Stop,
+    Reload,
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self> {
+        let listen = |kind| signal(kind).context("listening for signals");
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hangup: listen(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Order {
+        tokio::select! {
+            _ = self.terminate.recv() => Order::Stop,
+            _ = self.interrupt.recv() => Order::Stop,
+            _ = self.hangup.recv() => Order::Reload,
+        }
+    }
+
+    async fn next_stop(&mut self) {
+        while self.next().await != Order::Stop {}
+    }
+}
+
+/// Tells systemd, where it asked to be told. Never fatal.
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!("telling systemd: {error}");
+    }
+}
+
+fn start_logging() {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_env("KILN_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    // A second one, in-process, is not an error.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(terminal)
+        .with_target(false)
+        .try_init();
+}

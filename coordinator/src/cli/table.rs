@@ -1,0 +1,166 @@
+//! The status as a table.
+
+use std::fmt::Write as _;
+
+use jiff::Timestamp;
+use kiln_protocol::admin::{ClusterStatus, NodeStatus, RegistryState};
+use kiln_protocol::api::StepState;
+
+const HEAD: [&str; 8] = ["NODE", "ROLE", "GEN", "REGISTRY", "STEP", "UPTIME", "SEEN", "DETAIL"];
+
+/// The status as people read it: a line on the cluster, a table of its nodes,
+/// then whatever needs attention.
+pub fn status_table(status: &ClusterStatus) -> String {
+    let mut text = match &status.live {
+        None => "no cluster is live\n".to_owned(),
+        Some(live) => {
+            let ready = status.nodes.iter().filter(|node| node.is_ready()).count();
+            format!(
+                "cluster {}, incarnation {}, k3s {}: {ready} of {} nodes ready\n",
+                live.cluster,
+                live.incarnation,
+                live.k3s,
+                status.nodes.len()
+            )
+        }
+    };
+    if !status.nodes.is_empty() {
+        let rows: Vec<_> = status.nodes.iter().map(|node| row(node, status.at)).collect();
+        text += &columns(&rows);
+    }
+    for alarm in &status.alarms {
+        let _ = writeln!(text, "ALARM {} {}: {}", alarm.at.strftime("%F %T"), alarm.node, alarm.message);
+    }
+    for stranger in &status.strangers {
+        let said = detail(&stranger.report.state).unwrap_or_default();
+        let _ = writeln!(
+            text,
+            "unknown key {} at {}: {} {said}",
+            stranger.key, stranger.from, stranger.report.step
+        );
+    }
+    text
+}
+
+fn row(node: &NodeStatus, now: Timestamp) -> [String; 8] {
+    let (step, uptime) = match &node.report {
+        None => ("-".to_owned(), "-".to_owned()),
+        Some(report) => {
+            let failed = if matches!(report.state, StepState::Failed { .. }) { "!" } else { "" };
+            (format!("{}{failed}", report.step), seconds(report.uptime_ms))
+        }
+    };
+    let seen = node.last_seen.map_or("-".to_owned(), |seen| ago(now, seen));
+    let generation = if node.generation == 0 { "-".to_owned() } else { node.generation.to_string() };
+    let said = node.report.as_ref().and_then(|report| detail(&report.state));
+    let detail = match (node.registry, &node.reason, &node.ticket) {
+        (RegistryState::Held | RegistryState::Revoked, Some(reason), _) => reason.clone(),
+        (RegistryState::Issued, _, Some(ticket)) => {
+            format!("ticket good until {}", ticket.expires.strftime("%F %T UTC"))
+        }
+        (RegistryState::Expired, _, _) => format!("coordinator extend {}", node.name),
+        _ => said.unwrap_or_default(),
+    };
+    [
+        node.name.to_string(),
+        node.role.to_string(),
+        generation,
+        node.registry.to_string(),
+        step,
+        uptime,
+        seen,
+        detail,
+    ]
+}
+
+fn detail(state: &StepState) -> Option<String> {
+    match state {
+        StepState::Running { detail } => detail.clone(),
+        StepState::Done => None,
+        StepState::Failed { error } => Some(error.to_string()),
+    }
+    .map(|text| text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect())
+}
+
+fn columns(rows: &[[String; 8]]) -> String {
+    let head = HEAD.map(str::to_owned);
+    let all = || std::iter::once(&head).chain(rows);
+    let width = |column: usize| all().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let mut text = String::new();
+    for row in all() {
+        let mut line = String::new();
+        for (column, cell) in row.iter().enumerate() {
+            let _ = write!(line, "{cell:<width$}  ", width = width(column));
+        }
+        text += line.trim_end();
+        text.push('\n');
+    }
+    text
+}
+
+/// `21.4s`
+fn seconds(millis: u64) -> String {
+    format!("{}.{}s", millis / 1000, millis % 1000 / 100)
+}
+
+/// `4s`, `3m`, `2h`, `5d`
+fn ago(now: Timestamp, then: Timestamp) -> String {
+    let seconds = now.duration_since(then).as_secs().max(0);
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m", seconds / 60),
+        3600..86400 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kiln_protocol::Fingerprint;
+
+    const STATUS: &str = r#"{
+        "pin": "0000000000000000000000000000000000000000000000000000000000000000",
+        "at": "2026-01-01T00:01:00Z",
+        "live": {"cluster": "home", "incarnation": 2, "begun": "2026-01-01T00:00:00Z", "k3s": "v1.28.5+k3s1"},
+        "nodes": [
+            {"name": "k3s-s1", "role": "server", "generation": 2, "next_generation": 3, "registry": "bound",
+             "ready": "2026-01-01T00:00:50Z", "last_seen": "2026-01-01T00:00:56Z",
+             "report": {"boot_id": "b", "sequence": 9, "uptime_ms": 41230, "step": "ready", "state": "done"}},
+            {"name": "k3s-a1", "role": "agent", "generation": 2, "next_generation": 3, "registry": "bound",
+             "last_seen": "2026-01-01T00:00:00Z",
+             "report": {"boot_id": "b", "sequence": 9, "uptime_ms": 3000, "step": "gate",
+                        "state": "running", "detail": "no server\nis ready yet"}},
+            {"name": "k3s-a2", "role": "agent", "generation": 0, "next_generation": 1, "registry": "planned"}
+        ],
+        "alarms": [{"at": "2026-01-01T00:00:00Z", "node": "k3s-a1", "message": "look"}]
+    }"#;
+
+    #[test]
+    fn a_table_is_read_from_left_to_right() {
+        let status: ClusterStatus = serde_json::from_str(STATUS).unwrap();
+        assert_eq!(
+            status_table(&status),
+            "cluster home, incarnation 2, k3s v1.28.5+k3s1: 1 of 3 nodes ready
+NODE    ROLE    GEN  REGISTRY  STEP   UPTIME  SEEN  DETAIL
+k3s-s1  server  2    bound     ready  41.2s   4s
+k3s-a1  agent   2    bound     gate   3.0s    1m    no server is ready yet
+k3s-a2  agent   -    planned   -      -       -
+ALARM 2026-01-01 00:00:00 k3s-a1: look
+"
+        );
+    }
+
+    #[test]
+    fn an_empty_status_says_so() {
+        let status = ClusterStatus {
+            pin: Fingerprint::of_spki(b""),
+            at: Timestamp::UNIX_EPOCH,
+            live: None,
+            nodes: Vec::new(),
+            alarms: Vec::new(),
+            strangers: Vec::new(),
+        };
+        assert_eq!(status_table(&status), "no cluster is live\n");
+    }
+}

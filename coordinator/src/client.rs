@@ -1,0 +1,178 @@
+//! The admin's side of the API: what the CLI speaks, and whatever else holds
+//! an admin key.
+
+use std::error::Error as StdError;
+use std::time::Duration;
+
+use kiln_protocol::admin::{
+    APPLY, ApplyAnswer, ApplyRequest, ClusterStatus, END, EXTEND, ExtendAnswer, ExtendRequest, KUBECONFIG,
+    KubeconfigAnswer, KubeconfigRequest, MINT, MintRequest, NodeRequest, RELEASE, REVOKE, STATUS,
+};
+use kiln_protocol::ticket::Address;
+use kiln_protocol::tls::{self, PinMismatch};
+use kiln_protocol::{ApiError, Fingerprint, Identity};
+use reqwest::Method;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// For the connection to be made.
+const CONNECT: Duration = Duration::from_secs(5);
+/// For a whole request.
+const REQUEST: Duration = Duration::from_secs(30);
+
+/// A request that did not do what it was for.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody answers.
+    #[error("the coordinator at {address} does not answer ({why}): is it running, and is this its address?")]
+    Unreachable {
+        /// Where it was looked for.
+        address: Address,
+        /// What happened instead.
+        why: String,
+    },
+    /// Somebody else answers.
+    #[error("at {address}: {mismatch}")]
+    Pin {
+        /// Where.
+        address: Address,
+        /// Which key was found.
+        mismatch: PinMismatch,
+    },
+    /// The coordinator said no.
+    #[error(transparent)]
+    Refused(#[from] ApiError),
+    /// The answer is not one.
+    #[error("the answer of the coordinator at {address} makes no sense: {why}")]
+    Answer {
+        /// Where.
+        address: Address,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// No request could be made.
+    #[error("preparing to speak TLS: {0}")]
+    Setup(String),
+}
+
+/// A connection to a coordinator, with an admin's key.
+#[derive(Debug, Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    address: Address,
+}
+
+impl Client {
+    /// Prepares to speak to the coordinator whose key is `pin` at `address`.
+    pub fn new(address: Address, identity: &Identity, pin: Fingerprint) -> Result<Self, ClientError> {
+        let setup = |error: &dyn StdError| ClientError::Setup(chain(error));
+        let tls = tls::client_config(identity, pin).map_err(|error| setup(&error))?;
+        let http = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls)
+            .https_only(true)
+            .no_proxy()
+            .connect_timeout(CONNECT)
+            .timeout(REQUEST)
+            .build()
+            .map_err(|error| setup(&error))?;
+        Ok(Self { http, address })
+    }
+
+    /// What an operator sees.
+    pub async fn status(&self) -> Result<ClusterStatus, ClientError> {
+        self.answer(self.send(Method::GET, STATUS, None::<&()>).await?).await
+    }
+
+    /// Registers a ticket's public key.
+    pub async fn mint(&self, request: &MintRequest) -> Result<(), ClientError> {
+        self.send(Method::POST, MINT, Some(request)).await.map(drop)
+    }
+
+    /// Makes a kubeconfig.
+    pub async fn kubeconfig(&self, request: &KubeconfigRequest) -> Result<KubeconfigAnswer, ClientError> {
+        self.answer(self.send(Method::POST, KUBECONFIG, Some(request)).await?).await
+    }
+
+    /// Trusts a held node's key again.
+    pub async fn release(&self, request: &NodeRequest) -> Result<(), ClientError> {
+        self.send(Method::POST, RELEASE, Some(request)).await.map(drop)
+    }
+
+    /// Takes every right of a node away.
+    pub async fn revoke(&self, request: &NodeRequest) -> Result<(), ClientError> {
+        self.send(Method::POST, REVOKE, Some(request)).await.map(drop)
+    }
+
+    /// Gives an unused ticket more time.
+    pub async fn extend(&self, request: &ExtendRequest) -> Result<ExtendAnswer, ClientError> {
+        self.answer(self.send(Method::POST, EXTEND, Some(request)).await?).await
+    }
+
+    /// Puts a cluster file in force.
+    pub async fn apply(&self, request: &ApplyRequest) -> Result<ApplyAnswer, ClientError> {
+        self.answer(self.send(Method::POST, APPLY, Some(request)).await?).await
+    }
+
+    /// Ends the live incarnation.
+    pub async fn end(&self) -> Result<(), ClientError> {
+        self.send(Method::POST, END, None::<&()>).await.map(drop)
+    }
+
+    async fn send<T: Serialize>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&T>,
+    ) -> Result<reqwest::Response, ClientError> {
+        let mut request = self.http.request(method, format!("https://{}{path}", self.address));
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let response = request.send().await.map_err(|error| self.transport(&error))?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let text = response.text().await.map_err(|error| self.transport(&error))?;
+        match serde_json::from_str::<ApiError>(&text) {
+            Ok(refusal) => Err(refusal.into()),
+            Err(_) => Err(self.nonsense(format!("HTTP {status}"))),
+        }
+    }
+
+    async fn answer<T: DeserializeOwned>(&self, response: reqwest::Response) -> Result<T, ClientError> {
+        let bytes = response.bytes().await.map_err(|error| self.transport(&error))?;
+        serde_json::from_slice(&bytes).map_err(|error| self.nonsense(error.to_string()))
+    }
+
+    fn transport(&self, error: &reqwest::Error) -> ClientError {
+        let address = self.address.clone();
+        match PinMismatch::find(error) {
+            Some(mismatch) => ClientError::Pin { address, mismatch },
+            None => ClientError::Unreachable { address, why: innermost(error) },
+        }
+    }
+
+    fn nonsense(&self, why: String) -> ClientError {
+        ClientError::Answer { address: self.address.clone(), why }
+    }
+}
+
+fn chain(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}
+
+/// The cause that people know: "Connection refused (os error 111)".
+fn innermost(error: &dyn StdError) -> String {
+    let mut cause = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    cause.to_string()
+}

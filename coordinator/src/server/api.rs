@@ -1,0 +1,194 @@
+//! Routes, bodies, errors, and who is asking.
+
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Request};
+use axum::http::StatusCode;
+use axum::http::request::Parts;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use kiln_protocol::{ApiError, ErrorClass, admin, api};
+use serde::de::DeserializeOwned;
+
+use super::connection::Peer;
+use super::{node, operator};
+use crate::Coordinator;
+use crate::registry::{KeyOwner, Seat};
+use crate::store::events::Actor;
+
+/// Seconds between tries of what only an operator can cure.
+const OPERATOR_RETRY: u32 = 300;
+
+pub(super) fn routes(coordinator: Coordinator) -> Router {
+    let nodes = Router::new()
+        .route(api::ENROL, post(node::enrol))
+        .route(api::CONFIG, get(node::config))
+        .route(api::GATE, post(node::gate))
+        .route(api::REPORT, post(node::report))
+        .layer(DefaultBodyLimit::max(api::MAX_BODY));
+    let admins = Router::new()
+        .route(admin::MINT, post(operator::mint))
+        .route(admin::STATUS, get(operator::status))
+        .route(admin::KUBECONFIG, post(operator::kubeconfig))
+        .route(admin::RELEASE, post(operator::release))
+        .route(admin::REVOKE, post(operator::revoke))
+        .route(admin::EXTEND, post(operator::extend))
+        .route(admin::APPLY, post(operator::apply))
+        .route(admin::END, post(operator::end))
+        .layer(DefaultBodyLimit::max(admin::MAX_ADMIN_BODY));
+    nodes
+        .merge(admins)
+        .fallback(async || {
+            refused(StatusCode::NOT_FOUND, ErrorClass::Format, "there is nothing at this path")
+        })
+        .method_not_allowed_fallback(async || {
+            refused(StatusCode::METHOD_NOT_ALLOWED, ErrorClass::Format, "this path takes another method")
+        })
+        .with_state(coordinator)
+}
+
+/// A refusal on its way to the wire.
+#[derive(Debug)]
+pub(super) struct Refused {
+    status: StatusCode,
+    error: ApiError,
+}
+
+fn refused(status: StatusCode, class: ErrorClass, message: impl Into<String>) -> Refused {
+    Refused { status, error: ApiError::new(class, message) }
+}
+
+pub(super) fn too_slow() -> Refused {
+    refused(StatusCode::REQUEST_TIMEOUT, ErrorClass::Transient, "the request took too long")
+}
+
+impl From<ApiError> for Refused {
+    fn from(error: ApiError) -> Self {
+        let status = match error.class {
+            ErrorClass::Format => StatusCode::BAD_REQUEST,
+            ErrorClass::TicketUnknown
+            | ErrorClass::TicketExpired
+            | ErrorClass::Held
+            | ErrorClass::Superseded
+            | ErrorClass::Revoked
+            | ErrorClass::Pending
+            | ErrorClass::Policy => StatusCode::FORBIDDEN,
+            ErrorClass::Clock
+            | ErrorClass::TicketContested
+            | ErrorClass::Cloned
+            | ErrorClass::NameConflict => StatusCode::CONFLICT,
+            ErrorClass::Transient | ErrorClass::StaleCoordinator => StatusCode::SERVICE_UNAVAILABLE,
+            ErrorClass::Bug => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self { status, error }
+    }
+}
+
+impl From<anyhow::Error> for Refused {
+    fn from(error: anyhow::Error) -> Self {
+        let error = match error.downcast::<ApiError>() {
+            Ok(refusal) => return refusal.into(),
+            Err(other) => other,
+        };
+        tracing::error!("answering a request: {error:#}");
+        let disk = error.chain().any(|cause| {
+            use rusqlite::ErrorCode::{CannotOpen, DatabaseBusy, DiskFull, ReadOnly, SystemIoFailure};
+            let code = cause.downcast_ref::<rusqlite::Error>().and_then(rusqlite::Error::sqlite_error_code);
+            matches!(code, Some(CannotOpen | DatabaseBusy | DiskFull | ReadOnly | SystemIoFailure))
+        });
+        if disk {
+            ApiError::new(ErrorClass::Transient, "the coordinator cannot write its state: see its journal")
+                .into()
+        } else {
+            ApiError::new(ErrorClass::Bug, "the coordinator met a defect: see its journal").into()
+        }
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let Self { status, mut error } = self;
+        if error.retry_after.is_none() && error.class.needs_operator() {
+            error.retry_after = Some(OPERATOR_RETRY);
+        }
+        (status, Json(error)).into_response()
+    }
+}
+
+/// A JSON body, read only after the caller was found to be allowed to send it.
+#[derive(Debug)]
+pub(super) struct Body<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
+    type Rejection = Refused;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Refused> {
+        let bytes = Bytes::from_request(request, state)
+            .await
+            .map_err(|rejection| refused(rejection.status(), ErrorClass::Format, rejection.body_text()))?;
+        let parsed = serde_json::from_slice(&bytes);
+        parsed.map(Self).map_err(|error| {
+            refused(StatusCode::BAD_REQUEST, ErrorClass::Format, format!("the request's body: {error}"))
+        })
+    }
+}
+
+/// Who is asking: the registry's answer of this moment, not of the connection's
+/// beginning.
+#[derive(Debug)]
+pub(super) struct Caller {
+    pub(super) peer: Peer,
+    pub(super) owner: Option<KeyOwner>,
+}
+
+impl FromRequestParts<Coordinator> for Caller {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, coordinator: &Coordinator) -> Result<Self, Refused> {
+        let peer = *parts.extensions.get::<Peer>().ok_or_else(|| {
+            refused(StatusCode::INTERNAL_SERVER_ERROR, ErrorClass::Bug, "a request came without a peer")
+        })?;
+        let owner = coordinator.owner(peer.key).await?;
+        Ok(Self { peer, owner })
+    }
+}
+
+impl Caller {
+    /// For the audit trail.
+    pub(super) fn actor(&self) -> Actor {
+        let who = match &self.owner {
+            Some(KeyOwner::Admin(name)) => format!("admin {name}"),
+            Some(KeyOwner::Node { label, .. }) => format!("node {label}"),
+            _ => format!("key {}", self.peer.key),
+        };
+        Actor { who, from: Some(self.peer.address.ip()) }
+    }
+
+    /// The seat of the node that asks.
+    pub(super) fn node(&self) -> Result<&Seat, Refused> {
+        let policy = |message: &str| Err(ApiError::new(ErrorClass::Policy, message).into());
+        match &self.owner {
+            Some(KeyOwner::Node { seat, .. }) => Ok(seat),
+            Some(KeyOwner::Admin(_)) => policy("an admin's key is not a node's"),
+            Some(KeyOwner::Coordinator) => policy("a coordinator's key is not a node's"),
+            Some(KeyOwner::Ticket) => policy("a ticket's key is not a node's"),
+            None => policy("this key has not enrolled"),
+        }
+    }
+}
+
+/// A caller that is an admin.
+#[derive(Debug)]
+pub(super) struct Admin(pub(super) Actor);
+
+impl FromRequestParts<Coordinator> for Admin {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, coordinator: &Coordinator) -> Result<Self, Refused> {
+        let caller = Caller::from_request_parts(parts, coordinator).await?;
+        match &caller.owner {
+            Some(KeyOwner::Admin(_)) => Ok(Self(caller.actor())),
+            _ => Err(ApiError::new(ErrorClass::Policy, "only an admin's key may do this").into()),
+        }
+    }
+}

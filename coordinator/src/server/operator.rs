@@ -1,0 +1,95 @@
+//! What admins may ask.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use kiln_protocol::admin::{
+    ApplyAnswer, ApplyRequest, ClusterStatus, ExtendAnswer, ExtendRequest, KubeconfigAnswer,
+    KubeconfigRequest, MintRequest, NodeRequest,
+};
+use kiln_protocol::{ApiError, ErrorClass};
+
+use super::api::{Admin, Body, Refused};
+use crate::Coordinator;
+use crate::k3s::{KubeUser, ServerUrl};
+use crate::plan::ClusterFile;
+
+pub(super) async fn mint(
+    State(coordinator): State<Coordinator>,
+    Admin(actor): Admin,
+    Body(MintRequest { ticket, record }): Body<MintRequest>,
+) -> Result<StatusCode, Refused> {
+    coordinator.mint_as(ticket, record, actor).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn status(
+    State(coordinator): State<Coordinator>,
+    Admin(_): Admin,
+) -> Result<Json<ClusterStatus>, Refused> {
+    Ok(Json(coordinator.status().await?))
+}
+
+pub(super) async fn kubeconfig(
+    State(coordinator): State<Coordinator>,
+    Admin(actor): Admin,
+    Body(KubeconfigRequest { server, user, lifetime }): Body<KubeconfigRequest>,
+) -> Result<Json<KubeconfigAnswer>, Refused> {
+    let server = server.map(|text| text.parse::<ServerUrl>()).transpose();
+    let server = server.map_err(|error| format(error.to_string()))?;
+    let user = match user {
+        Some(user) => KubeUser::new(&user.name, &user.group).map_err(|error| format(format!("{error:#}")))?,
+        None => KubeUser::admin(),
+    };
+    let kubeconfig = coordinator.kubeconfig_as(server, user, lifetime, actor).await?;
+    Ok(Json(KubeconfigAnswer { kubeconfig }))
+}
+
+pub(super) async fn release(
+    State(coordinator): State<Coordinator>,
+    Admin(actor): Admin,
+    Body(NodeRequest { node }): Body<NodeRequest>,
+) -> Result<StatusCode, Refused> {
+    coordinator.release_as(node, actor).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn revoke(
+    State(coordinator): State<Coordinator>,
+    Admin(actor): Admin,
+    Body(NodeRequest { node }): Body<NodeRequest>,
+) -> Result<StatusCode, Refused> {
+    coordinator.revoke_as(node, actor).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn extend(
+    State(coordinator): State<Coordinator>,
+    Admin(actor): Admin,
+    Body(ExtendRequest { node, seconds }): Body<ExtendRequest>,
+) -> Result<Json<ExtendAnswer>, Refused> {
+    let expires = coordinator.extend_as(node, seconds, actor).await?;
+    Ok(Json(ExtendAnswer { expires }))
+}
+
+pub(super) async fn apply(
+    State(coordinator): State<Coordinator>,
+    Admin(actor): Admin,
+    Body(ApplyRequest { cluster_file }): Body<ApplyRequest>,
+) -> Result<Json<ApplyAnswer>, Refused> {
+    let plan = ClusterFile::parse(&cluster_file).map_err(|error| format(format!("cluster file, {error}")))?;
+    let (incarnation, changes) = coordinator.apply_as(plan, actor).await?;
+    Ok(Json(ApplyAnswer { incarnation, changes }))
+}
+
+pub(super) async fn end(
+    State(coordinator): State<Coordinator>,
+    Admin(actor): Admin,
+) -> Result<StatusCode, Refused> {
+    coordinator.end_as(actor).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn format(message: String) -> Refused {
+    ApiError::new(ErrorClass::Format, message).into()
+}

@@ -1,0 +1,198 @@
+//! The state directory: who may read it, who has it open, what is in it.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `coordinator.key` | the key that tickets pin |
+//! | `admin.key` | the key of the CLI on this host |
+//! | `state.db` | the registry |
+//! | `lock` | locked by the one process that has the state open; its pid |
+//! | `endpoint.json` | where a running `serve` listens |
+//!
+//! The directory is 0700, files are 0600. Later: the unlock key of the secrets
+//! stays outside of it.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{Read as _, Seek as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use kiln_protocol::Identity;
+
+/// A state directory's paths.
+#[derive(Debug, Clone)]
+pub(crate) struct StateDir(PathBuf);
+
+impl StateDir {
+    pub(crate) fn new(path: &Path) -> Self {
+        Self(path.to_owned())
+    }
+
+    pub(crate) fn coordinator_key(&self) -> PathBuf {
+        self.0.join("coordinator.key")
+    }
+
+    pub(crate) fn admin_key(&self) -> PathBuf {
+        self.0.join("admin.key")
+    }
+
+    pub(crate) fn database(&self) -> PathBuf {
+        self.0.join("state.db")
+    }
+
+    pub(crate) fn endpoint(&self) -> PathBuf {
+        self.0.join("endpoint.json")
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Makes the directory, 0700, unless it is there.
+    pub(crate) fn create(&self) -> Result<()> {
+        let result = DirBuilder::new().recursive(true).mode(0o700).create(&self.0);
+        result.with_context(|| format!("making the directory {}", self.0.display()))
+    }
+
+    /// Refuses a directory that is not there, or that others may look into.
+    pub(crate) fn check(&self) -> Result<()> {
+        let shown = self.0.display();
+        let found = match fs::metadata(&self.0) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                bail!("there is no state at {shown}: make it with: coordinator init --state {shown}")
+            }
+            other => other.with_context(|| format!("looking at {shown}"))?,
+        };
+        ensure!(found.is_dir(), "{shown} is not a directory");
+        let mode = found.permissions().mode() & 0o777;
+        ensure!(
+            is_private(mode),
+            "{shown} can be used by others (mode {mode:o}) and holds keys: \
+             if nobody looked into it, run: chmod 700 {shown}"
+        );
+        Ok(())
+    }
+
+    /// Takes the directory for this process. The lock is held as long as the
+    /// file is open, and goes with the process however that ends.
+    pub(crate) fn lock(&self) -> Result<File> {
+        let path = self.0.join("lock");
+        let at = || format!("locking {}", path.display());
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let mut file = options.open(&path).with_context(at)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                let _ = file.read_to_string(&mut holder);
+                let holder = holder.trim();
+                bail!(
+                    "the state in {} is in use by process {}: ask that one, or stop it first",
+                    self.0.display(),
+                    if holder.is_empty() { "(unknown)" } else { holder }
+                );
+            }
+            Err(TryLockError::Error(error)) => return Err(error).with_context(at),
+        }
+        file.set_len(0).and_then(|()| file.rewind()).with_context(at)?;
+        writeln!(file, "{}", std::process::id()).with_context(at)?;
+        Ok(file)
+    }
+
+    /// Reads a key and checks that nobody else may.
+    pub(crate) fn read_key(path: &Path) -> Result<Identity> {
+        let at = || format!("reading the key {}", path.display());
+        let mut file = File::open(path).with_context(at)?;
+        let mode = file.metadata().with_context(at)?.mode() & 0o777;
+        ensure!(is_private(mode), "the key {} can be read by others (mode {mode:o})", path.display());
+        let mut pem = zeroize::Zeroizing::new(String::new());
+        file.read_to_string(&mut pem).with_context(at)?;
+        Identity::from_pem(&pem).with_context(at)
+    }
+}
+
+/// Whether group and others have no right at all.
+fn is_private(mode: u32) -> bool {
+    mode.trailing_zeros() >= 6
+}
+
+/// Writes a file of mode 0600 that must not be there yet, and makes it durable.
+pub(crate) fn create_private(path: &Path, content: &[u8]) -> Result<()> {
+    let at = || format!("writing {}", path.display());
+    let mut options = OpenOptions::new();
+    let mut file = options.write(true).create_new(true).mode(0o600).open(path).with_context(at)?;
+    file.write_all(content).and_then(|()| file.sync_all()).with_context(at)?;
+    sync_parent(path)
+}
+
+/// Replaces a file as a whole: whoever reads it sees the old or the new one.
+pub(crate) fn replace_private(path: &Path, content: &[u8]) -> Result<()> {
+    let at = || format!("writing {}", path.display());
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(format!(".{}", std::process::id()));
+    let temporary = PathBuf::from(temporary);
+    let _ = fs::remove_file(&temporary);
+    create_private(&temporary, content)?;
+    fs::rename(&temporary, path).with_context(at)?;
+    sync_parent(path)
+}
+
+fn sync_parent(path: &Path) -> Result<()> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let synced = File::open(parent).and_then(|directory| directory.sync_all());
+    synced.with_context(|| format!("making {} durable", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dir() -> (tempfile::TempDir, StateDir) {
+        let outer = tempfile::tempdir().unwrap();
+        let dir = StateDir::new(&outer.path().join("state"));
+        dir.create().unwrap();
+        (outer, dir)
+    }
+
+    #[test]
+    fn a_second_locker_is_told_who_the_first_is() {
+        let (_outer, dir) = dir();
+        let first = dir.lock().unwrap();
+        let error = dir.lock().unwrap_err().to_string();
+        assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
+        drop(first);
+        dir.lock().unwrap();
+    }
+
+    #[test]
+    fn a_directory_that_others_can_use_is_refused() {
+        let (_outer, dir) = dir();
+        dir.check().unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o750)).unwrap();
+        let error = dir.check().unwrap_err().to_string();
+        assert!(error.contains("chmod 700"), "{error}");
+    }
+
+    #[test]
+    fn private_files_are_private_and_never_overwritten_by_accident() {
+        let (_outer, dir) = dir();
+        let path = dir.admin_key();
+        create_private(&path, b"one").unwrap();
+        assert!(create_private(&path, b"two").is_err());
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        replace_private(&path, b"two").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_key_that_others_can_read_is_refused() {
+        let (_outer, dir) = dir();
+        let path = dir.coordinator_key();
+        create_private(&path, Identity::generate().unwrap().to_pem().expose().as_bytes()).unwrap();
+        StateDir::read_key(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        assert!(StateDir::read_key(&path).unwrap_err().to_string().contains("read by others"));
+    }
+}

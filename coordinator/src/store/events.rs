@@ -1,0 +1,136 @@
+//! The audit trail: who did what to which node, when and from where. It only
+//! grows.
+
+use std::net::IpAddr;
+
+use anyhow::{Context as _, Result};
+use jiff::Timestamp;
+use rusqlite::{Transaction, params};
+
+use super::{millis, time};
+
+/// Who does something, and from where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Actor {
+    pub(crate) who: String,
+    pub(crate) from: Option<IpAddr>,
+}
+
+impl Actor {
+    /// The program that holds the state itself.
+    pub(crate) fn local() -> Self {
+        Self { who: "local".to_owned(), from: None }
+    }
+}
+
+/// What is noted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum What {
+    Init,
+    Begin,
+    Apply,
+    End,
+    Mint,
+    Extend,
+    Bind,
+    Supersede,
+    Contested,
+    Release,
+    Revoke,
+    Pass,
+    Ready,
+    Kubeconfig,
+}
+
+impl What {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Init => "init",
+            Self::Begin => "begin",
+            Self::Apply => "apply",
+            Self::End => "end",
+            Self::Mint => "mint",
+            Self::Extend => "extend",
+            Self::Bind => "bind",
+            Self::Supersede => "supersede",
+            Self::Contested => "ticket_contested",
+            Self::Release => "release",
+            Self::Revoke => "revoke",
+            Self::Pass => "pass_gate",
+            Self::Ready => "ready",
+            Self::Kubeconfig => "kubeconfig",
+        }
+    }
+}
+
+/// One line of the trail.
+#[derive(Debug, Clone)]
+pub(crate) struct Event<'a> {
+    pub(crate) what: What,
+    pub(crate) seat: Option<i64>,
+    pub(crate) detail: &'a str,
+    /// An operator should look, as long as the seat is held.
+    pub(crate) alarm: bool,
+    /// Noted only if nothing was under the same words.
+    pub(crate) once: Option<&'a str>,
+}
+
+impl<'a> Event<'a> {
+    /// Of a seat.
+    pub(crate) fn of(what: What, seat: i64, detail: &'a str) -> Self {
+        Self { what, seat: Some(seat), detail, alarm: false, once: None }
+    }
+
+    /// Of the whole cluster.
+    pub(crate) fn about_all(what: What, detail: &'a str) -> Self {
+        Self { what, seat: None, detail, alarm: false, once: None }
+    }
+}
+
+/// Notes an event; false if it was to be noted once and had been.
+pub(crate) fn note(tx: &Transaction<'_>, actor: &Actor, event: &Event<'_>, now: Timestamp) -> Result<bool> {
+    let Event { what, seat, detail, alarm, once } = event;
+    let noted = tx
+        .prepare_cached(
+            "INSERT INTO events (at, who, source, what, seat, detail, alarm, once)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (once) DO NOTHING",
+        )?
+        .execute(params![
+            millis(now),
+            actor.who,
+            actor.from.map(|from| from.to_string()),
+            what.as_str(),
+            seat,
+            detail,
+            alarm,
+            once
+        ])
+        .context("noting an event")?;
+    if noted == 1 {
+        let from = actor.from.map_or(String::new(), |from| format!(" from {from}"));
+        tracing::info!(event = what.as_str(), who = actor.who, "{detail}{from}");
+    }
+    Ok(noted == 1)
+}
+
+/// An alarm whose seat is still held.
+#[derive(Debug)]
+pub(crate) struct OpenAlarm {
+    pub(crate) at: Timestamp,
+    pub(crate) node: String,
+    pub(crate) detail: String,
+}
+
+/// The newest alarm of each seat that is still held, newest first.
+pub(crate) fn open_alarms(tx: &Transaction<'_>) -> Result<Vec<OpenAlarm>> {
+    let mut statement = tx.prepare_cached(
+        "SELECT max(events.id), events.at, seats.node, events.detail FROM events JOIN seats ON seats.id = events.seat
+         WHERE events.alarm AND seats.state = 'held' GROUP BY seats.id ORDER BY max(events.id) DESC",
+    )?;
+    let rows = statement.query_map([], |row| Ok((row.get(1)?, row.get(2)?, row.get(3)?)))?;
+    rows.map(|row| {
+        let (at, node, detail): (i64, String, String) = row?;
+        Ok(OpenAlarm { at: time(at)?, node, detail })
+    })
+    .collect()
+}

@@ -1,0 +1,107 @@
+//! The table of the cluster's lives.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use anyhow::{Context as _, Result};
+use jiff::Timestamp;
+use kiln_protocol::NodeName;
+use kiln_protocol::config::Incarnation;
+use rusqlite::{OptionalExtension as _, Transaction, params};
+
+use super::{millis, time};
+use crate::k3s::ClusterSecrets;
+use crate::plan::ClusterFile;
+use crate::registry::gate::Lease;
+
+/// The live incarnation.
+#[derive(Debug)]
+pub(crate) struct Live {
+    pub(crate) id: Incarnation,
+    pub(crate) begun: Timestamp,
+    pub(crate) plan: Rc<ClusterFile>,
+    pub(crate) lease: Lease,
+}
+
+/// Begins an incarnation; the database holds that no other is live.
+pub(crate) fn begin(
+    tx: &Transaction<'_>,
+    plan: &ClusterFile,
+    secrets: &ClusterSecrets,
+    now: Timestamp,
+) -> Result<Incarnation> {
+    let secrets = zeroize::Zeroizing::new(serde_json::to_string(secrets).context("writing secrets")?);
+    tx.execute(
+        "INSERT INTO incarnations (begun, cluster_file, secrets, lease_node) VALUES (?1, ?2, ?3, ?4)",
+        params![millis(now), plan.text(), *secrets, plan.first_server().name.as_str()],
+    )?;
+    Ok(Incarnation(u64::try_from(tx.last_insert_rowid()).context("an incarnation's number is negative")?))
+}
+
+/// The live incarnation, without its secrets.
+pub(crate) fn live(tx: &Transaction<'_>) -> Result<Option<Live>> {
+    type Row = (u64, i64, String, String, Option<u32>);
+    let found: Option<Row> = tx
+        .prepare_cached(
+            "SELECT id, begun, cluster_file, lease_node, lease_generation FROM incarnations WHERE ended IS NULL",
+        )?
+        .query_row([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)))
+        .optional()?;
+    let Some((id, begun, file, node, generation)) = found else { return Ok(None) };
+    let plan = parse(&file)?;
+    let node: NodeName = node.parse().context("reading the lease's holder")?;
+    Ok(Some(Live { id: Incarnation(id), begun: time(begun)?, plan, lease: Lease { node, generation } }))
+}
+
+/// The secrets of the live incarnation.
+pub(crate) fn secrets(tx: &Transaction<'_>) -> Result<Option<ClusterSecrets>> {
+    let text: Option<String> = tx
+        .prepare_cached("SELECT secrets FROM incarnations WHERE ended IS NULL")?
+        .query_row([], |row| row.get(0))
+        .optional()?;
+    let text = text.map(zeroize::Zeroizing::new);
+    text.map(|text| serde_json::from_str(&text).context("reading stored secrets")).transpose()
+}
+
+/// The cluster file that was last in force, live or not.
+pub(crate) fn newest_file(tx: &Transaction<'_>) -> Result<Option<Rc<ClusterFile>>> {
+    let text: Option<String> = tx
+        .query_row("SELECT cluster_file FROM incarnations ORDER BY id DESC LIMIT 1", [], |row| row.get(0))
+        .optional()?;
+    text.map(|text| parse(&text)).transpose()
+}
+
+/// Reads a stored cluster file, or remembers it from the last time: most
+/// requests ask for the same one.
+fn parse(text: &str) -> Result<Rc<ClusterFile>> {
+    thread_local!(static NEWEST: RefCell<Option<Rc<ClusterFile>>> = const { RefCell::new(None) });
+    NEWEST.with_borrow_mut(|newest| match newest {
+        Some(plan) if plan.text() == text => Ok(Rc::clone(plan)),
+        _ => {
+            let plan = Rc::new(ClusterFile::parse(text).context("reading the stored cluster file")?);
+            *newest = Some(Rc::clone(&plan));
+            Ok(plan)
+        }
+    })
+}
+
+/// Puts another cluster file in force.
+pub(crate) fn set_file(tx: &Transaction<'_>, plan: &ClusterFile) -> Result<()> {
+    tx.execute(
+        "UPDATE incarnations SET cluster_file = ?1, lease_node = ?2 WHERE ended IS NULL",
+        params![plan.text(), plan.first_server().name.as_str()],
+    )?;
+    Ok(())
+}
+
+/// Gives the lease to a generation of the node that may hold it.
+pub(crate) fn set_lease(tx: &Transaction<'_>, generation: u32) -> Result<()> {
+    tx.execute("UPDATE incarnations SET lease_generation = ?1 WHERE ended IS NULL", [generation])?;
+    Ok(())
+}
+
+/// Ends the live incarnation and wipes its secrets.
+pub(crate) fn end(tx: &Transaction<'_>, now: Timestamp) -> Result<()> {
+    tx.execute("UPDATE incarnations SET ended = ?1, secrets = NULL WHERE ended IS NULL", [millis(now)])?;
+    Ok(())
+}

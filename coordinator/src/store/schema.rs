@@ -1,0 +1,166 @@
+//! The database's tables, and the way from each version to the next. Versions
+//! only go forward; a newer one than this program knows is refused unread.
+
+use anyhow::{Context as _, Result, ensure};
+use rusqlite::{Connection, TransactionBehavior};
+
+/// Each brings the schema from the version of its index to the next. Never
+/// edit one that was released: add another.
+const MIGRATIONS: [&str; 1] = [V1];
+
+const V1: &str = "
+-- Every durable key of every kind, each noted once, for one purpose, for ever.
+-- TLS keys by the hex SHA-256 of their SPKI, tickets by their public key.
+CREATE TABLE keys (
+    id TEXT PRIMARY KEY,
+    kind TEXT NOT NULL CHECK (kind IN ('coordinator', 'admin', 'node', 'ticket')),
+    name TEXT NOT NULL,
+    noted INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TRIGGER keys_are_never_deleted BEFORE DELETE ON keys
+    BEGIN SELECT RAISE(ABORT, 'a key is never forgotten'); END;
+CREATE TRIGGER keys_are_never_changed BEFORE UPDATE ON keys
+    BEGIN SELECT RAISE(ABORT, 'a key never gets a second name'); END;
+
+-- The lives of the cluster. The secrets go when a life ends.
+CREATE TABLE incarnations (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    begun INTEGER NOT NULL,
+    ended INTEGER,
+    cluster_file TEXT NOT NULL,
+    secrets TEXT,
+    lease_node TEXT NOT NULL,
+    lease_generation INTEGER,
+    CHECK ((ended IS NULL) = (secrets IS NOT NULL))
+) STRICT;
+CREATE UNIQUE INDEX one_live_incarnation ON incarnations ((1)) WHERE ended IS NULL;
+
+-- One generation of one node, with the ticket that stands for it.
+CREATE TABLE seats (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    incarnation INTEGER NOT NULL REFERENCES incarnations (id),
+    node TEXT NOT NULL,
+    generation INTEGER NOT NULL CHECK (generation > 0),
+    role TEXT NOT NULL CHECK (role IN ('server', 'agent')),
+    ticket TEXT NOT NULL UNIQUE REFERENCES keys (id),
+    not_before INTEGER NOT NULL,
+    expires INTEGER NOT NULL,
+    minted_expires INTEGER NOT NULL,
+    hints TEXT NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('issued', 'bound', 'held', 'superseded', 'revoked')),
+    key TEXT UNIQUE REFERENCES keys (id),
+    reason TEXT,
+    bound INTEGER,
+    passed INTEGER,
+    ready INTEGER,
+    facts TEXT,
+    UNIQUE (node, generation),
+    CHECK (state NOT IN ('bound', 'held') OR key IS NOT NULL),
+    CHECK (state <> 'issued' OR key IS NULL)
+) STRICT;
+CREATE UNIQUE INDEX one_live_key_per_node ON seats (node) WHERE state IN ('bound', 'held');
+CREATE INDEX seats_of_an_incarnation ON seats (incarnation, role, passed);
+
+-- The newest report of each boot, and when its steps were first done.
+CREATE TABLE boots (
+    seat INTEGER NOT NULL REFERENCES seats (id),
+    boot_id TEXT NOT NULL,
+    ordinal INTEGER NOT NULL,
+    sequence INTEGER NOT NULL,
+    report TEXT NOT NULL,
+    usage TEXT,
+    seen INTEGER NOT NULL,
+    PRIMARY KEY (seat, boot_id),
+    UNIQUE (seat, ordinal)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE steps (
+    seat INTEGER NOT NULL,
+    boot_id TEXT NOT NULL,
+    step TEXT NOT NULL,
+    uptime_ms INTEGER NOT NULL,
+    PRIMARY KEY (seat, boot_id, step),
+    FOREIGN KEY (seat, boot_id) REFERENCES boots (seat, boot_id) ON DELETE CASCADE
+) STRICT, WITHOUT ROWID;
+
+-- The audit trail: who did what to which node, when, from where.
+CREATE TABLE events (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    at INTEGER NOT NULL,
+    who TEXT NOT NULL,
+    source TEXT,
+    what TEXT NOT NULL,
+    seat INTEGER REFERENCES seats (id),
+    detail TEXT NOT NULL,
+    alarm INTEGER NOT NULL CHECK (alarm IN (0, 1)),
+    once TEXT UNIQUE
+) STRICT;
+CREATE INDEX alarms ON events (seat) WHERE alarm;
+CREATE TRIGGER events_are_never_deleted BEFORE DELETE ON events
+    BEGIN SELECT RAISE(ABORT, 'the audit trail only grows'); END;
+CREATE TRIGGER events_are_never_changed BEFORE UPDATE ON events
+    BEGIN SELECT RAISE(ABORT, 'the audit trail only grows'); END;
+";
+
+/// Brings the database to the newest version.
+pub(super) fn migrate(connection: &mut Connection) -> Result<()> {
+    let newest = MIGRATIONS.len();
+    let found: usize = connection
+        .pragma_query_value(None, "user_version", |row| row.get(0))
+        .context("reading the state's version")?;
+    ensure!(
+        found <= newest,
+        "the state was written by a newer Kiln (version {found}, this one knows {newest}): use that one"
+    );
+    for (version, migration) in MIGRATIONS.iter().enumerate().skip(found) {
+        let at = || format!("bringing the state from version {version} to {}", version + 1);
+        let transaction =
+            connection.transaction_with_behavior(TransactionBehavior::Immediate).with_context(at)?;
+        transaction.execute_batch(migration).with_context(at)?;
+        transaction.pragma_update(None, "user_version", version + 1).with_context(at)?;
+        transaction.commit().with_context(at)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn migrating_twice_changes_nothing() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        migrate(&mut connection).unwrap();
+        migrate(&mut connection).unwrap();
+        let version: usize = connection.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
+        assert_eq!(version, MIGRATIONS.len());
+    }
+
+    #[test]
+    fn a_newer_version_is_refused() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        connection.pragma_update(None, "user_version", MIGRATIONS.len() + 1).unwrap();
+        let error = migrate(&mut connection).unwrap_err().to_string();
+        assert!(error.contains("newer Kiln"), "{error}");
+    }
+
+    #[test]
+    fn keys_and_events_only_grow() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        migrate(&mut connection).unwrap();
+        connection
+            .execute_batch(
+                "INSERT INTO keys VALUES ('k', 'admin', 'ops', 0);
+                 INSERT INTO events (at, who, what, detail, alarm) VALUES (0, 'a', 'b', 'c', 0);",
+            )
+            .unwrap();
+        for forbidden in [
+            "DELETE FROM keys",
+            "UPDATE keys SET name = 'other'",
+            "INSERT INTO keys VALUES ('k', 'node', 'other', 0)",
+            "DELETE FROM events",
+            "UPDATE events SET who = 'x'",
+        ] {
+            assert!(connection.execute_batch(forbidden).is_err(), "{forbidden}");
+        }
+    }
+}

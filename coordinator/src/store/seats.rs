@@ -1,0 +1,198 @@
+//! The table of seats.
+
+use anyhow::{Context as _, Result, anyhow};
+use jiff::Timestamp;
+use kiln_protocol::admin::{Hints, TicketRecord};
+use kiln_protocol::api::Facts;
+use kiln_protocol::config::Incarnation;
+use kiln_protocol::{Fingerprint, NodeName, TicketKey};
+use rusqlite::{OptionalExtension as _, Row, ToSql, Transaction, params};
+
+use super::{millis, time};
+use crate::registry::{Seat, State};
+
+const COLUMNS: &str = "id, incarnation, node, generation, role, ticket, not_before, expires, state, key, reason, \
+                       bound, passed, ready";
+
+/// Makes a seat for a ticket that was noted.
+pub(crate) fn insert(
+    tx: &Transaction<'_>,
+    incarnation: Incarnation,
+    ticket: &TicketKey,
+    record: &TicketRecord,
+) -> Result<i64> {
+    let hints = serde_json::to_string(&record.hints).context("writing hints")?;
+    tx.execute(
+        "INSERT INTO seats (incarnation, node, generation, role, ticket, not_before, expires, minted_expires,
+             hints, state)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7, ?8, 'issued')",
+        params![
+            incarnation.0,
+            record.node.as_str(),
+            record.generation,
+            record.role.as_str(),
+            ticket.to_string(),
+            millis(record.not_before),
+            millis(record.expires),
+            hints
+        ],
+    )?;
+    Ok(tx.last_insert_rowid())
+}
+
+/// The seat with this id, as it is now.
+pub(crate) fn by_id(tx: &Transaction<'_>, id: i64) -> Result<Seat> {
+    one(tx, "WHERE id = ?1", &[&id])?.context("a seat is gone")
+}
+
+/// The seat of a ticket.
+pub(crate) fn by_ticket(tx: &Transaction<'_>, ticket: &TicketKey) -> Result<Option<Seat>> {
+    one(tx, "WHERE ticket = ?1", &[&ticket.to_string()])
+}
+
+/// The seat that a key was bound to.
+pub(crate) fn by_key(tx: &Transaction<'_>, key: &Fingerprint) -> Result<Option<Seat>> {
+    one(tx, "WHERE key = ?1", &[&key.to_string()])
+}
+
+/// Every generation of a node, newest first.
+pub(crate) fn of_node(tx: &Transaction<'_>, node: &NodeName) -> Result<Vec<Seat>> {
+    many(tx, "WHERE node = ?1 ORDER BY generation DESC", &[&node.as_str()])
+}
+
+/// Every seat of an incarnation, by node, newest generation first.
+pub(crate) fn of_incarnation(tx: &Transaction<'_>, incarnation: Incarnation) -> Result<Vec<Seat>> {
+    many(tx, "WHERE incarnation = ?1 ORDER BY node, generation DESC", &[&incarnation.0])
+}
+
+/// Every generation of every server of an incarnation that has had a key.
+pub(crate) fn servers_with_key(tx: &Transaction<'_>, incarnation: Incarnation) -> Result<Vec<Seat>> {
+    many(tx, "WHERE incarnation = ?1 AND role = 'server' AND key IS NOT NULL ORDER BY id", &[&incarnation.0])
+}
+
+/// Whether the gate has let an agent of an incarnation start.
+pub(crate) fn agents_passed(tx: &Transaction<'_>, incarnation: Incarnation) -> Result<bool> {
+    let query = "SELECT EXISTS (SELECT 1 FROM seats WHERE incarnation = ?1 AND role = 'agent' \
+                 AND passed IS NOT NULL)";
+    Ok(tx.prepare_cached(query)?.query_row([incarnation.0], |row| row.get(0))?)
+}
+
+/// The record that a ticket was minted with.
+pub(crate) fn minted_record(tx: &Transaction<'_>, seat: &Seat) -> Result<TicketRecord> {
+    let (expires, hints): (i64, String) =
+        tx.query_row("SELECT minted_expires, hints FROM seats WHERE id = ?1", [seat.id], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })?;
+    let hints: Hints = serde_json::from_str(&hints).context("reading stored hints")?;
+    Ok(TicketRecord {
+        node: seat.node.clone(),
+        generation: seat.generation,
+        role: seat.role,
+        not_before: seat.not_before,
+        expires: time(expires)?,
+        hints,
+    })
+}
+
+/// Moves a seat to another state.
+pub(crate) fn set_state(tx: &Transaction<'_>, seat: i64, state: State, reason: Option<&str>) -> Result<()> {
+    let word = match state {
+        State::Issued => "issued",
+        State::Bound(_) => "bound",
+        State::Held(_) => "held",
+        State::Superseded(_) => "superseded",
+        State::Revoked(_) => "revoked",
+    };
+    tx.execute(
+        "UPDATE seats SET state = ?2, key = ?3, reason = ?4 WHERE id = ?1",
+        params![seat, word, state.key().map(|key| key.to_string()), reason],
+    )?;
+    Ok(())
+}
+
+/// A moment in a seat's life that is noted once.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Moment {
+    Bound,
+    Passed,
+    Ready,
+}
+
+/// Notes a moment; true if it was the first of its kind.
+pub(crate) fn note_moment(tx: &Transaction<'_>, seat: i64, moment: Moment, now: Timestamp) -> Result<bool> {
+    let update = match moment {
+        Moment::Bound => "UPDATE seats SET bound = ?2 WHERE id = ?1 AND bound IS NULL",
+        Moment::Passed => "UPDATE seats SET passed = ?2 WHERE id = ?1 AND passed IS NULL",
+        Moment::Ready => "UPDATE seats SET ready = ?2 WHERE id = ?1 AND ready IS NULL",
+    };
+    Ok(tx.prepare_cached(update)?.execute(params![seat, millis(now)])? == 1)
+}
+
+/// Gives a ticket another end.
+pub(crate) fn set_expires(tx: &Transaction<'_>, seat: i64, expires: Timestamp) -> Result<()> {
+    tx.execute("UPDATE seats SET expires = ?2 WHERE id = ?1", params![seat, millis(expires)])?;
+    Ok(())
+}
+
+/// Keeps what a machine says of itself.
+pub(crate) fn set_facts(tx: &Transaction<'_>, seat: i64, facts: &Facts) -> Result<()> {
+    let facts = serde_json::to_string(facts).context("writing facts")?;
+    tx.prepare_cached("UPDATE seats SET facts = ?2 WHERE id = ?1")?.execute(params![seat, facts])?;
+    Ok(())
+}
+
+/// What a machine last said of itself.
+pub(crate) fn facts(tx: &Transaction<'_>, seat: i64) -> Result<Option<Facts>> {
+    let text: Option<String> =
+        tx.prepare_cached("SELECT facts FROM seats WHERE id = ?1")?.query_row([seat], |row| row.get(0))?;
+    text.map(|text| serde_json::from_str(&text).context("reading stored facts")).transpose()
+}
+
+/// The newest generation of a node there ever was; 0 for none.
+pub(crate) fn newest_generation(tx: &Transaction<'_>, node: &NodeName) -> Result<u32> {
+    let newest: Option<u32> =
+        tx.query_row("SELECT max(generation) FROM seats WHERE node = ?1", [node.as_str()], |row| row.get(0))?;
+    Ok(newest.unwrap_or(0))
+}
+
+fn one(tx: &Transaction<'_>, rest: &str, values: &[&dyn ToSql]) -> Result<Option<Seat>> {
+    let mut statement = tx.prepare_cached(&format!("SELECT {COLUMNS} FROM seats {rest}"))?;
+    statement.query_row(values, |row| Ok(read(row))).optional()?.transpose()
+}
+
+fn many(tx: &Transaction<'_>, rest: &str, values: &[&dyn ToSql]) -> Result<Vec<Seat>> {
+    let mut statement = tx.prepare_cached(&format!("SELECT {COLUMNS} FROM seats {rest}"))?;
+    let rows = statement.query_map(values, |row| Ok(read(row)))?;
+    rows.map(|row| row?).collect()
+}
+
+fn read(row: &Row<'_>) -> Result<Seat> {
+    let text = |column: &str| row.get::<_, String>(column);
+    let moment = |column: &str| row.get::<_, Option<i64>>(column)?.map(time).transpose();
+    let key: Option<String> = row.get("key")?;
+    let key: Option<Fingerprint> = key.map(|key| key.parse()).transpose().context("reading a stored key")?;
+    let known = key.context("a bound seat has no key");
+    let state = match text("state")?.as_str() {
+        "issued" => State::Issued,
+        "bound" => State::Bound(known?),
+        "held" => State::Held(known?),
+        "superseded" => State::Superseded(key),
+        "revoked" => State::Revoked(key),
+        other => return Err(anyhow!("a seat's stored state is {other:?}")),
+    };
+    Ok(Seat {
+        id: row.get("id")?,
+        incarnation: Incarnation(row.get("incarnation")?),
+        node: text("node")?.parse().context("reading a stored name")?,
+        generation: row.get("generation")?,
+        role: text("role")?.parse().context("reading a stored role")?,
+        ticket: TicketKey::try_from(text("ticket")?).context("reading a stored ticket")?,
+        not_before: time(row.get("not_before")?)?,
+        expires: time(row.get("expires")?)?,
+        state,
+        reason: row.get("reason")?,
+        bound: moment("bound")?,
+        passed: moment("passed")?,
+        ready: moment("ready")?,
+    })
+}

@@ -1,0 +1,119 @@
+//! A key asks to be taken for a node's.
+
+use anyhow::Result;
+use jiff::Timestamp;
+use kiln_protocol::api::{EnrolAnswer, EnrolRequest};
+use kiln_protocol::{ApiError, ErrorClass, Fingerprint};
+use rusqlite::Transaction;
+
+use super::{cluster, live};
+use crate::registry::enrol::{Consequence, Enrolment, decide};
+use crate::registry::{Seat, State, operator};
+use crate::store::events::{self, Actor, Event, What};
+use crate::store::seats::Moment;
+use crate::store::{incarnations, keys, seats};
+
+/// Whether the ticket's holder vouched for this key towards this coordinator.
+/// Asked before anything is told about tickets or names.
+pub(crate) fn check_proof(
+    request: &EnrolRequest,
+    pin: &Fingerprint,
+    key: &Fingerprint,
+) -> Result<(), ApiError> {
+    if request.ticket.verifies(&request.proof, pin, key) {
+        return Ok(());
+    }
+    Err(ApiError::new(
+        ErrorClass::Policy,
+        "the proof does not hold: it was made for another key or for another coordinator",
+    ))
+}
+
+/// Runs an enrolment whose proof is good.
+pub(crate) fn enrol(
+    tx: &Transaction<'_>,
+    request: &EnrolRequest,
+    key: Fingerprint,
+    actor: &Actor,
+    now: Timestamp,
+) -> Result<Result<EnrolAnswer, ApiError>> {
+    let seat = seats::by_ticket(tx, &request.ticket)?;
+    let owner = keys::owner(tx, &key)?;
+    match (decide(seat.as_ref(), key, owner.as_ref(), now), seat) {
+        (Enrolment::Refuse(error, consequence), Some(seat)) => {
+            follow(tx, &seat, key, consequence, actor, now)?;
+            Ok(Err(error))
+        }
+        (Enrolment::Refuse(error, _), None) => Ok(Err(error)),
+        (Enrolment::Already, Some(seat)) => {
+            seats::set_facts(tx, seat.id, &request.facts)?;
+            answer(tx, &seat).map(Ok)
+        }
+        (Enrolment::Bind, Some(seat)) => {
+            bind(tx, &seat, key, actor, now)?;
+            seats::set_facts(tx, seat.id, &request.facts)?;
+            answer(tx, &seat).map(Ok)
+        }
+        (decision, None) => anyhow::bail!("an unknown ticket led to {decision:?}"),
+    }
+}
+
+fn answer(tx: &Transaction<'_>, seat: &Seat) -> Result<EnrolAnswer> {
+    Ok(EnrolAnswer {
+        cluster: live(tx)?.plan.name().clone(),
+        node: seat.node.clone(),
+        role: seat.role,
+        generation: seat.generation,
+    })
+}
+
+fn bind(tx: &Transaction<'_>, seat: &Seat, key: Fingerprint, actor: &Actor, now: Timestamp) -> Result<()> {
+    let live = live(tx)?;
+    let (cluster, _) = cluster(tx, &live)?;
+    for earlier in seats::of_node(tx, &seat.node)?.iter().filter(|s| s.generation < seat.generation) {
+        let state = operator::supersede(earlier.state);
+        if state != earlier.state {
+            seats::set_state(tx, earlier.id, state, None)?;
+            let detail = format!("{} by generation {}", earlier.label(), seat.generation);
+            events::note(tx, actor, &Event::of(What::Supersede, earlier.id, &detail), now)?;
+        }
+    }
+    keys::note(tx, &key, keys::Kind::Node, &seat.label(), now)?;
+    seats::set_state(tx, seat.id, State::Bound(key), None)?;
+    seats::note_moment(tx, seat.id, Moment::Bound, now)?;
+    let lease = cluster.lease_after_bind(&seat.node, seat.generation);
+    if let Some(generation) = lease.filter(|_| lease != live.lease.generation) {
+        incarnations::set_lease(tx, generation)?;
+    }
+    let detail = format!("{} to key {key}", seat.label());
+    events::note(tx, actor, &Event::of(What::Bind, seat.id, &detail), now)?;
+    Ok(())
+}
+
+/// What a refused attempt leaves behind.
+fn follow(
+    tx: &Transaction<'_>,
+    seat: &Seat,
+    key: Fingerprint,
+    consequence: Consequence,
+    actor: &Actor,
+    now: Timestamp,
+) -> Result<()> {
+    let Some(bound) = seat.state.key() else { return Ok(()) };
+    let from = actor.from.map_or("an unknown address".to_owned(), |from| from.to_string());
+    let detail = format!("{} is bound to key {bound}; key {key} at {from} used its ticket too", seat.label());
+    match consequence {
+        Consequence::Nothing => {}
+        Consequence::NoteOnce => {
+            let once = format!("contested {}", seat.id);
+            let event = Event { once: Some(&once), ..Event::of(What::Contested, seat.id, &detail) };
+            events::note(tx, actor, &event, now)?;
+        }
+        Consequence::Hold => {
+            seats::set_state(tx, seat.id, State::Held(bound), Some("two machines used its ticket"))?;
+            let event = Event { alarm: true, ..Event::of(What::Contested, seat.id, &detail) };
+            events::note(tx, actor, &event, now)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,102 @@
+//! What a bound node asks: its configuration, the gate, taking its reports.
+//! Each looks the seat up again, so that what was revoked a moment ago is.
+
+use anyhow::{Context as _, Result};
+use jiff::Timestamp;
+use kiln_protocol::api::{GateAnswer, GateRequest, Report, Step, StepState};
+use kiln_protocol::config::NodeConfig;
+use kiln_protocol::{ApiError, ErrorClass};
+use rusqlite::Transaction;
+
+use super::{cluster, live, member};
+use crate::plan;
+use crate::registry::{Seat, State};
+use crate::store::events::{self, Actor, Event, What};
+use crate::store::seats::Moment;
+use crate::store::{incarnations, reports, seats};
+
+/// A boot id is a uuid.
+const MAX_BOOT_ID: usize = 64;
+
+/// The node's configuration, secrets and all.
+pub(crate) fn config(tx: &Transaction<'_>, seat: i64) -> Result<NodeConfig> {
+    let seat = seats::by_id(tx, seat)?;
+    trusted(&seat)?;
+    let live = live(tx)?;
+    let (cluster, plan) = cluster(tx, &live)?;
+    let planned = plan.node(&seat.node).ok_or_else(|| {
+        ApiError::new(ErrorClass::Policy, format!("node {} has left the cluster file", seat.node))
+            .hint("put it back, or revoke the node and delete the machine")
+    })?;
+    let member = member(&seat);
+    let part = cluster.part(&member)?;
+    let secrets = incarnations::secrets(tx)?.context("a live incarnation has no secrets")?;
+    plan::derive(&plan, planned, &secrets, &cluster, &member, part)
+}
+
+/// Whether the node may start k3s. A yes is on disk before it is said.
+pub(crate) fn gate(
+    tx: &Transaction<'_>,
+    seat: i64,
+    request: &GateRequest,
+    actor: &Actor,
+    now: Timestamp,
+) -> Result<GateAnswer> {
+    let seat = seats::by_id(tx, seat)?;
+    trusted(&seat)?;
+    let live = live(tx)?;
+    let (cluster, _) = cluster(tx, &live)?;
+    let answer = cluster.ask(&member(&seat), request, now.as_second())?;
+    if answer == GateAnswer::Go && seats::note_moment(tx, seat.id, Moment::Passed, now)? {
+        events::note(tx, actor, &Event::of(What::Pass, seat.id, &seat.label()), now)?;
+    }
+    Ok(answer)
+}
+
+/// Takes a report; false if it told nothing new. A held node may report too.
+pub(crate) fn report(
+    tx: &Transaction<'_>,
+    seat: i64,
+    report: &Report,
+    actor: &Actor,
+    now: Timestamp,
+) -> Result<bool> {
+    let seat = seats::by_id(tx, seat)?;
+    if !seat.state.is_live() {
+        trusted(&seat)?;
+    }
+    check_report(report)?;
+    if let Some(facts) = &report.facts {
+        seats::set_facts(tx, seat.id, facts)?;
+    }
+    let newest = reports::take(tx, seat.id, report, now)?;
+    let ready = report.step == Step::Ready && matches!(report.state, StepState::Done);
+    if ready && seats::note_moment(tx, seat.id, Moment::Ready, now)? {
+        let detail = format!("{} after {} ms", seat.label(), report.uptime_ms);
+        events::note(tx, actor, &Event::of(What::Ready, seat.id, &detail), now)?;
+        return Ok(true);
+    }
+    Ok(newest)
+}
+
+/// Refuses reports whose parts no honest agent would send.
+pub(crate) fn check_report(report: &Report) -> Result<(), ApiError> {
+    let id = &report.boot_id;
+    let wrong = |what: &str| Err(ApiError::new(ErrorClass::Format, format!("the report's {what}")));
+    if id.is_empty() || id.len() > MAX_BOOT_ID || !id.bytes().all(|b| b.is_ascii_graphic()) {
+        return wrong("boot_id is not one");
+    }
+    // SQLite's integers end here.
+    let limit = u64::try_from(i64::MAX).unwrap_or(u64::MAX);
+    if report.sequence > limit || report.uptime_ms > limit {
+        return wrong("numbers are too large");
+    }
+    Ok(())
+}
+
+fn trusted(seat: &Seat) -> Result<(), ApiError> {
+    match (seat.state, seat.refusal()) {
+        (State::Bound(_), _) | (_, None) => Ok(()),
+        (_, Some(refusal)) => Err(refusal),
+    }
+}

@@ -1,0 +1,183 @@
+//! What an operator does to the cluster and its nodes.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context as _, Result};
+use jiff::Timestamp;
+use kiln_protocol::admin::TicketRecord;
+use kiln_protocol::config::Incarnation;
+use kiln_protocol::{ApiError, ErrorClass, NodeName, Secret, TicketKey};
+use rusqlite::Transaction;
+
+use super::live;
+use crate::k3s::{ClusterSecrets, KubeUser, ServerUrl};
+use crate::plan::{API_PORT, ClusterFile, change};
+use crate::registry::operator::{self, MintContext};
+use crate::registry::{Seat, State};
+use crate::store::events::{self, Actor, Event, What};
+use crate::store::{incarnations, keys, rounded, seats};
+
+/// Puts a cluster file in force; begins an incarnation with `fresh` secrets
+/// when none is live. Returns what changed, in words.
+pub(crate) fn apply(
+    tx: &Transaction<'_>,
+    plan: &ClusterFile,
+    fresh: &ClusterSecrets,
+    actor: &Actor,
+    now: Timestamp,
+) -> Result<(Incarnation, Vec<String>)> {
+    let Some(live) = incarnations::live(tx)? else {
+        if let Some(before) = incarnations::newest_file(tx)?.filter(|before| before.name() != plan.name()) {
+            // The same refusal as for a live cluster, from the same rule.
+            change::check(&before, plan, &BTreeSet::new())?;
+        }
+        let id = incarnations::begin(tx, plan, fresh, now)?;
+        let detail = format!("incarnation {id} of {}", plan.name());
+        events::note(tx, actor, &Event::about_all(What::Begin, &detail), now)?;
+        return Ok((id, vec![detail + " begins"]));
+    };
+    let settled = seats::of_incarnation(tx, live.id)?
+        .into_iter()
+        .filter(|seat| seat.state.is_live() || seat.state == State::Issued)
+        .map(|seat| seat.node)
+        .collect();
+    let changes = change::check(&live.plan, plan, &settled)?;
+    if live.plan.text() != plan.text() {
+        incarnations::set_file(tx, plan)?;
+    }
+    if !changes.is_empty() {
+        events::note(tx, actor, &Event::about_all(What::Apply, &changes.join("; ")), now)?;
+    }
+    Ok((live.id, changes))
+}
+
+/// Registers a ticket. Idempotent.
+pub(crate) fn mint(
+    tx: &Transaction<'_>,
+    ticket: &TicketKey,
+    record: TicketRecord,
+    actor: &Actor,
+    now: Timestamp,
+) -> Result<()> {
+    let record =
+        TicketRecord { not_before: rounded(record.not_before), expires: rounded(record.expires), ..record };
+    let same_ticket = match seats::by_ticket(tx, ticket)? {
+        Some(seat) => Some((seats::minted_record(tx, &seat)?, seat)),
+        None => None,
+    };
+    let live = incarnations::live(tx)?;
+    if live.is_none() && same_ticket.is_none() {
+        super::live(tx)?;
+    }
+    let generations = seats::of_node(tx, &record.node)?;
+    let context = MintContext {
+        planned: live.as_ref().and_then(|live| live.plan.node(&record.node)).map(|node| node.role),
+        same_ticket: same_ticket.as_ref().map(|(record, seat)| (seat, record)),
+        same_generation: generations.iter().find(|seat| seat.generation == record.generation),
+        newest_bound: generations.iter().find(|s| s.state.key().is_some()).map_or(0, |s| s.generation),
+    };
+    if operator::mint(&record, &context)? {
+        let live = live.context("a mint was allowed without a live incarnation")?;
+        let label = format!("{} (generation {})", record.node, record.generation);
+        keys::note_ticket(tx, ticket, &label, now)?;
+        let seat = seats::insert(tx, live.id, ticket, &record)?;
+        let detail = format!("{label}, {}, until {}", record.role, record.expires);
+        events::note(tx, actor, &Event::of(What::Mint, seat, &detail), now)?;
+    }
+    Ok(())
+}
+
+/// Gives a node's newest unused ticket more time.
+pub(crate) fn extend(
+    tx: &Transaction<'_>,
+    node: &NodeName,
+    seconds: u32,
+    actor: &Actor,
+    now: Timestamp,
+) -> Result<Timestamp> {
+    let seat = choose(tx, node, |state| state == State::Issued)?;
+    let expires = operator::extend(&seat, seconds, now)?;
+    seats::set_expires(tx, seat.id, expires)?;
+    let detail = format!("{} until {expires}", seat.label());
+    events::note(tx, actor, &Event::of(What::Extend, seat.id, &detail), now)?;
+    Ok(rounded(expires))
+}
+
+/// Trusts a held node's key again. Idempotent.
+pub(crate) fn release(tx: &Transaction<'_>, node: &NodeName, actor: &Actor, now: Timestamp) -> Result<()> {
+    let seat = choose(tx, node, State::is_live)?;
+    let state = operator::release(&seat)?;
+    if state != seat.state {
+        seats::set_state(tx, seat.id, state, None)?;
+        events::note(tx, actor, &Event::of(What::Release, seat.id, &seat.label()), now)?;
+    }
+    Ok(())
+}
+
+/// Takes every right of a node away, of all its generations. Idempotent.
+pub(crate) fn revoke(tx: &Transaction<'_>, node: &NodeName, actor: &Actor, now: Timestamp) -> Result<()> {
+    let generations = seats::of_node(tx, node)?;
+    if generations.is_empty() {
+        return Err(operator::no_such_node(node).into());
+    }
+    let reason = format!("by {}", actor.who);
+    generations.iter().try_for_each(|seat| revoke_seat(tx, seat, &reason, actor, now))
+}
+
+/// Ends the live incarnation. Idempotent.
+pub(crate) fn end(tx: &Transaction<'_>, actor: &Actor, now: Timestamp) -> Result<()> {
+    let Some(live) = incarnations::live(tx)? else { return Ok(()) };
+    let reason = format!("incarnation {} of the cluster has ended", live.id);
+    for seat in seats::of_incarnation(tx, live.id)? {
+        revoke_seat(tx, &seat, &reason, actor, now)?;
+    }
+    incarnations::end(tx, now)?;
+    events::note(tx, actor, &Event::about_all(What::End, &reason), now)?;
+    Ok(())
+}
+
+fn revoke_seat(tx: &Transaction<'_>, seat: &Seat, reason: &str, actor: &Actor, now: Timestamp) -> Result<()> {
+    let state = operator::revoke(seat.state);
+    if state != seat.state {
+        seats::set_state(tx, seat.id, state, Some(reason))?;
+        let detail = format!("{}: {reason}", seat.label());
+        events::note(tx, actor, &Event::of(What::Revoke, seat.id, &detail), now)?;
+    }
+    Ok(())
+}
+
+/// A kubeconfig from the live incarnation's own client CA.
+pub(crate) fn kubeconfig(
+    tx: &Transaction<'_>,
+    server: Option<&ServerUrl>,
+    user: &KubeUser,
+    lifetime: u64,
+    actor: &Actor,
+    now: Timestamp,
+) -> Result<Secret> {
+    let live = live(tx)?;
+    let secrets = incarnations::secrets(tx)?.context("a live incarnation has no secrets")?;
+    let server = if let Some(server) = server {
+        server.clone()
+    } else {
+        let address = live.plan.first_server_address();
+        ServerUrl::new(address.host().parse().context("the first server's address")?, API_PORT)
+    };
+    let kubeconfig = secrets
+        .kubeconfig(live.plan.name(), &server, user, now, lifetime)
+        .map_err(|error| ApiError::new(ErrorClass::Format, format!("{error:#}")))?;
+    let detail = format!("for {user} at {server}, {lifetime} s");
+    events::note(tx, actor, &Event::about_all(What::Kubeconfig, &detail), now)?;
+    Ok(kubeconfig)
+}
+
+/// The newest generation that fits, else the newest there is: its state then
+/// says what is wrong.
+fn choose(tx: &Transaction<'_>, node: &NodeName, fits: impl Fn(State) -> bool) -> Result<Seat> {
+    let mut generations = seats::of_node(tx, node)?;
+    if generations.is_empty() {
+        return Err(operator::no_such_node(node).into());
+    }
+    let at = generations.iter().position(|seat| fits(seat.state)).unwrap_or(0);
+    Ok(generations.swap_remove(at))
+}

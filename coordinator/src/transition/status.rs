@@ -1,0 +1,110 @@
+//! What an operator sees.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result};
+use jiff::Timestamp;
+use kiln_protocol::admin::{
+    Alarm, ClusterStatus, LiveCluster, NodeStatus, RegistryState, Stranger, TicketStatus,
+};
+use kiln_protocol::{Fingerprint, NodeName, Role};
+use rusqlite::Transaction;
+
+use crate::registry::{Seat, State};
+use crate::store::{events, incarnations, reports, seats};
+
+/// The whole of it.
+pub(crate) fn status(
+    tx: &Transaction<'_>,
+    pin: Fingerprint,
+    strangers: Vec<Stranger>,
+    now: Timestamp,
+) -> Result<ClusterStatus> {
+    let mut status =
+        ClusterStatus { pin, at: now, live: None, nodes: Vec::new(), alarms: alarms(tx)?, strangers };
+    let Some(live) = incarnations::live(tx)? else { return Ok(status) };
+    let all = seats::of_incarnation(tx, live.id)?;
+    // Sorted by node, newest generation first.
+    let mut by_node: BTreeMap<&NodeName, &[Seat]> =
+        all.chunk_by(|a, b| a.node == b.node).map(|seats| (&seats[0].node, seats)).collect();
+    for node in live.plan.nodes() {
+        let generations = by_node.remove(&node.name).unwrap_or(&[]);
+        status.nodes.push(node_status(tx, &node.name, node.role, generations, now)?);
+    }
+    // Nodes that have left the file but still have a key.
+    for (name, generations) in by_node {
+        if let Some(seat) = generations.iter().find(|seat| seat.state.is_live()) {
+            status.nodes.push(node_status(tx, name, seat.role, generations, now)?);
+        }
+    }
+    status.live = Some(LiveCluster {
+        cluster: live.plan.name().clone(),
+        incarnation: live.id,
+        begun: live.begun,
+        k3s: live.plan.k3s().clone(),
+    });
+    Ok(status)
+}
+
+/// Of one node, from its generations, newest first.
+fn node_status(
+    tx: &Transaction<'_>,
+    name: &NodeName,
+    role: Role,
+    generations: &[Seat],
+    now: Timestamp,
+) -> Result<NodeStatus> {
+    let shown = generations.iter().find(|seat| seat.state.is_live()).or(generations.first());
+    let unused = generations.iter().find(|seat| seat.state == State::Issued);
+    let mut status = NodeStatus {
+        name: name.clone(),
+        role,
+        generation: 0,
+        next_generation: seats::newest_generation(tx, name)? + 1,
+        registry: RegistryState::Planned,
+        reason: None,
+        key: None,
+        bound: None,
+        passed_gate: None,
+        ready: None,
+        ticket: unused.map(|seat| TicketStatus {
+            ticket: seat.ticket,
+            generation: seat.generation,
+            expires: seat.expires,
+        }),
+        report: None,
+        steps: Vec::new(),
+        facts: None,
+        usage: None,
+        last_seen: None,
+    };
+    let Some(seat) = shown else { return Ok(status) };
+    status.generation = seat.generation;
+    status.registry = seat.registry_state(now);
+    status.reason.clone_from(&seat.reason);
+    status.key = seat.state.key();
+    (status.bound, status.passed_gate, status.ready) = (seat.bound, seat.passed, seat.ready);
+    status.facts = seats::facts(tx, seat.id)?;
+    if let Some(boot) = reports::newest(tx, seat.id)? {
+        status.report = Some(boot.report);
+        status.usage = boot.usage;
+        status.steps = boot.steps;
+        status.last_seen = Some(boot.seen);
+    }
+    Ok(status)
+}
+
+fn alarms(tx: &Transaction<'_>) -> Result<Vec<Alarm>> {
+    let open = events::open_alarms(tx)?;
+    open.into_iter()
+        .map(|alarm| {
+            let node: NodeName = alarm.node.parse().context("reading a stored name")?;
+            let message = format!(
+                "{}: compare the keys with the one on the machine's console, then: \
+                 coordinator release {node}, or coordinator revoke {node}",
+                alarm.detail
+            );
+            Ok(Alarm { at: alarm.at, node, message })
+        })
+        .collect()
+}
