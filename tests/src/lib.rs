@@ -5,9 +5,11 @@
 //! Everything expensive is made once and kept under `.cache/`, by the digest of
 //! what went into it; a test may be run alone and finds or makes what it needs.
 
+pub mod cluster;
 pub mod lab;
 pub mod leftovers;
 pub mod process;
 
+pub use cluster::Cluster;
 pub use lab::{Lab, lab};
 pub use process::{Outcome, run};

@@ -161,3 +161,18 @@ fn an_image_that_is_not_there_is_refused_before_anything_is_made() {
     run(command, SOON).code(2).says(&["nothing", "builder bake"]);
     assert_eq!(files_below(&home.path().join("state")), Vec::<PathBuf>::new());
 }
+
+#[test]
+fn a_port_that_is_taken() {
+    let home = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let mut init = lab().coordinator();
+    init.args(["init", "--state"]).arg(home.path().join("state"));
+    run(init, SOON).success();
+    let mut serve = lab().coordinator();
+    serve.args(["serve", "--listen", &address, "--state"]).arg(home.path().join("state"));
+    let outcome = run(serve, SOON);
+    assert!(!outcome.status.success(), "{outcome}");
+    outcome.says(&[&address, "in use", "--listen"]);
+}

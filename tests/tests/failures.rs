@@ -27,10 +27,14 @@ impl Place {
     }
 
     fn bake(&self, iso: &Path) -> Command {
+        self.bake_with(iso, "tcg", &self.path().join("cache"))
+    }
+
+    fn bake_with(&self, iso: &Path, accel: &str, cache: &Path) -> Command {
         let mut command = lab().builder();
-        command.args(["bake", "--version", kiln_tests::lab::VERSION, "--accel", "tcg", "--no-smoke"]);
+        command.args(["bake", "--version", kiln_tests::lab::VERSION, "--accel", accel, "--no-smoke"]);
         command.arg("--iso").arg(iso).arg("--k3s").arg(lab().k3s()).arg("--agent").arg(lab().agent());
-        command.arg("--out").arg(self.path().join("out")).arg("--cache").arg(self.path().join("cache"));
+        command.arg("--out").arg(self.path().join("out")).arg("--cache").arg(cache);
         command.env("XDG_STATE_HOME", self.path().join("state")).env("TMPDIR", self.path());
         command
     }
@@ -150,5 +154,49 @@ fn killed_without_a_word_and_then_collected() {
     let mut gc = lab().builder();
     gc.args(["gc", "--yes"]).env("XDG_STATE_HOME", place.path().join("state"));
     run(gc, Duration::from_secs(30)).success();
+    place.assert_clean();
+}
+
+#[test]
+fn a_full_disk() {
+    let place = Place::new();
+    // A filesystem of its own, too small for the installed system.
+    let small = place.path().join("small");
+    fs::create_dir(&small).unwrap();
+    let inner = place.bake_with(lab().media(), "tcg", &small.join("cache"));
+    let mut bake = Command::new("unshare");
+    bake.args(["--user", "--map-root-user", "--mount", "sh", "-c"]);
+    bake.arg("mount -t tmpfs -o size=250m small \"$0\" && exec \"$@\"").arg(&small);
+    bake.arg(inner.get_program()).args(inner.get_args());
+    bake.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    place.fails(bake, &["full"]);
+}
+
+#[test]
+fn a_kvm_under_which_guests_hang_is_noticed() {
+    if !Path::new("/dev/kvm").exists() {
+        // Then there is nothing to notice: auto takes TCG, as the others do.
+        return;
+    }
+    let place = Place::new();
+    let cache = place.path().join("cache");
+    let mut bake = start(place.bake_with(lab().media(), "auto", &cache));
+    // The installer's machine, after whatever was tried before it.
+    let installer = || {
+        kiln_tests::leftovers::processes_using(place.path())
+            .into_iter()
+            .find(|p| p.contains("qemu-system") && p.contains("org.fedoraproject.anaconda"))
+    };
+    wait_until(Duration::from_secs(120), || installer().is_some() || bake.ended()).expect("no installer was started");
+    let chosen = installer();
+    bake.signal("INT");
+    let outcome = bake.wait(Duration::from_secs(20)).code(130);
+    let chosen = chosen.unwrap_or_else(|| panic!("the bake ended before its installer\n{outcome}"));
+    if chosen.contains("tcg") {
+        let outcome = outcome.says(&["KVM", "TCG"]);
+        // Asked for by name it is an error, soon, and not a hang.
+        place.fails(place.bake_with(lab().media(), "kvm", &cache), &["--accel tcg"]);
+        drop(outcome);
+    }
     place.assert_clean();
 }

@@ -1,0 +1,90 @@
+//! Clusters of real virtual machines: up, again, reboot, down, up again; and
+//! what pulls the ground from under them meanwhile.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use kiln_tests::cluster::{JOIN, SOON};
+use kiln_tests::leftovers::files_below;
+use kiln_tests::process::{start, wait_until};
+use kiln_tests::{Cluster, run};
+
+/// Every file of a directory with its content, to see that nothing changed.
+fn secrets_below(path: &Path) -> Vec<(std::path::PathBuf, u32)> {
+    use std::os::unix::fs::MetadataExt;
+    files_below(path).into_iter().map(|f| (f.clone(), f.symlink_metadata().map_or(0, |m| m.mode() & 0o777))).collect()
+}
+
+#[test]
+fn from_up_to_down_and_once_more() {
+    let cluster = Cluster::new("life");
+    let up = run(cluster.up(), JOIN).success().says(&[&cluster.server, &cluster.agent, "ready", "kubeconfig"]);
+
+    // Nothing of it is for other users of this host, and no ticket is in a
+    // process list.
+    for (file, mode) in secrets_below(&cluster.state()) {
+        assert_eq!(mode & 0o007, 0, "{} is {mode:o}", file.display());
+    }
+    let (first, command) = cluster.machine(&cluster.agent).expect("the agent's machine runs");
+    assert!(!command.contains("kiln1."), "a ticket is in a command line: {command}");
+
+    // Again: nothing is made or restarted.
+    let again = run(cluster.up(), JOIN).success();
+    assert_eq!(cluster.machine(&cluster.agent).map(|(pid, _)| pid), Some(first), "{up}\n{again}");
+
+    // No coordinator runs now, and the agent node comes back without one.
+    let status = cluster.status().to_string();
+    assert!(status.contains("ready"), "{status}");
+    let mut reboot = cluster.call("reboot");
+    reboot.arg(&cluster.agent);
+    run(reboot, JOIN).success();
+
+    cluster.down();
+    cluster.down().says(&["nothing"]);
+
+    // A new life under the same names.
+    run(cluster.up(), JOIN).success();
+    assert_ne!(cluster.machine(&cluster.agent).map(|(pid, _)| pid), Some(first));
+    cluster.down();
+}
+
+#[test]
+fn a_coordinator_that_dies_during_first_boot_and_returns() {
+    let cluster = Cluster::new("orphans");
+    let mut up = start(cluster.up());
+    // Both machines are switched on, neither has enrolled: kill -9.
+    let on = || cluster.machine(&cluster.server).is_some() && cluster.machine(&cluster.agent).is_some();
+    wait_until(JOIN, || on() || up.ended()).expect("the machines were not started");
+    up.signal("KILL");
+    assert_eq!(up.wait(SOON).status.code(), None);
+
+    // The nodes boot, look for their coordinator, and say so on the console.
+    let looking = || cluster.console(&cluster.agent).contains("kiln: [enrol]");
+    wait_until(JOIN, looking).unwrap_or_else(|_| panic!("{}", cluster.console(&cluster.agent)));
+
+    // The next `up` finds what there is and finishes it.
+    let before = cluster.machine(&cluster.agent).map(|(pid, _)| pid);
+    run(cluster.up(), JOIN).success();
+    assert_eq!(cluster.machine(&cluster.agent).map(|(pid, _)| pid), before, "the machine was started anew");
+    cluster.down();
+}
+
+#[test]
+fn a_power_cut_during_first_boot() {
+    let cluster = Cluster::new("dark");
+    let mut command = cluster.up();
+    command.arg("--keep");
+    let mut up = start(command);
+    // The node has made its key and is on its way in: the power goes.
+    let under_way = || cluster.console(&cluster.agent).contains("kiln: [enrol]");
+    wait_until(JOIN, || under_way() || up.ended()).expect("the agent node did not get to enrolment");
+    let (machine, _) = cluster.machine(&cluster.agent).expect("the machine runs");
+    assert!(Command::new("kill").args(["-KILL", &machine.to_string()]).status().unwrap().success());
+
+    // That is said, soon, and not waited out.
+    up.wait(Duration::from_secs(120)).code(1).says(&[&cluster.agent]);
+    // Switched on again it goes on where it was: same key, same ticket.
+    run(cluster.up(), JOIN).success();
+    cluster.down();
+}
