@@ -1,1 +1,4 @@
 //! The bake: `inputs -> os -> node -> pack -> smoke`.
+
+pub mod kickstart;
+pub mod lock;

@@ -1,1 +1,0 @@
-//! What is being done, for people and as JSON lines.
