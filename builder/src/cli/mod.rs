@@ -2,6 +2,7 @@
 
 mod down;
 mod gc;
+mod kickstart;
 mod reboot;
 mod status;
 mod up;
@@ -35,6 +36,8 @@ enum Command {
     Status(status::Args),
     /// Restart a node and see it come back, with no coordinator running.
     Reboot(reboot::Args),
+    /// Print a stage's kickstart as a bake would run it.
+    Kickstart(kickstart::Args),
     /// Find and remove what killed runs left: VMs, overlays, temporary files.
     Gc(gc::Args),
 }
@@ -75,6 +78,7 @@ async fn dispatch(command: Command) -> Result<()> {
         Command::Down(args) => or_interrupted(down::run(args)).await,
         Command::Status(args) => or_interrupted(status::run(args)).await,
         Command::Reboot(args) => or_interrupted(reboot::run(args)).await,
+        Command::Kickstart(args) => kickstart::run(&args),
         Command::Gc(args) => or_interrupted(async { gc::run(&args) }).await,
     }
 }
