@@ -9,6 +9,7 @@
 //! | [`cluster`] | bringing a cluster up and down |
 //! | [`provider`] | where nodes live |
 //! | [`machine`] | a machine to install on or to run: QEMU |
+//! | [`diagnose`] | what a bake's logs, marks and machine events say about why it failed |
 //! | [`progress`] | what is being done, for people and as JSON lines |
 //! | [`failure`] | how a run fails: exit codes, and what a bake's logs say |
 //! | [`run`] | run records, so that nothing a run made is ever lost |
@@ -16,6 +17,7 @@
 pub mod bake;
 pub mod cli;
 pub mod cluster;
+pub mod diagnose;
 pub mod failure;
 pub mod image;
 pub mod inputs;

@@ -1,0 +1,1 @@
+//! Whatever a machine writes, and however it is cut.

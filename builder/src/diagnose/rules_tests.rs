@@ -1,0 +1,1 @@
+//! What counts, what does not, and what explains what.
