@@ -7,6 +7,7 @@ pub(crate) fn node_status(name: &str) -> NodeStatus {
         name: name.parse().unwrap(),
         role: Role::Agent,
         generation: 1,
+        next_generation: 2,
         registry: RegistryState::Issued,
         reason: None,
         key: None,

@@ -91,7 +91,8 @@ impl Machine<'_> {
             if status.status == qapi::qmp::RunState::prelaunch {
                 vm.qmp().run(qapi::qmp::cont {}).await?;
             }
-            return Ok(self.state().await.0);
+            // One connection at a time is all that QEMU's monitor serves.
+            return Ok(state_of(&vm).await.0);
         }
         let starting = || format!("starting node {}", self.node.node);
         let last = PowerFile::read(self.dir).map(|power| power.accel);
@@ -157,24 +158,27 @@ impl Machine<'_> {
 
     /// Whether it runs; why not, where that is known.
     pub(super) async fn state(&self) -> (PowerState, Option<String>) {
-        use qapi::qmp::RunState;
-        let vm = match self.attach().await {
-            Ok(Some(vm)) => vm,
-            Ok(None) => return (PowerState::Off, None),
+        match self.attach().await {
+            Ok(Some(vm)) => state_of(&vm).await,
+            Ok(None) => (PowerState::Off, None),
             // The process is there; what it is up to shows soon.
-            Err(_) => return (PowerState::Running, None),
-        };
-        let Ok(status) = vm.qmp().run(qapi::qmp::query_status {}).await else {
-            return (PowerState::Running, None);
-        };
-        let stopped = |why: &str| (PowerState::Stopped, Some(why.to_owned()));
-        match status.status {
-            RunState::io_error => stopped("this machine's disk is full or broken (QEMU stopped the node)"),
-            RunState::guest_panicked => stopped("the node's kernel panicked"),
-            RunState::internal_error => stopped("QEMU reports an internal error"),
-            RunState::paused | RunState::prelaunch => stopped("it is paused"),
-            _ => (PowerState::Running, None),
+            Err(_) => (PowerState::Running, None),
         }
+    }
+}
+
+async fn state_of(vm: &Vm) -> (PowerState, Option<String>) {
+    use qapi::qmp::RunState;
+    let Ok(status) = vm.qmp().run(qapi::qmp::query_status {}).await else {
+        return (PowerState::Running, None);
+    };
+    let stopped = |why: &str| (PowerState::Stopped, Some(why.to_owned()));
+    match status.status {
+        RunState::io_error => stopped("this machine's disk is full or broken (QEMU stopped the node)"),
+        RunState::guest_panicked => stopped("the node's kernel panicked"),
+        RunState::internal_error => stopped("QEMU reports an internal error"),
+        RunState::paused | RunState::prelaunch => stopped("it is paused"),
+        _ => (PowerState::Running, None),
     }
 }
 

@@ -143,7 +143,7 @@ impl Qemu {
     ) -> Result<Ensured> {
         let dir = self.node_dir(&spec.cluster, &spec.node);
         let made = layout::ensure_dir(&dir, record, |new| {
-            let api_port = if spec.api { Some(self.choose_api_port(spec)?) } else { None };
+            let api_port = if spec.api { Some(self.choose_api_port(record, spec)?) } else { None };
             NodeFile { spec: spec.clone(), api_port }.write(new)
         })?;
         let node = NodeRef { cluster: spec.cluster.clone(), node: spec.node.clone() };
@@ -171,7 +171,7 @@ impl Qemu {
         })
     }
 
-    fn choose_api_port(&self, spec: &NodeSpec) -> Result<u16> {
+    fn choose_api_port(&self, record: &Record, spec: &NodeSpec) -> Result<u16> {
         // Ports of nodes that are off are free only to look at.
         let taken: Vec<u16> = std::fs::read_dir(&self.clusters)
             .into_iter()
@@ -180,7 +180,7 @@ impl Qemu {
             .flat_map(|cluster| layout::places(&cluster.path()).unwrap_or_default())
             .filter_map(|(dir, _)| NodeFile::read(&dir).ok()?.api_port)
             .collect();
-        ports::free_tcp(&format!("{}/{}", spec.cluster, spec.node), &taken)
+        ports::free_tcp(&format!("{}/{}/{}", record.owner, spec.cluster, spec.node), &taken)
     }
 
     pub(super) async fn power(&self, node: &NodeRef, want: Power) -> Result<PowerState> {
