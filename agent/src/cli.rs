@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::install;
+use crate::{install, progress, run};
 
 /// The only Kiln program that runs on a node.
 #[derive(Debug, Parser)]
@@ -32,6 +32,14 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Take this machine from its first boot to a ready node (a systemd service)
+    Run,
+    /// Show how far this machine is on its way to being a node
+    Status {
+        /// Print JSON instead of a table
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 impl Cli {
@@ -39,6 +47,11 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         let result = match self.command {
             Command::Install { root, payload, json } => install::command(&root, &payload, json),
+            Command::Run => {
+                log_to_journal();
+                run::command()
+            }
+            Command::Status { json } => progress::command(json),
         };
         result.unwrap_or_else(|error| {
             // One line, causes joined by colons: a kickstart script passes the
@@ -47,4 +60,15 @@ impl Cli {
             ExitCode::FAILURE
         })
     }
+}
+
+/// systemd adds the time and the unit; colours would only be in the way.
+fn log_to_journal() {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .without_time()
+        .with_target(false)
+        .with_max_level(tracing::Level::INFO)
+        .init();
 }

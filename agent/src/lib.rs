@@ -4,13 +4,30 @@
 //! |---|---|
 //! | [`cli`] | the command line |
 //! | [`install`] | putting agent, units and k3s onto a root filesystem, and sealing it |
+//! | [`run`] | the way from a first boot to a ready node |
+//! | [`seed`] | where a ticket and first settings are found |
+//! | `identity`, `client`, `retry` | the node's key, requests to the coordinator, waits |
+//! | `apply` | making the host what the configuration says |
+//! | [`host`], `systemd` | what is done to the machine other than writing files |
+//! | [`progress`] | telling how far the node is |
 //! | [`root`] | a directory taken for `/`, and durable writes in it |
 
+mod apply;
 pub mod cli;
+mod client;
+mod clock;
+mod facts;
+pub mod host;
+mod identity;
 pub mod install;
 mod os_release;
 mod process;
+pub mod progress;
+pub mod retry;
 pub mod root;
+pub mod run;
+pub mod seed;
+mod systemd;
 
 #[cfg(test)]
 mod testing {

@@ -3,6 +3,7 @@
 
 use std::ffi::OsStr;
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
@@ -25,6 +26,18 @@ pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
 /// with a secret on their command line: an error repeats it.
 pub(crate) fn run(command: &mut Command) -> Result<String> {
     let output = command.output().with_context(|| format!("starting {}", shown(command)))?;
+    checked(command, &output)
+}
+
+/// Runs a command without holding anything else up; kills it when its time
+/// is over.
+pub(crate) async fn run_within(command: Command, time: Duration) -> Result<String> {
+    let mut running = tokio::process::Command::from(command);
+    let ended = tokio::time::timeout(time, running.kill_on_drop(true).output()).await;
+    let command = running.as_std();
+    let output = ended
+        .with_context(|| format!("{} did not end within {} s", shown(command), time.as_secs()))?
+        .with_context(|| format!("starting {}", shown(command)))?;
     checked(command, &output)
 }
 
@@ -63,6 +76,17 @@ mod tests {
         );
         let missing = run(&mut command("/no/such/program")).unwrap_err();
         assert!(format!("{missing:#}").contains("/no/such/program"));
+    }
+
+    #[tokio::test]
+    async fn a_command_is_ended_when_its_time_is_over() {
+        let mut slow = command("sleep");
+        slow.arg("60");
+        let error = run_within(slow, Duration::from_millis(20)).await.unwrap_err().to_string();
+        assert!(error.contains("sleep 60 did not end"), "{error}");
+        let mut quick = command("echo");
+        quick.arg("x");
+        assert_eq!(run_within(quick, Duration::from_secs(10)).await.unwrap(), "x\n");
     }
 
     #[test]

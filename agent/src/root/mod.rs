@@ -184,6 +184,14 @@ impl Root {
         sync_dir(&parent).with_context(making)
     }
 
+    /// Gives a directory to a user.
+    pub(crate) fn own(&self, path: &Path, uid: u32, gid: u32) -> Result<()> {
+        let (parent, name) = self.existing_parent(path)?;
+        let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
+        rustix::fs::chownat(&parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+            .with_context(|| format!("changing the owner of {}", self.shown(path)))
+    }
+
     /// Gives a file exactly this content and access; says whether that
     /// changed anything. A symlink in its place is replaced, not followed.
     pub(crate) fn put(&self, path: impl AsRef<Path>, access: Access, bytes: &[u8]) -> Result<bool> {

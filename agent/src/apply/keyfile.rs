@@ -1,0 +1,161 @@
+//! NetworkManager keyfiles: one per network card with static addresses.
+//!
+//! Format: NetworkManager.conf(5), nm-settings-keyfile(5). A card is known by
+//! its MAC address, not by a name that may change from boot to boot.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use kiln_protocol::names::MacAddr;
+use kiln_protocol::seed::StaticAddress;
+use sha2::{Digest as _, Sha256};
+
+/// Where NetworkManager looks for them.
+pub(crate) const DIR: &str = "/etc/NetworkManager/system-connections";
+/// Above the profiles an installer or NetworkManager itself makes (0 and less).
+const PRIORITY: u32 = 100;
+
+/// All static addresses of one card.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Profile {
+    pub(crate) mac: MacAddr,
+    addresses: Vec<IpNet>,
+    gateways: Vec<IpAddr>,
+    nameservers: Vec<IpAddr>,
+}
+
+impl Profile {
+    /// One profile per card; each address must have found its card.
+    pub(crate) fn of(addresses: &[(MacAddr, StaticAddress)]) -> Vec<Self> {
+        let mut cards: BTreeMap<MacAddr, Self> = BTreeMap::new();
+        for (mac, wanted) in addresses {
+            let card = cards.entry(*mac).or_insert_with(|| Self {
+                mac: *mac,
+                addresses: Vec::new(),
+                gateways: Vec::new(),
+                nameservers: Vec::new(),
+            });
+            card.addresses.push(wanted.address);
+            card.gateways.extend(wanted.gateway);
+            card.nameservers.extend(&wanted.nameservers);
+        }
+        cards.into_values().collect()
+    }
+
+    /// The addresses the card is to have.
+    pub(crate) fn hosts(&self) -> impl Iterator<Item = IpAddr> {
+        self.addresses.iter().map(IpNet::addr)
+    }
+
+    fn name(&self) -> String {
+        format!("kiln-{}", self.mac.to_string().replace(':', ""))
+    }
+
+    /// The file's path.
+    pub(crate) fn path(&self) -> String {
+        format!("{DIR}/{}.nmconnection", self.name())
+    }
+
+    /// Names the profile on D-Bus; always the same for a card (RFC 9562's
+    /// version 8, which leaves the making to us).
+    pub(crate) fn uuid(&self) -> String {
+        let digest = Sha256::digest(format!("kiln/1 connection {}", self.mac));
+        let mut bytes: [u8; 16] = digest[..16].try_into().expect("SHA-256 is longer than a uuid");
+        bytes[6] = bytes[6] & 0x0f | 0x80;
+        bytes[8] = bytes[8] & 0x3f | 0x80;
+        let hex = bytes.iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
+        format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+    }
+
+    /// The file's content.
+    pub(crate) fn text(&self) -> String {
+        let (name, uuid, mac) = (self.name(), self.uuid(), self.mac);
+        let mut text = format!(
+            "# Written by the Kiln agent.\n\
+             [connection]\nid={name}\nuuid={uuid}\ntype=ethernet\nautoconnect-priority={PRIORITY}\n\n\
+             [ethernet]\nmac-address={mac}\n"
+        );
+        for (section, v4) in [("ipv4", true), ("ipv6", false)] {
+            let _ = write!(text, "\n[{section}]\n{}", self.family(v4));
+        }
+        text
+    }
+
+    fn family(&self, v4: bool) -> String {
+        let mut addresses = self.addresses.iter().filter(|net| net.addr().is_ipv4() == v4).peekable();
+        if addresses.peek().is_none() {
+            // IPv6 is left to the network, as on a card without a profile. A
+            // card with IPv6 addresses alone should not wait for DHCP.
+            return format!("method={}\n", if v4 { "disabled" } else { "auto" });
+        }
+        let mut text = "method=manual\n".to_owned();
+        for (number, address) in addresses.enumerate() {
+            let _ = writeln!(text, "address{}={address}", number + 1);
+        }
+        if let Some(gateway) = self.gateways.iter().find(|gateway| gateway.is_ipv4() == v4) {
+            let _ = writeln!(text, "gateway={gateway}");
+        }
+        let servers: Vec<String> =
+            self.nameservers.iter().filter(|ip| ip.is_ipv4() == v4).map(|ip| format!("{ip};")).collect();
+        if !servers.is_empty() {
+            let _ = writeln!(text, "dns={}", servers.concat());
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted(address: &str, gateway: Option<&str>, nameservers: &[&str]) -> (MacAddr, StaticAddress) {
+        let mac = "52:54:00:00:00:02".parse().unwrap();
+        let address = StaticAddress {
+            mac: Some(mac),
+            address: address.parse().unwrap(),
+            gateway: gateway.map(|gateway| gateway.parse().unwrap()),
+            nameservers: nameservers.iter().map(|ip| ip.parse().unwrap()).collect(),
+        };
+        (mac, address)
+    }
+
+    #[test]
+    fn a_static_address_becomes_a_profile_of_its_card() {
+        let profiles =
+            Profile::of(&[wanted("10.23.45.31/24", Some("10.23.45.1"), &["10.23.45.1", "9.9.9.9"])]);
+        let [profile] = profiles.as_slice() else { panic!("{profiles:?}") };
+        assert_eq!(profile.path(), "/etc/NetworkManager/system-connections/kiln-525400000002.nmconnection");
+        assert_eq!(
+            profile.text(),
+            "# Written by the Kiln agent.\n\
+             [connection]\nid=kiln-525400000002\nuuid=161c7957-18b8-8923-a22b-498d4f2fd629\ntype=ethernet\n\
+             autoconnect-priority=100\n\n\
+             [ethernet]\nmac-address=52:54:00:00:00:02\n\n\
+             [ipv4]\nmethod=manual\naddress1=10.23.45.31/24\ngateway=10.23.45.1\ndns=10.23.45.1;9.9.9.9;\n\n\
+             [ipv6]\nmethod=auto\n"
+        );
+    }
+
+    #[test]
+    fn both_families_of_a_card_share_a_profile() {
+        let profiles = Profile::of(&[
+            wanted("10.23.45.31/24", None, &[]),
+            wanted("fd00::31/64", Some("fd00::1"), &["fd00::53"]),
+        ]);
+        assert_eq!(profiles.len(), 1);
+        let text = profiles[0].text();
+        assert!(text.contains("[ipv4]\nmethod=manual\naddress1=10.23.45.31/24\n\n"), "{text}");
+        assert!(
+            text.ends_with("[ipv6]\nmethod=manual\naddress1=fd00::31/64\ngateway=fd00::1\ndns=fd00::53;\n"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_card_with_ipv6_alone_does_not_wait_for_dhcp() {
+        let text = Profile::of(&[wanted("fd00::31/64", None, &[])])[0].text();
+        assert!(text.contains("[ipv4]\nmethod=disabled\n"), "{text}");
+    }
+}

@@ -1,0 +1,17 @@
+//! Making a host what it is told to be. Each module takes wanted state, looks
+//! at what is there and changes only what differs.
+//!
+//! | module | what it settles |
+//! |---|---|
+//! | [`hostname`] | `/etc/hostname` and the kernel's host name |
+//! | [`network`] | static addresses, through NetworkManager |
+//! | [`users`] | logins and their ssh keys |
+//! | [`k3s`] | every file k3s must find at its first start |
+//! | [`labels`] | SELinux labels of what was written |
+
+pub(crate) mod hostname;
+pub(crate) mod k3s;
+pub(crate) mod keyfile;
+pub(crate) mod labels;
+pub(crate) mod network;
+pub(crate) mod users;

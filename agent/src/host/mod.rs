@@ -1,0 +1,176 @@
+//! What the agent does to the machine it runs on, other than writing files.
+//!
+//! [`Host`] is the seam between the state machine and the system: the tests
+//! have one that remembers what it was asked for.
+
+mod ping;
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use kiln_protocol::names::K3sVersion;
+use kiln_protocol::seed::{SshUser, StaticAddress};
+use kiln_protocol::{NodeName, Role};
+use tokio::sync::OnceCell;
+
+use crate::apply::{self, hostname, labels, network, users};
+use crate::facts;
+use crate::process;
+use crate::root::Root;
+use crate::seed::{self, Credentials, NoCloud, Search, Source};
+use crate::systemd::{Systemd, Verdict, last_words};
+
+const K3S: &str = "/usr/local/bin/k3s";
+/// k3s unpacks itself at its first call.
+const VERSION_DEADLINE: Duration = Duration::from_secs(60);
+
+/// How k3s is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Health {
+    /// It answers.
+    Ready,
+    /// Not yet; with what is missing.
+    Waiting(String),
+    /// It failed, and systemd may be trying again; with the reason.
+    Down(String),
+}
+
+/// The machine.
+#[expect(async_fn_in_trait, reason = "everything runs on one thread, so no future has to be Send")]
+pub trait Host {
+    /// Looks for a seed once.
+    fn find_seed(&self) -> Search;
+    /// Gives the running kernel a host name.
+    fn set_hostname(&self, name: &NodeName) -> Result<()>;
+    /// Gives cards static addresses; returns once they have them.
+    async fn set_addresses(&self, wanted: &[StaticAddress]) -> Result<()>;
+    /// Every address and its interface.
+    fn addresses(&self) -> Vec<(String, IpAddr)>;
+    /// Makes a login.
+    fn add_user(&self, user: &SshUser) -> Result<()>;
+    /// Whether SELinux is on.
+    fn selinux(&self) -> bool;
+    /// Gives what was written below these paths its SELinux label.
+    fn label(&self, paths: &[PathBuf]);
+    /// The k3s that is installed.
+    async fn k3s_version(&self) -> Result<K3sVersion>;
+    /// Queues the start of k3s.
+    async fn start_k3s(&self, role: Role) -> Result<()>;
+    /// Looks at k3s once.
+    async fn k3s_health(&self, role: Role) -> Result<Health>;
+    /// Returns when k3s may have changed, or after `at_most`.
+    async fn k3s_changed(&self, role: Role, at_most: Duration);
+    /// Makes k3s start with the system.
+    async fn enable_k3s(&self, role: Role) -> Result<()>;
+}
+
+/// This machine, with systemd, NetworkManager and k3s.
+#[derive(Debug)]
+pub struct ThisMachine<'a> {
+    root: &'a Root,
+    seeds: Vec<Box<dyn Source>>,
+    bus: OnceCell<zbus::Connection>,
+    systemd: OnceCell<Systemd>,
+}
+
+impl<'a> ThisMachine<'a> {
+    /// `root` is `/`.
+    pub fn new(root: &'a Root) -> Self {
+        Self {
+            root,
+            seeds: vec![Box::new(Credentials::default()), Box::new(NoCloud::default())],
+            bus: OnceCell::new(),
+            systemd: OnceCell::new(),
+        }
+    }
+
+    async fn bus(&self) -> Result<&zbus::Connection> {
+        let connect = || async { zbus::Connection::system().await.context("connecting to the system bus") };
+        self.bus.get_or_try_init(connect).await
+    }
+
+    async fn systemd(&self) -> Result<&Systemd> {
+        let connect = || async { Systemd::connect(self.bus().await?).await };
+        self.systemd.get_or_try_init(connect).await
+    }
+}
+
+impl Host for ThisMachine<'_> {
+    fn find_seed(&self) -> Search {
+        seed::search(&self.seeds)
+    }
+
+    fn set_hostname(&self, name: &NodeName) -> Result<()> {
+        hostname::set(name)
+    }
+
+    async fn set_addresses(&self, wanted: &[StaticAddress]) -> Result<()> {
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        network::apply(self.root, self.bus().await?, wanted).await
+    }
+
+    fn addresses(&self) -> Vec<(String, IpAddr)> {
+        facts::addresses()
+    }
+
+    fn add_user(&self, user: &SshUser) -> Result<()> {
+        let written = users::apply(user)?;
+        self.label(&[written]);
+        Ok(())
+    }
+
+    fn selinux(&self) -> bool {
+        labels::selinux_is_on(self.root)
+    }
+
+    fn label(&self, paths: &[PathBuf]) {
+        labels::restore(self.root, paths);
+    }
+
+    async fn k3s_version(&self) -> Result<K3sVersion> {
+        let mut command = process::command(K3S);
+        command.arg("--version");
+        let text =
+            process::run_within(command, VERSION_DEADLINE).await.context("asking k3s for its version")?;
+        apply::k3s::version_in(&text).with_context(|| {
+            format!("k3s does not tell its version: {:?}", text.lines().next().unwrap_or(""))
+        })
+    }
+
+    async fn start_k3s(&self, role: Role) -> Result<()> {
+        self.systemd().await?.start(apply::k3s::unit(role)).await
+    }
+
+    async fn k3s_health(&self, role: Role) -> Result<Health> {
+        let unit = apply::k3s::unit(role);
+        let state = self.systemd().await?.state(unit).await?;
+        Ok(match (state.verdict(), role) {
+            (Verdict::Starting, _) => Health::Waiting(format!("{unit} is starting")),
+            (Verdict::Down(reason), _) => {
+                Health::Down(format!("{unit} is down: {reason}; its log ends: {}", last_words(unit).await))
+            }
+            (Verdict::Up, Role::Agent) => Health::Ready,
+            (Verdict::Up, Role::Server) => match ping::ping(self.root).await {
+                Ok(()) => Health::Ready,
+                Err(error) => Health::Waiting(format!("k3s does not answer yet: {error:#}")),
+            },
+        })
+    }
+
+    async fn k3s_changed(&self, role: Role, at_most: Duration) {
+        match self.systemd().await {
+            Ok(systemd) => systemd.changed(apply::k3s::unit(role), at_most).await,
+            Err(_) => tokio::time::sleep(at_most).await,
+        }
+    }
+
+    async fn enable_k3s(&self, role: Role) -> Result<()> {
+        self.systemd().await?.enable(apply::k3s::unit(role)).await?;
+        // systemd makes the link and does not sync it.
+        self.root.sync(&["/etc"])
+    }
+}

@@ -1,0 +1,132 @@
+//! Telling how far the node is: to the journal, to the serial console, to
+//! `agent status`, and to the coordinator as soon as it can be reached.
+//!
+//! Telling never holds anything up and never fails: what cannot be told is
+//! logged at most.
+
+mod console;
+mod queue;
+mod sender;
+pub(crate) mod status;
+
+use std::cell::{Cell, RefCell};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use kiln_protocol::ApiError;
+use kiln_protocol::api::{Facts, Report, Step, StepState};
+
+pub use console::Console;
+pub(crate) use sender::{Link, Until, deliver};
+use status::Status;
+
+use crate::clock;
+use crate::root::Root;
+use crate::run::state::State;
+use queue::Queue;
+
+/// The same thing is said again only after this long.
+const AGAIN: Duration = Duration::from_secs(60);
+
+/// Runs `agent status`.
+pub fn command(json: bool) -> Result<ExitCode> {
+    let status = Status::read(&Root::open("/".as_ref())?)?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&status).context("writing the status as JSON")?);
+    } else {
+        print!("{status}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Where everything is told.
+#[derive(Debug)]
+pub(crate) struct Progress<'a> {
+    root: &'a Root,
+    console: &'a Console,
+    boot_id: String,
+    sequence: Cell<u64>,
+    told: Cell<Option<Instant>>,
+    status: RefCell<Status>,
+    pub(crate) queue: Queue,
+}
+
+impl<'a> Progress<'a> {
+    pub(crate) fn new(root: &'a Root, console: &'a Console) -> Self {
+        Self {
+            root,
+            console,
+            boot_id: clock::boot_id(),
+            sequence: Cell::new(0),
+            told: Cell::new(None),
+            status: RefCell::new(Status::default()),
+            queue: Queue::default(),
+        }
+    }
+
+    /// Takes over what a state knows about the node.
+    pub(crate) fn identify(&self, state: &State) {
+        self.status.borrow_mut().identify(state);
+        self.write_status();
+    }
+
+    /// The step is under way; `detail` says what is waited for.
+    pub(crate) fn running(&self, step: Step, detail: &str) {
+        let state = StepState::Running { detail: Some(detail.to_owned()) };
+        self.tell(step, state, detail, None);
+    }
+
+    /// The step is finished; `note` says with what result.
+    pub(crate) fn done(&self, step: Step, note: &str, facts: Facts) {
+        self.tell(step, StepState::Done, note, Some(facts));
+    }
+
+    /// The step failed this time and is tried again after `wait`.
+    pub(crate) fn failed(&self, step: Step, error: &ApiError, wait: Duration) {
+        let line = format!("{error}; trying again in {} s", wait.as_secs().max(1));
+        self.tell(step, StepState::Failed { error: error.clone() }, &line, None);
+    }
+
+    /// The step is not gone on with until an operator has done something.
+    pub(crate) fn refused(&self, step: Step, error: &ApiError) {
+        self.tell(step, StepState::Failed { error: error.clone() }, &error.to_string(), None);
+    }
+
+    fn tell(&self, step: Step, state: StepState, line: &str, facts: Option<Facts>) {
+        let now = Instant::now();
+        let said_before = self.status.borrow().state_of(step) == Some(&state);
+        if said_before && self.told.get().is_some_and(|told| now.duration_since(told) < AGAIN) {
+            return;
+        }
+        self.told.set(Some(now));
+        if matches!(state, StepState::Failed { .. }) {
+            tracing::warn!("[{step}] {line}");
+        } else {
+            tracing::info!("[{step}] {line}");
+        }
+        self.console.line(&format!("kiln: [{step}] {line}"));
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Status(&format!("[{step}] {line}"))]);
+        let uptime_ms = clock::uptime_ms();
+        self.status.borrow_mut().set(step, state.clone(), uptime_ms);
+        self.write_status();
+        self.sequence.set(self.sequence.get() + 1);
+        self.queue.push(Report {
+            boot_id: self.boot_id.clone(),
+            sequence: self.sequence.get(),
+            uptime_ms,
+            step,
+            state,
+            facts,
+            usage: clock::usage(),
+        });
+    }
+
+    fn write_status(&self) {
+        let mut status = self.status.borrow_mut();
+        status.usage = clock::usage();
+        if let Err(error) = status.write(self.root) {
+            tracing::debug!("{error:#}");
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! Does what each state asks for until the node is ready.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::Result;
+use kiln_protocol::ApiError;
+use kiln_protocol::api::Step;
+use kiln_protocol::error::ErrorClass;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::state::{Event, State};
+use super::store;
+use crate::client::Client;
+use crate::facts;
+use crate::host::{Health, Host};
+use crate::identity;
+use crate::progress::{Console, Link, Progress, Until, deliver};
+use crate::retry::{Backoff, Failure, Pace, random};
+use crate::root::Root;
+
+/// After a later boot, an absent coordinator is told "ready" for this long.
+const LATER_BOOT_REPORT: Duration = Duration::from_secs(600);
+/// Looks at something on this host become rarer, down to one in so many.
+const RAREST_LOOK: u32 = 10;
+/// Looks of one length before the next becomes longer.
+const LOOKS_ALIKE: u32 = 60;
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The node is ready, and that is reported if the coordinator is there.
+    Ready,
+    /// This disk was copied from another machine; its key was not used.
+    Cloned,
+}
+
+/// A node on its way.
+#[derive(Debug)]
+pub struct Node<'a, H> {
+    pub(super) root: &'a Root,
+    pub(super) host: &'a H,
+    pub(super) pace: Pace,
+    pub(super) progress: Progress<'a>,
+    pub(super) link: Link,
+    client: RefCell<Option<Rc<Client>>>,
+    /// Whether sources are to be asked for another seed before enrolling.
+    pub(super) look_for_seed: Cell<bool>,
+}
+
+impl<'a, H: Host> Node<'a, H> {
+    /// A node whose files are in `root` and whose machine is `host`.
+    pub fn new(root: &'a Root, host: &'a H, console: &'a Console, pace: Pace) -> Self {
+        Self {
+            root,
+            host,
+            pace,
+            progress: Progress::new(root, console),
+            link: Link::default(),
+            client: RefCell::default(),
+            look_for_seed: Cell::new(true),
+        }
+    }
+
+    /// Reads the state that an earlier run left.
+    pub fn load(root: &Root) -> Result<State> {
+        store::load(root)
+    }
+
+    /// Goes on from `state` until the node is ready, however long that takes.
+    pub async fn run(&self, state: State) -> Result<Outcome> {
+        if self.is_cloned(&state) {
+            return Ok(Outcome::Cloned);
+        }
+        let later_boot = matches!(state, State::Ready { .. });
+        let queue = &self.progress.queue;
+        tokio::select! {
+            result = self.drive(state) => result?,
+            () = deliver(queue, &self.link, self.pace, Until::Never) => {}
+        }
+        let rest = deliver(queue, &self.link, self.pace, Until::Empty);
+        if later_boot {
+            let _ = timeout(LATER_BOOT_REPORT, rest).await;
+        } else {
+            rest.await;
+        }
+        Ok(Outcome::Ready)
+    }
+
+    async fn drive(&self, mut state: State) -> Result<()> {
+        let mut backoff = Backoff::new(self.pace);
+        self.progress.identify(&state);
+        loop {
+            let step = state.step();
+            match self.step(&state).await {
+                Ok(None) => return Ok(()),
+                Ok(Some((event, note))) => {
+                    let next = state.clone().after(event)?;
+                    match store::save(self.root, &next) {
+                        Ok(()) => {
+                            backoff = Backoff::new(self.pace);
+                            self.progress.identify(&next);
+                            if next.step() > step {
+                                self.progress.done(step, &note, facts::collect(self.root));
+                            }
+                            state = next;
+                        }
+                        Err(error) => self.wait(step, &Failure::local(&error), &mut backoff).await,
+                    }
+                }
+                Err(failure) => {
+                    // Whatever an operator cures may be cured by another seed.
+                    self.look_for_seed.set(failure.error.class.needs_operator());
+                    self.wait(step, &failure, &mut backoff).await;
+                }
+            }
+        }
+    }
+
+    async fn wait(&self, step: Step, failure: &Failure, backoff: &mut Backoff) {
+        let wait = backoff.after(failure, random());
+        self.progress.failed(step, &failure.error, wait);
+        sleep(wait).await;
+    }
+
+    /// Does what a state asks for. Returns what came of it and a word for
+    /// people, or nothing once there is nothing left to do.
+    async fn step(&self, state: &State) -> Result<Option<(Event, String)>, Failure> {
+        let (event, note) = match state {
+            State::Seed => self.seed().await?,
+            State::Key { .. } => self.key()?,
+            State::Enrol { seed, me } => self.enrol(&seed.0, me).await?,
+            State::Configure { home } => self.configure(home).await?,
+            State::Gate { home, incarnation } => self.gate(home, *incarnation).await?,
+            State::StartK3s { home, .. } => {
+                // Reports still need the way to the coordinator after a reboot.
+                self.client_for(home)?;
+                let role = home.bound.role;
+                self.host.start_k3s(role).await?;
+                self.watch(Step::StartK3s, role, true).await;
+                self.host.enable_k3s(role).await?;
+                (Event::K3sReady, "k3s is up and starts with the system".to_owned())
+            }
+            State::Ready { home, .. } => {
+                self.client_for(home)?;
+                self.watch(Step::Ready, home.bound.role, false).await;
+                let note = format!("{} is a {} of {}", home.bound.node, home.bound.role, home.bound.cluster);
+                self.progress.done(Step::Ready, &note, facts::collect(self.root));
+                return Ok(None);
+            }
+        };
+        Ok(Some((event, note)))
+    }
+
+    /// Returns when k3s answers. Meanwhile says what it lacks; starts it again
+    /// now and then if that is ours to do.
+    async fn watch(&self, step: Step, role: kiln_protocol::Role, start: bool) {
+        let begun = Instant::now();
+        let mut started = begun;
+        for looks in 0.. {
+            let failure = match self.host.k3s_health(role).await {
+                Ok(Health::Ready) => return,
+                Ok(Health::Waiting(what)) if begun.elapsed() < self.pace.k3s => {
+                    self.progress.running(step, &what);
+                    None
+                }
+                Ok(Health::Waiting(what)) => {
+                    Some(format!("k3s is not up after {} s: {what}", self.pace.k3s.as_secs()))
+                }
+                Ok(Health::Down(why)) => Some(why),
+                Err(error) => Some(format!("{error:#}")),
+            };
+            let look = self.look(looks);
+            if let Some(why) = failure {
+                self.progress.failed(step, &ApiError::new(ErrorClass::Transient, why), look);
+                if start && started.elapsed() > self.pace.longest {
+                    started = Instant::now();
+                    // If it fails, the next look says so.
+                    let _ = self.host.start_k3s(role).await;
+                }
+            }
+            self.host.k3s_changed(role, look).await;
+        }
+    }
+
+    /// How long to wait after so many looks at something on this host.
+    pub(super) fn look(&self, looks: u32) -> Duration {
+        self.pace.look * (looks / LOOKS_ALIKE + 1).min(RAREST_LOOK)
+    }
+
+    /// The client in use, or a new one.
+    pub(super) fn client(
+        &self,
+        make: impl FnOnce() -> Result<Client, Failure>,
+    ) -> Result<Rc<Client>, Failure> {
+        if let Some(client) = self.client.borrow().clone() {
+            return Ok(client);
+        }
+        let client = Rc::new(make()?);
+        self.client.replace(Some(client.clone()));
+        self.link.connect(client.clone());
+        Ok(client)
+    }
+
+    /// Another seed means another coordinator, or another way to it.
+    pub(super) fn forget_client(&self) {
+        self.client.replace(None);
+    }
+
+    fn is_cloned(&self, state: &State) -> bool {
+        let Some(me) = state.me() else { return false };
+        let here = facts::machine_uuid(self.root);
+        let (Some(made_on), Some(here)) = (&me.machine, here) else { return false };
+        if *made_on == here {
+            return false;
+        }
+        let message = format!("this disk is a copy: its key was made on machine {made_on}, this is {here}");
+        let error = ApiError::new(ErrorClass::Cloned, message).hint(format!(
+            "to make this a node of its own, remove {} and give it a ticket",
+            identity::STATE_DIR
+        ));
+        self.progress.identify(state);
+        self.progress.refused(state.step(), &error);
+        true
+    }
+}

@@ -1,0 +1,208 @@
+//! The steps from a seed to the gate.
+
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use kiln_protocol::api::{EnrolRequest, GateAnswer, GateRequest, Step};
+use kiln_protocol::config::{Incarnation, NodeConfig};
+use kiln_protocol::error::ErrorClass;
+use kiln_protocol::seed::NodeSeed;
+use kiln_protocol::{ApiError, Fingerprint, Identity, NodeName};
+use tokio::time::sleep;
+
+use super::driver::Node;
+use super::state::{Event, Home, Me};
+use crate::apply::{hostname, k3s};
+use crate::client::Client;
+use crate::clock;
+use crate::facts;
+use crate::host::Host;
+use crate::identity;
+use crate::retry::{Failure, random};
+use crate::seed::Search;
+
+/// How often first settings are tried before the node goes on without them: a
+/// user that cannot be made should not keep it from its cluster.
+const TRIES: u32 = 3;
+
+type Done = (Event, String);
+
+impl<H: Host> Node<'_, H> {
+    /// Looks for a seed until there is one, and applies its settings.
+    pub(super) async fn seed(&self) -> Result<Done, Failure> {
+        for looks in 0.. {
+            match self.host.find_seed() {
+                Search::Found(seed, source) => {
+                    self.first_settings(Step::Seed, &seed).await;
+                    self.look_for_seed.set(false);
+                    return Ok((Event::SeedFound(*seed), format!("found in {source}")));
+                }
+                Search::Nothing(problems) if problems.is_empty() => self.progress.running(
+                    Step::Seed,
+                    "no seed yet: waiting for an SMBIOS credential kiln.seed or kiln.ticket, or a volume labelled cidata",
+                ),
+                Search::Nothing(problems) => {
+                    let error = ApiError::new(ErrorClass::Format, problems.join("; "));
+                    self.progress.failed(Step::Seed, &error, self.look(looks));
+                }
+            }
+            sleep(self.look(looks)).await;
+        }
+        unreachable!("looks are not counted to their end")
+    }
+
+    /// Applies what a seed says before any contact: a network without DHCP
+    /// needs its address, and a failed node someone who may look into it.
+    async fn first_settings(&self, step: Step, seed: &NodeSeed) {
+        if let Some(name) = &seed.hostname {
+            self.insist(step, async || self.name(name)).await;
+        }
+        if let Some(user) = &seed.user {
+            self.insist(step, async || self.host.add_user(user)).await;
+        }
+        if let Some(address) = &seed.network {
+            let wanted = std::slice::from_ref(address);
+            self.insist(step, async || self.host.set_addresses(wanted).await).await;
+        }
+    }
+
+    async fn insist(&self, step: Step, attempt: impl AsyncFn() -> anyhow::Result<()>) {
+        for _ in 0..TRIES {
+            let Err(error) = attempt().await else { return };
+            self.progress.failed(step, &Failure::local(&error).error, self.pace.first);
+            sleep(self.pace.first).await;
+        }
+    }
+
+    fn name(&self, name: &NodeName) -> anyhow::Result<()> {
+        hostname::write(self.root, name)?;
+        self.host.set_hostname(name)
+    }
+
+    /// Makes the key, or finds the one that is there.
+    pub(super) fn key(&self) -> Result<Done, Failure> {
+        let key = identity::load_or_make(self.root)?.fingerprint();
+        let me = Me { key, machine: facts::machine_uuid(self.root) };
+        Ok((Event::KeyMade(me), format!("the node's key is {key}")))
+    }
+
+    /// Has the key bound, unless there is another seed to be had.
+    pub(super) async fn enrol(&self, seed: &NodeSeed, me: &Me) -> Result<Done, Failure> {
+        if self.look_for_seed.replace(false)
+            && let Search::Found(other, source) = self.host.find_seed()
+            && *other != *seed
+        {
+            self.first_settings(Step::Enrol, &other).await;
+            self.forget_client();
+            return Ok((Event::SeedFound(*other), format!("another seed found in {source}")));
+        }
+        let ticket = &seed.ticket;
+        let client = self.client(|| self.connect(me, ticket.addresses(), ticket.pin()))?;
+        let addresses: Vec<String> = ticket.addresses().iter().map(ToString::to_string).collect();
+        self.progress.running(Step::Enrol, &format!("asking {}", addresses.join(", ")));
+        let request = EnrolRequest {
+            ticket: ticket.public_key(),
+            proof: ticket.prove(&me.key),
+            facts: facts::collect(self.root),
+        };
+        let bound = client.enrol(&request).await?;
+        self.link.answered(true);
+        let note = format!("bound as {}, {} of {}", bound.node, bound.role, bound.cluster);
+        Ok((Event::Bound(bound), note))
+    }
+
+    /// Fetches the configuration and makes it so.
+    pub(super) async fn configure(&self, home: &Home) -> Result<Done, Failure> {
+        let client = self.client_for(home)?;
+        let config = client.config().await?;
+        self.link.answered(true);
+        check(&config, home)?;
+        k3s::check_version(&config, &self.host.k3s_version().await?)?;
+        self.progress.running(Step::Configure, "applying the configuration");
+        self.name(&config.node)?;
+        self.host.set_addresses(&config.network).await?;
+        for user in &config.users {
+            self.host.add_user(user)?;
+        }
+        let interface = k3s::interface_of(config.k3s.node_ip, &self.host.addresses())?;
+        k3s::apply(self.root, &config, &k3s::HostPart { interface, selinux: self.host.selinux() })?;
+        let written = ["/etc/hostname", "/etc/rancher", "/var/lib/rancher/k3s/server"].map(PathBuf::from);
+        let there = |path: &PathBuf| self.root.meta(path).ok().flatten().is_some();
+        self.host.label(&written.into_iter().filter(there).collect::<Vec<_>>());
+        Ok((Event::Configured(config.incarnation), "the configuration is on the disk".to_owned()))
+    }
+
+    /// Waits for the word to start k3s.
+    pub(super) async fn gate(&self, home: &Home, incarnation: Incarnation) -> Result<Done, Failure> {
+        let client = self.client_for(home)?;
+        loop {
+            let answer = client.gate(&GateRequest { incarnation, clock: clock::unix_time() }).await;
+            match answer {
+                Ok(GateAnswer::Go) => return Ok((Event::Passed, "k3s may be started".to_owned())),
+                Ok(GateAnswer::Wait { reason, retry_after }) => {
+                    self.link.answered(true);
+                    self.progress.running(Step::Gate, &reason);
+                    let asked = Duration::from_secs(retry_after.into());
+                    let wait = asked.clamp(self.pace.first, self.pace.longest);
+                    sleep(wait.mul_f64(0.5 + random() / 2.0)).await;
+                }
+                // The cluster may have begun another life in the meantime.
+                Err(failure) if failure.error.class.needs_operator() => {
+                    return match client.config().await {
+                        Ok(config) if config.incarnation != incarnation => {
+                            Ok((Event::Reconfigure, "the cluster has begun another life".to_owned()))
+                        }
+                        _ => Err(failure),
+                    };
+                }
+                Err(failure) => return Err(failure),
+            }
+        }
+    }
+
+    /// The client of a bound node.
+    pub(super) fn client_for(&self, home: &Home) -> Result<Rc<Client>, Failure> {
+        self.client(|| {
+            let client = self.connect(&home.me, &home.addresses, home.pin)?;
+            self.link.answered(true);
+            Ok(client)
+        })
+    }
+
+    fn connect(
+        &self,
+        me: &Me,
+        addresses: &[kiln_protocol::ticket::Address],
+        pin: Fingerprint,
+    ) -> Result<Client, Failure> {
+        let identity = self.own_key(me)?;
+        Ok(Client::new(&identity, pin, addresses)?)
+    }
+
+    fn own_key(&self, me: &Me) -> Result<Identity, Failure> {
+        let identity = identity::load(self.root)?.context("the node's key has disappeared")?;
+        if identity.fingerprint() != me.key {
+            let message = format!("{} holds another key than the state names", identity::KEY_FILE);
+            return Err(ApiError::new(ErrorClass::Policy, message).into());
+        }
+        Ok(identity)
+    }
+}
+
+/// Whether a configuration is for this node.
+fn check(config: &NodeConfig, home: &Home) -> Result<(), ApiError> {
+    let bound = &home.bound;
+    if config.node == bound.node && config.cluster == bound.cluster && config.role() == bound.role {
+        return Ok(());
+    }
+    let (node, role, cluster) = (&config.node, config.role(), &config.cluster);
+    Err(ApiError::new(
+        ErrorClass::Policy,
+        format!(
+            "the configuration is for {node}, {role} of {cluster}; this is {}, {} of {}",
+            bound.node, bound.role, bound.cluster
+        ),
+    ))
+}

@@ -1,0 +1,56 @@
+//! `agent run`: takes this machine from its first boot to a ready node.
+//!
+//! [`state`] says how far a node is and what may come next; [`driver`] does
+//! what each state asks for, as often as it takes; [`store`] keeps the state.
+
+mod driver;
+mod join;
+pub mod state;
+mod store;
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use sd_notify::NotifyState;
+
+pub use driver::{Node, Outcome};
+
+use crate::host::ThisMachine;
+use crate::progress::Console;
+use crate::retry::Pace;
+use crate::root::Root;
+
+/// The exit code that keeps systemd from starting the agent again: only an
+/// operator can help (`RestartPreventExitStatus=` in kiln-agent.service).
+const ONLY_AN_OPERATOR: u8 = 78;
+
+/// Runs `agent run`.
+pub fn command() -> Result<ExitCode> {
+    let root = Root::open("/".as_ref())?;
+    let console = Console::of_this_machine();
+    let state = match store::load(&root) {
+        Ok(state) => state,
+        Err(error) => {
+            console.line(&format!("kiln: {error:#}"));
+            eprintln!("agent: {error:#}");
+            return Ok(ExitCode::from(ONLY_AN_OPERATOR));
+        }
+    };
+    // Nothing in the boot waits for what comes now.
+    if let Err(error) = sd_notify::notify(&[NotifyState::Ready]) {
+        tracing::warn!("telling systemd that the agent is up: {error}");
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let host = ThisMachine::new(&root);
+    let node = Node::new(&root, &host, &console, Pace::default());
+    let outcome = runtime.context("starting the runtime")?.block_on(node.run(state))?;
+    Ok(match outcome {
+        Outcome::Ready => ExitCode::SUCCESS,
+        Outcome::Cloned => ExitCode::from(ONLY_AN_OPERATOR),
+    })
+}
+
+#[cfg(test)]
+mod fakes;
+#[cfg(test)]
+mod tests;
