@@ -17,6 +17,7 @@ use anyhow::{Context as _, Result, bail};
 use jiff::{SignedDuration, Timestamp};
 use kiln_coordinator::plan::ClusterFile;
 use kiln_coordinator::{Coordinator, Server};
+use kiln_protocol::config::Incarnation;
 use kiln_protocol::names::SubjectAltName;
 use kiln_protocol::ticket::Address;
 use kiln_protocol::{NodeName, Role};
@@ -67,26 +68,8 @@ pub(super) async fn bring_up(
     order: &Order<'_>,
     screen: &mut Screen,
 ) -> Result<Summary> {
-    let net = make_net(context).await?;
-    make_image(context, order).await?;
-    let coordinator = context.coordinator().await?;
-    let (server, addresses) = listen(&coordinator, &net, order).await?;
-    let incarnation = coordinator.apply(order.file).await.context("putting the cluster file in force")?;
-    screen.note(&format!(
-        "cluster {}, incarnation {incarnation}: coordinator {} at {}",
-        order.file.name(),
-        coordinator.pin(),
-        server.local_addr()
-    ));
     let mut board = Board::new(order.file, context.dir.status(), screen);
-    let nodes = make_nodes(context, &coordinator, order, &addresses, &mut board).await?;
-    for up in &nodes {
-        for drift in &up.drift {
-            let node = &up.node.node;
-            let text = format!("node {node} differs from the cluster file and is left as it is: its {drift}");
-            board.screen.note(&text);
-        }
-    }
+    let Made { coordinator, server, incarnation, nodes } = make(context, order, &mut board).await?;
     let status =
         watch::until_ready(&context.provider, &coordinator, &nodes, &mut board, order.deadline).await?;
     let powered_on = check_cluster(context, &coordinator, order, &nodes, &mut board).await?;
@@ -101,6 +84,39 @@ pub(super) async fn bring_up(
         kubeconfig: context.dir.kubeconfig(),
         nodes: summarised.map(|node| NodeSummary::of(node, powered_on.get(&node.name).copied())).collect(),
     })
+}
+
+/// A cluster of which everything exists.
+#[derive(Debug)]
+struct Made {
+    coordinator: Coordinator,
+    server: Server,
+    incarnation: Incarnation,
+    nodes: Vec<NodeUp>,
+}
+
+/// Makes what is missing of it.
+async fn make(context: &mut Context, order: &Order<'_>, board: &mut Board<'_>) -> Result<Made> {
+    let net = make_net(context).await?;
+    make_image(context, order).await?;
+    let coordinator = context.coordinator().await?;
+    let (server, addresses) = listen(&coordinator, &net, order).await?;
+    let incarnation = coordinator.apply(order.file).await.context("putting the cluster file in force")?;
+    board.screen.note(&format!(
+        "cluster {}, incarnation {incarnation}: coordinator {} at {}",
+        order.file.name(),
+        coordinator.pin(),
+        server.local_addr()
+    ));
+    let nodes = make_nodes(context, &coordinator, order, &addresses, board).await?;
+    for up in &nodes {
+        for drift in &up.drift {
+            let node = &up.node.node;
+            let text = format!("node {node} differs from the cluster file and is left as it is: its {drift}");
+            board.screen.note(&text);
+        }
+    }
+    Ok(Made { coordinator, server, incarnation, nodes })
 }
 
 async fn make_net(context: &mut Context) -> Result<NetRef> {
@@ -252,3 +268,7 @@ pub(super) async fn preflight(provider: &Provider, order: &Order<'_>) -> Vec<cra
     findings.extend(provider.preflight(&order.specs()).await);
     findings
 }
+
+#[cfg(test)]
+#[path = "bring_up_tests.rs"]
+mod tests;

@@ -181,7 +181,3 @@ fn seed_text(
     };
     Ok(document.to_text())
 }
-
-#[cfg(test)]
-#[path = "converge_tests.rs"]
-mod tests;

@@ -4,9 +4,11 @@
 //! state; a run that is cut off is finished by the next one.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use kiln_coordinator::Coordinator;
+use tokio::time::Instant;
 
 use super::context::Context;
 use super::files;
@@ -47,8 +49,10 @@ pub async fn down(options: Options) -> Result<()> {
     )
 }
 
+/// How long the coordinator's state may be in use by what is just ending.
+const LET_GO: Duration = Duration::from_secs(2);
 /// Files of a node that may be kept: what its consoles said.
-const LOGS: [&str; 3] = ["serial.log", "serial.log.1", "qemu.log"];
+const LOGS: [&str; 3] = ["console.log", "console.log.1", "qemu.log"];
 
 /// Removes everything; keeps the nodes' logs in `logs` if that is wanted.
 /// Returns what was left, and why.
@@ -96,12 +100,23 @@ async fn end_incarnation(context: &mut Context) {
         return;
     }
     let end = async {
-        let coordinator = Coordinator::open(&dir).await?;
+        let coordinator = open_coordinator(&dir).await?;
         coordinator.end().await?;
         context.journal.append(Event::Ended)
     };
     if let Err(error) = end.await {
         tracing::warn!("ending the incarnation: {error:#}; the coordinator's state is removed all the same");
+    }
+}
+
+/// What an interrupted run of ours served may take a moment to let go of it.
+async fn open_coordinator(dir: &Path) -> Result<Coordinator> {
+    let deadline = Instant::now() + LET_GO;
+    loop {
+        match Coordinator::open(dir).await {
+            Err(_) if Instant::now() < deadline => tokio::time::sleep(LET_GO / 20).await,
+            opened => return opened,
+        }
     }
 }
 

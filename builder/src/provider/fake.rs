@@ -71,7 +71,10 @@ impl Fake {
         }
         self.faults.point()?;
         let thing = Thing { record: record.clone(), spec: spec.cloned(), seed: None, power: PowerState::Off };
-        self.world().objects.insert(id.clone(), thing);
+        let mut world = self.world();
+        world.nodes_made += u32::from(spec.is_some());
+        world.objects.insert(id.clone(), thing);
+        drop(world);
         self.faults.point()?;
         Ok((id, true))
     }
@@ -116,7 +119,6 @@ impl Fake {
         let (id, made) = self.ensure(record, Some(spec))?;
         let node = NodeRef { cluster: spec.cluster.clone(), node: spec.node.clone() };
         let mut world = self.world();
-        world.nodes_made += u32::from(made);
         let thing = world.objects.get_mut(&id).unwrap();
         match seed {
             SeedWish::Give(seed) => thing.seed = Some(seed.to_string()),

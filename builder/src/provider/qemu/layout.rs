@@ -5,7 +5,7 @@
 //! net/                 record.json  net.json
 //! images/<sha256>/     record.json  disk.qcow2
 //! nodes/<name>/        record.json  node.json  disk.qcow2  vars.fd  seed
-//!                      serial.log  serial.log.1  power.json  and QEMU's own files
+//!                      console.log  console.log.1  power.json  and QEMU's own files
 //! ```
 
 use std::net::SocketAddrV4;
@@ -24,8 +24,8 @@ use crate::run::dirs::create_private;
 pub(super) const DISK: &str = "disk.qcow2";
 pub(super) const VARS: &str = "vars.fd";
 pub(super) const SEED: &str = "seed";
-pub(super) const SERIAL: &str = "serial.log";
-pub(super) const OLD_SERIAL: &str = "serial.log.1";
+pub(super) const CONSOLE: &str = "console.log";
+pub(super) const OLD_CONSOLE: &str = "console.log.1";
 const NET: &str = "net.json";
 const NODE: &str = "node.json";
 const POWER: &str = "power.json";

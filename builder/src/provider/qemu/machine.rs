@@ -39,21 +39,29 @@ pub(super) async fn finish(cluster: &Path, dir: &Path, spec: &NodeSpec) -> Resul
     Ok(())
 }
 
-/// The command that runs a node in its directory.
-fn command(file: &NodeFile, net: NetFile, firmware: Firmware, seeded: bool, machine: &How) -> Command {
+/// The command that runs a node. Disk and console are named in full: a list
+/// of processes then says which node each of them is.
+fn command(
+    dir: &Path,
+    file: &NodeFile,
+    net: NetFile,
+    firmware: Firmware,
+    seeded: bool,
+    how: &How,
+) -> Command {
     let NodeFile { spec, api_port } = file;
     let forward = |port: u16| Forward { host: ([127, 0, 0, 1], port).into(), guest: API_PORT };
-    let mut disk = Disk::qcow2(layout::DISK, "kiln-root");
-    if machine.throwaway {
+    let mut disk = Disk::qcow2(dir.join(layout::DISK), "kiln-root");
+    if how.throwaway {
         disk = disk.throwaway();
     }
     let nat = Net::User { forwards: api_port.map(forward).into_iter().collect(), restrict: false };
-    let command = Command::new(&format!("{}-{}", spec.cluster, spec.node), machine.accel)
+    let command = Command::new(&format!("{}-{}", spec.cluster, spec.node), how.accel)
         .cpus(spec.cores)
         .memory_mib(u32::try_from(spec.memory >> 20).unwrap_or(u32::MAX))
         .firmware(firmware)
         .disk(disk)
-        .serial_file(layout::SERIAL)
+        .serial_file(dir.join(layout::CONSOLE))
         .nic(nat, Some(nat_mac(spec.mac)))
         .nic(Net::Segment { group: net.segment }, Some(spec.mac));
     if seeded { command.oem_string_file(layout::SEED) } else { command }
@@ -109,10 +117,10 @@ impl Machine<'_> {
             }
         };
         let seeded = self.dir.join(layout::SEED).exists();
-        let command = command(&file, net, firmware, seeded, &How { accel, throwaway });
-        let serial = self.dir.join(layout::SERIAL);
-        if serial.exists() {
-            std::fs::rename(&serial, self.dir.join(layout::OLD_SERIAL)).with_context(starting)?;
+        let command = command(self.dir, &file, net, firmware, seeded, &How { accel, throwaway });
+        let console = self.dir.join(layout::CONSOLE);
+        if console.exists() {
+            std::fs::rename(&console, self.dir.join(layout::OLD_CONSOLE)).with_context(starting)?;
         }
         PowerFile { on: Timestamp::now(), accel: accel.as_str().to_owned() }.write(self.dir)?;
         let started = Vm::spawn(&command, self.dir, Lifetime::Detached).await;

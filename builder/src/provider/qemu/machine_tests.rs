@@ -5,7 +5,8 @@ fn argv(file: &NodeFile, seeded: bool) -> String {
     let net = NetFile { coordinator_port: 20_001, segment: "239.255.1.2:20002".parse().unwrap() };
     let how = How { accel: Accel::Tcg, throwaway: false };
     let firmware = Firmware::Ovmf { code: "/ovmf/code.fd".into(), vars: layout::VARS.into() };
-    command(file, net, firmware, seeded, &how).to_shell(Path::new("/dir"))
+    let dir = Path::new("/state/nodes/s1");
+    command(dir, file, net, firmware, seeded, &how).to_shell(dir)
 }
 
 #[test]
@@ -19,6 +20,8 @@ fn a_server_is_reached_on_its_port_and_meets_the_others_on_loopback() {
         "socket,id=net1,mcast=239.255.1.2:20002,localaddr=127.0.0.1 ",
         "netdev=net1,romfile=,mac=52:54:00:00:00:01 ",
         "type=11,path=seed",
+        "file=/state/nodes/s1/disk.qcow2 ",
+        "path=/state/nodes/s1/console.log ",
     ] {
         assert!(line.contains(part), "{part:?} is not in {line}");
     }

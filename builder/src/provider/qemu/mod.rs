@@ -204,7 +204,7 @@ impl Qemu {
             reason,
             powered_on: layout::PowerFile::read(&dir).map(|power| power.on),
             api: api_port.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
-            console_tail: console::tail(&dir.join(layout::SERIAL), TAIL_LINES),
+            console_tail: console::tail(&dir.join(layout::CONSOLE), TAIL_LINES),
         })
     }
 

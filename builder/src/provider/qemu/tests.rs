@@ -32,7 +32,8 @@ impl Lab {
         img::create(&path, 32 << 20).await.unwrap();
         let digest = file_digest(&path).unwrap();
         let image = LocalImage { path, digest, virtual_size: 32 << 20 };
-        let lab = Self { dir, qemu, selector, spec: NodeSpec { image: digest, api: true, ..test_spec("s1") } };
+        let lab =
+            Self { dir, qemu, selector, spec: NodeSpec { image: digest, api: true, ..test_spec("s1") } };
         lab.qemu.ensure_net(&lab.record(Subject::Net)).await.unwrap();
         lab.qemu.ensure_image(&lab.record(Subject::Image(digest)), &image).await.unwrap();
         lab

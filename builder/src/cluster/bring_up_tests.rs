@@ -1,0 +1,312 @@
+//! One suite for what must hold of every provider, run against the one in
+//! memory: kill a run at every point it has, and the next one comes to the
+//! same end.
+
+use std::sync::MutexGuard;
+
+use super::*;
+use crate::cluster::faults::{Faults, Killed};
+use crate::cluster::paths::StateDir;
+use crate::cluster::up;
+use crate::image::Digest;
+use crate::provider::fake::{Fake, World};
+use crate::provider::{LocalImage, PowerState};
+use kiln_protocol::admin::RegistryState;
+use kiln_protocol::api::{EnrolRequest, Facts, Report, Step, StepState};
+use kiln_protocol::seed::NodeSeed;
+use kiln_protocol::{Identity, tls};
+
+const FILE: &str = r#"
+[cluster]
+name = "home"
+k3s = "v1.28.5+k3s1"
+image = "alma9-k3-node-amd64-v1.28.5-v1"
+provider = "qemu"
+[[node]]
+name = "s1"
+role = "server"
+cores = 1
+memory = "512MiB"
+disk = "4GiB"
+[[node]]
+name = "a1"
+role = "agent"
+cores = 1
+memory = "512MiB"
+disk = "4GiB"
+"#;
+
+/// A cluster of which the provider's world and the state directory survive
+/// what is done to its runs.
+struct Lab {
+    dir: tempfile::TempDir,
+    file: ClusterFile,
+    image: Image,
+    fake: Fake,
+}
+
+impl Lab {
+    fn new() -> Self {
+        let disk = LocalImage { path: "/i".into(), digest: Digest::of(b"i"), virtual_size: 1 << 30 };
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+            file: ClusterFile::parse(FILE).unwrap(),
+            image: Image { disk, manifest: None },
+            fake: Fake::default(),
+        }
+    }
+
+    fn state(&self) -> StateDir {
+        StateDir::resolve(Some(self.dir.path().to_owned())).unwrap()
+    }
+
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.fake.world()
+    }
+
+    fn order(&self) -> Order<'_> {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        Order { file: &self.file, image: &self.image, firmware: BTreeMap::new(), advertise: None, deadline }
+    }
+
+    /// Opens the cluster for a run that dies where `faults` say.
+    async fn open(&self, faults: &Faults) -> Result<Context> {
+        let fake = Fake { faults: faults.clone(), ..self.fake.clone() };
+        // A run that was killed in this process may hold the lock a moment longer.
+        let deadline = Instant::now() + Duration::from_secs(5);
+        loop {
+            match up::open(&self.state(), &self.file, &Provider::Fake(fake.clone())).await {
+                Err(error) if error.to_string().contains("busy") && Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                Err(error) => return Err(error),
+                Ok(mut context) => {
+                    context.journal.faults = faults.clone();
+                    return Ok(context);
+                }
+            }
+        }
+    }
+
+    /// A run of `up`, as far as making goes, that dies where `faults` say.
+    async fn make(&self, faults: &Faults) -> Result<(Context, Made)> {
+        let mut context = self.open(faults).await?;
+        let mut screen = Screen::told(|_| {});
+        let mut board = Board::new(&self.file, context.dir.status(), &mut screen);
+        let deadline = Instant::now() + Duration::from_secs(5);
+        loop {
+            match make(&mut context, &self.order(), &mut board).await {
+                Err(error) if format!("{error:#}").contains("in use") && Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                made => return Ok((context, made?)),
+            }
+        }
+    }
+
+    async fn down(&self, faults: &Faults) -> Result<Vec<String>> {
+        if !self.state().cluster(self.file.name()).path().exists() {
+            return Ok(Vec::new());
+        }
+        let provider = Provider::Fake(Fake { faults: faults.clone(), ..self.fake.clone() });
+        let mut context = Context::open_to_remove(&self.state(), self.file.name(), provider, "down")?;
+        context.journal.faults = faults.clone();
+        down::remove_all(context, None).await
+    }
+
+    /// What must hold once a run has come to its end: one object a node, on,
+    /// with the seed of the one ticket that is registered for it.
+    async fn assert_up(&self, made: &Made) {
+        let status = made.coordinator.status().await.unwrap();
+        assert_eq!(made.nodes.len(), 2);
+        let world = self.world();
+        assert_eq!(world.objects.len(), 4, "{:?}", world.objects.keys());
+        for node in self.file.nodes() {
+            let thing = &world.objects[&format!("node/{}", node.name)];
+            assert_eq!(thing.power, PowerState::Running);
+            let seed = NodeSeed::parse(thing.seed.as_ref().unwrap().as_bytes()).unwrap();
+            let known = status.node(&node.name).unwrap();
+            assert_eq!(known.registry, RegistryState::Issued);
+            assert_eq!(known.ticket.as_ref().unwrap().ticket, seed.ticket.public_key());
+            assert_eq!((known.generation, seed.ticket.pin()), (1, made.coordinator.pin()));
+        }
+    }
+
+    fn assert_gone(&self) {
+        assert!(self.world().objects.is_empty(), "{:?}", self.world().objects.keys());
+        assert!(!self.state().cluster(self.file.name()).path().exists());
+    }
+}
+
+/// The node of that name enrols with the seed it was given and says it is ready.
+async fn boot(lab: &Lab, made: &Made, node: &str) -> Identity {
+    let text = lab.world().objects[&format!("node/{node}")].seed.clone().unwrap();
+    let ticket = NodeSeed::parse(text.as_bytes()).unwrap().ticket;
+    let identity = Identity::generate().unwrap();
+    let proof = ticket.prove(&identity.fingerprint());
+    let request = EnrolRequest { ticket: ticket.public_key(), proof, facts: Facts::default() };
+    say(made, &identity, kiln_protocol::api::ENROL, &request).await;
+    let report = Report {
+        boot_id: "b".into(),
+        sequence: 1,
+        uptime_ms: 1000,
+        step: Step::Ready,
+        state: StepState::Done,
+        facts: None,
+        usage: None,
+    };
+    say(made, &identity, kiln_protocol::api::REPORT, &report).await;
+    identity
+}
+
+async fn say(made: &Made, identity: &Identity, path: &str, body: &impl serde::Serialize) {
+    let config = tls::client_config(identity, made.coordinator.pin()).unwrap();
+    let client = reqwest::Client::builder().tls_backend_preconfigured(config).no_proxy().build().unwrap();
+    let url = format!("https://{}{path}", made.server.local_addr());
+    let answer = client.post(url).json(body).send().await.unwrap();
+    let status = answer.status();
+    assert!(status.is_success(), "{path}: {status} {}", answer.text().await.unwrap());
+}
+
+#[tokio::test]
+async fn making_twice_makes_once() {
+    let lab = Lab::new();
+    let (context, made) = lab.make(&Faults::default()).await.unwrap();
+    lab.assert_up(&made).await;
+    assert!(made.nodes.iter().all(|up| up.started));
+    drop((context, made));
+    let (_context, again) = lab.make(&Faults::default()).await.unwrap();
+    lab.assert_up(&again).await;
+    assert!(again.nodes.iter().all(|up| !up.started && up.drift.is_empty()));
+    assert_eq!((lab.world().nodes_made, again.incarnation.0), (2, 1));
+}
+
+#[tokio::test]
+async fn a_run_killed_at_any_point_is_finished_by_the_next() {
+    let all = Faults::default();
+    Lab::new().make(&all).await.unwrap();
+    assert!(all.passed() > 20, "only {} points", all.passed());
+    for point in 1..=all.passed() {
+        let lab = Lab::new();
+        let error = lab.make(&Faults::die_at(point)).await.map(|_| ()).unwrap_err();
+        assert!(error.chain().any(|cause| cause.is::<Killed>()), "point {point}: {error:#}");
+        let (_context, made) = lab.make(&Faults::default()).await.unwrap();
+        lab.assert_up(&made).await;
+        assert_eq!(lab.world().nodes_made, 2, "point {point} made a node twice");
+    }
+}
+
+#[tokio::test]
+async fn a_run_killed_at_any_point_is_removed_by_down() {
+    let all = Faults::default();
+    Lab::new().make(&all).await.unwrap();
+    for point in 1..=all.passed() {
+        let lab = Lab::new();
+        lab.make(&Faults::die_at(point)).await.map(|_| ()).unwrap_err();
+        assert_eq!(lab.down(&Faults::default()).await.unwrap(), [] as [String; 0], "point {point}");
+        lab.assert_gone();
+    }
+}
+
+#[tokio::test]
+async fn a_down_killed_at_any_point_is_finished_by_the_next_down_or_up() {
+    let all = Faults::default();
+    let lab = Lab::new();
+    drop(lab.make(&Faults::default()).await.unwrap());
+    lab.down(&all).await.unwrap();
+    lab.assert_gone();
+    assert_eq!(lab.down(&Faults::default()).await.unwrap(), [] as [String; 0]);
+    for point in 1..=all.passed() {
+        for finish_with_up in [false, true] {
+            let lab = Lab::new();
+            drop(lab.make(&Faults::default()).await.unwrap());
+            let died = lab.down(&Faults::die_at(point)).await;
+            assert!(died.is_err() || !died.unwrap().is_empty(), "point {point} was not reached");
+            if finish_with_up {
+                let (_context, made) = lab.make(&Faults::default()).await.unwrap();
+                lab.assert_up(&made).await;
+            } else {
+                assert_eq!(lab.down(&Faults::default()).await.unwrap(), [] as [String; 0]);
+                lab.assert_gone();
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_failed_run_undoes_what_it_made_and_nothing_else() {
+    let lab = Lab::new();
+    let (context, made) = lab.make(&Faults::default()).await.unwrap();
+    drop(made);
+    // The run that began the cluster takes all of it away again.
+    assert_eq!(undo(context).await, [] as [String; 0]);
+    lab.assert_gone();
+    // One that adds a node takes that node away.
+    drop(lab.make(&Faults::default()).await.unwrap());
+    lab.world().objects.remove("node/a1");
+    let (context, made) = lab.make(&Faults::default()).await.unwrap();
+    assert!(lab.world().objects.contains_key("node/a1"));
+    drop(made);
+    assert_eq!(undo(context).await, [] as [String; 0]);
+    let left: Vec<String> = lab.world().objects.keys().cloned().collect();
+    assert_eq!(left.len(), 3, "{left:?}");
+    assert!(!left.contains(&"node/a1".to_owned()), "{left:?}");
+}
+
+#[tokio::test]
+async fn somebody_elses_object_is_left_alone() {
+    let lab = Lab::new();
+    drop(lab.make(&Faults::default()).await.unwrap());
+    lab.world().objects.get_mut("node/a1").unwrap().record.owner = "00000000000000bb".parse().unwrap();
+    let error = lab.make(&Faults::default()).await.map(|_| ()).unwrap_err();
+    assert!(format!("{error:#}").contains("stands in the way"), "{error:#}");
+    let left = lab.down(&Faults::default()).await.unwrap();
+    assert!(left[0].contains("another installation"), "{left:?}");
+    assert!(lab.world().objects.contains_key("node/a1"));
+}
+
+#[tokio::test]
+async fn ready_nodes_are_left_alone_and_their_tickets_are_gone() {
+    let lab = Lab::new();
+    let (mut context, made) = lab.make(&Faults::default()).await.unwrap();
+    for node in ["s1", "a1"] {
+        boot(&lab, &made, node).await;
+    }
+    let mut screen = Screen::told(|_| {});
+    let mut board = Board::new(&lab.file, context.dir.status(), &mut screen);
+    let provider = context.provider.clone();
+    let order = lab.order();
+    watch::until_ready(&provider, &made.coordinator, &made.nodes, &mut board, order.deadline).await.unwrap();
+    spend_tickets(&mut context, &order, &made.nodes).await.unwrap();
+    let journal = std::fs::read_to_string(context.dir.journal()).unwrap();
+    assert!(!journal.contains("seed"), "{journal}");
+    assert!(lab.world().objects.values().all(|thing| thing.seed.is_none()));
+    made.server.shutdown().await;
+    drop((context, made.coordinator));
+    // A node that is off is switched on; nothing is made and no ticket given.
+    lab.world().objects.get_mut("node/a1").unwrap().power = PowerState::Off;
+    let (_context, again) = lab.make(&Faults::default()).await.unwrap();
+    assert_eq!(again.nodes.iter().map(|up| up.started).collect::<Vec<_>>(), [false, true]);
+    assert_eq!(lab.world().nodes_made, 2);
+    assert!(lab.world().objects.values().all(|thing| thing.seed.is_none()));
+    assert!(again.coordinator.status().await.unwrap().all_ready());
+}
+
+#[tokio::test]
+async fn an_agent_whose_machine_is_gone_gets_a_new_generation() {
+    let lab = Lab::new();
+    let (context, made) = lab.make(&Faults::default()).await.unwrap();
+    for node in ["s1", "a1"] {
+        boot(&lab, &made, node).await;
+    }
+    made.server.shutdown().await;
+    drop((context, made.coordinator));
+    lab.world().objects.remove("node/a1");
+    let (_context, again) = lab.make(&Faults::default()).await.unwrap();
+    let status = again.coordinator.status().await.unwrap();
+    let a1 = status.node(&"a1".parse().unwrap()).unwrap();
+    assert_eq!(a1.ticket.as_ref().unwrap().generation, 2);
+    boot(&lab, &again, "a1").await;
+    let status = again.coordinator.status().await.unwrap();
+    assert_eq!(status.node(&"a1".parse().unwrap()).unwrap().generation, 2);
+}
