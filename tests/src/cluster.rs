@@ -39,7 +39,10 @@ impl Cluster {
         let node = |role: &str| {
             let nodes = document["node"].as_array().expect("the demo has nodes");
             let node = nodes.iter().find(|node| node["role"].as_str() == Some(role));
-            node.expect("the demo has a node of each role")["name"].as_str().expect("names are strings").to_owned()
+            node.expect("the demo has a node of each role")["name"]
+                .as_str()
+                .expect("names are strings")
+                .to_owned()
         };
         let (server, agent) = (node("server"), node("agent"));
         let file = home.path().join(format!("{name}.toml"));

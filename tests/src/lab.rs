@@ -55,7 +55,9 @@ impl Lab {
     /// The media, changed so that its installer fails in one way.
     pub fn failing_media(&self, failure: &str, directory: &Path) -> PathBuf {
         let iso = directory.join(format!("{failure}.iso"));
-        self.output(Command::new("tests/media/variant").args(["--fail", failure]).arg(self.media()).arg(&iso));
+        self.output(
+            Command::new("tests/media/variant").args(["--fail", failure]).arg(self.media()).arg(&iso),
+        );
         iso
     }
 

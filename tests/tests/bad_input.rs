@@ -78,7 +78,9 @@ fn wrong_version_names() {
 
 #[test]
 fn an_iso_that_is_missing() {
-    Bake { iso: "/nowhere/AlmaLinux.iso".into(), ..bake() }.refused().says(&["/nowhere/AlmaLinux.iso", "--iso"]);
+    Bake { iso: "/nowhere/AlmaLinux.iso".into(), ..bake() }
+        .refused()
+        .says(&["/nowhere/AlmaLinux.iso", "--iso"]);
 }
 
 #[test]
@@ -101,7 +103,8 @@ fn an_iso_without_an_installer() {
     let mut bake = bake();
     let tree = bake.file("README", "no installer here");
     bake.iso = bake.home.path().join("data.iso");
-    let made = Command::new("xorrisofs").args(["-quiet", "-V", "DATA", "-o"]).arg(&bake.iso).arg(tree).status();
+    let made =
+        Command::new("xorrisofs").args(["-quiet", "-V", "DATA", "-o"]).arg(&bake.iso).arg(tree).status();
     assert!(made.unwrap().success());
     bake.refused().says(&["data.iso", "images/pxeboot/vmlinuz"]);
 }
@@ -126,7 +129,9 @@ fn a_k3s_of_another_release() {
 
 #[test]
 fn sizes_that_make_no_sense() {
-    for (option, value) in [("--disk-size", "10"), ("--disk-size", "1KiB"), ("--memory", "plenty"), ("--cpus", "0")] {
+    for (option, value) in
+        [("--disk-size", "10"), ("--disk-size", "1KiB"), ("--memory", "plenty"), ("--cpus", "0")]
+    {
         let bake = Bake { more: vec![option.to_owned(), value.to_owned()], ..bake() };
         bake.refused().says(&[option]);
     }

@@ -15,7 +15,8 @@ use serde_json::Value;
 const SOON: Duration = Duration::from_secs(60);
 
 fn json(path: &Path) -> Value {
-    serde_json::from_slice(&fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))).unwrap()
+    serde_json::from_slice(&fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display())))
+        .unwrap()
 }
 
 #[test]
@@ -67,12 +68,14 @@ fn the_disk_is_one_zstd_qcow2_without_a_backing_file() {
 #[test]
 fn nothing_runs_again_when_nothing_changed() {
     let image = lab().image();
-    let before: BTreeMap<_, _> = files_below(&image).into_iter().map(|f| (f.clone(), fs::read(f).unwrap())).collect();
+    let before: BTreeMap<_, _> =
+        files_below(&image).into_iter().map(|f| (f.clone(), fs::read(f).unwrap())).collect();
     let mut again = lab().bake(&image.parent().unwrap().to_owned());
     again.arg("--json");
     let outcome = run(again, SOON).success();
     assert!(!outcome.stdout.contains("\"installer\""), "an installer ran\n{outcome}");
-    let after: BTreeMap<_, _> = files_below(&image).into_iter().map(|f| (f.clone(), fs::read(f).unwrap())).collect();
+    let after: BTreeMap<_, _> =
+        files_below(&image).into_iter().map(|f| (f.clone(), fs::read(f).unwrap())).collect();
     assert!(before == after, "the finished image was touched");
     assert_no_process(&image);
 }

@@ -13,13 +13,17 @@ use kiln_tests::{Cluster, run};
 /// Every file of a directory with its content, to see that nothing changed.
 fn secrets_below(path: &Path) -> Vec<(std::path::PathBuf, u32)> {
     use std::os::unix::fs::MetadataExt;
-    files_below(path).into_iter().map(|f| (f.clone(), f.symlink_metadata().map_or(0, |m| m.mode() & 0o777))).collect()
+    files_below(path)
+        .into_iter()
+        .map(|f| (f.clone(), f.symlink_metadata().map_or(0, |m| m.mode() & 0o777)))
+        .collect()
 }
 
 #[test]
 fn from_up_to_down_and_once_more() {
     let cluster = Cluster::new("life");
-    let up = run(cluster.up(), JOIN).success().says(&[&cluster.server, &cluster.agent, "ready", "kubeconfig"]);
+    let up =
+        run(cluster.up(), JOIN).success().says(&[&cluster.server, &cluster.agent, "ready", "kubeconfig"]);
 
     // Nothing of it is for other users of this host, and no ticket is in a
     // process list.

@@ -48,11 +48,15 @@ impl Place {
             .into_iter()
             .filter(|file| {
                 let name = file.file_name().unwrap().to_string_lossy().into_owned();
-                [".qcow2", ".sock", ".img", ".pid"].iter().any(|end| name.ends_with(end)) || name.contains(".tmp")
+                [".qcow2", ".sock", ".img", ".pid"].iter().any(|end| name.ends_with(end))
+                    || name.contains(".tmp")
             })
             .collect();
         assert_eq!(left, Vec::<PathBuf>::new());
-        assert!(!self.path().join("out").join(kiln_tests::lab::VERSION).exists(), "a failed bake left an image");
+        assert!(
+            !self.path().join("out").join(kiln_tests::lab::VERSION).exists(),
+            "a failed bake left an image"
+        );
     }
 
     #[track_caller]
@@ -84,7 +88,11 @@ fn a_kickstart_that_does_not_parse() {
 fn a_pre_script_that_fails() {
     let place = Place::new();
     let mut bake = place.bake(lab().media());
-    bake.arg("--kickstart").arg(changed_kickstart(&place, "parted -s", "cat /nowhere/to/be/found; parted -s"));
+    bake.arg("--kickstart").arg(changed_kickstart(
+        &place,
+        "parted -s",
+        "cat /nowhere/to/be/found; parted -s",
+    ));
     place.fails(bake, &["%pre", "/nowhere/to/be/found"]);
 }
 
@@ -136,7 +144,8 @@ fn a_machine_that_stops_making_progress() {
 fn interrupted_while_the_installer_runs() {
     let place = Place::new();
     let mut bake = start(place.bake(lab().media()));
-    let guest = || kiln_tests::leftovers::processes_using(place.path()).iter().any(|p| p.contains("qemu-system"));
+    let guest =
+        || kiln_tests::leftovers::processes_using(place.path()).iter().any(|p| p.contains("qemu-system"));
     wait_until(Duration::from_secs(120), || guest() || bake.ended()).expect("no VM was started");
     bake.signal("INT");
     bake.wait(Duration::from_secs(20)).code(130).says(&["interrupted"]);
@@ -147,7 +156,8 @@ fn interrupted_while_the_installer_runs() {
 fn killed_without_a_word_and_then_collected() {
     let place = Place::new();
     let mut bake = start(place.bake(lab().media()));
-    let guest = || kiln_tests::leftovers::processes_using(place.path()).iter().any(|p| p.contains("qemu-system"));
+    let guest =
+        || kiln_tests::leftovers::processes_using(place.path()).iter().any(|p| p.contains("qemu-system"));
     wait_until(Duration::from_secs(120), || guest() || bake.ended()).expect("no VM was started");
     bake.signal("KILL");
     assert_eq!(bake.wait(Duration::from_secs(20)).status.code(), None);
@@ -187,7 +197,8 @@ fn a_kvm_under_which_guests_hang_is_noticed() {
             .into_iter()
             .find(|p| p.contains("qemu-system") && p.contains("org.fedoraproject.anaconda"))
     };
-    wait_until(Duration::from_secs(120), || installer().is_some() || bake.ended()).expect("no installer was started");
+    wait_until(Duration::from_secs(120), || installer().is_some() || bake.ended())
+        .expect("no installer was started");
     let chosen = installer();
     bake.signal("INT");
     let outcome = bake.wait(Duration::from_secs(20)).code(130);

@@ -1,0 +1,324 @@
+//! A coordinator on a port of the loopback interface, and agents that each run
+//! in a thread of their own, as if in a process of their own, over a root
+//! directory that outlives them.
+
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use jiff::Timestamp;
+use kiln_agent::host::{Health, Host};
+use kiln_agent::progress::Console;
+use kiln_agent::retry::Pace;
+use kiln_agent::root::Root;
+use kiln_agent::run::{Node, Outcome};
+use kiln_agent::seed::Search;
+use kiln_coordinator::plan::ClusterFile;
+use kiln_coordinator::{Coordinator, Server};
+use kiln_protocol::admin::{Hints, TicketRecord};
+use kiln_protocol::names::K3sVersion;
+use kiln_protocol::seed::{NodeSeed, SshUser, StaticAddress};
+use kiln_protocol::ticket::TicketSeed;
+use kiln_protocol::{Fingerprint, NodeName, Role, Ticket};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+
+/// Longer than anything here takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// Waits short enough for a test, in the proportions of the real ones.
+const PACE: Pace = Pace {
+    first: Duration::from_millis(20),
+    longest: Duration::from_millis(200),
+    operator: Duration::from_millis(400),
+    look: Duration::from_millis(10),
+    k3s: PATIENCE,
+};
+
+const CLUSTER: &str = r#"
+[cluster]
+name = "test"
+k3s = "v1.28.5+k3s1"
+image = "alma9-k3-node-amd64-v1.28.5-v1"
+provider = "qemu"
+
+[[node]]
+name = "s1"
+role = "server"
+cores = 1
+memory = "1GiB"
+disk = "8GiB"
+address = "10.77.0.11/24"
+
+[[node]]
+name = "a1"
+role = "agent"
+cores = 1
+memory = "1GiB"
+disk = "8GiB"
+address = "10.77.0.12/24"
+"#;
+
+/// A coordinator with a cluster of one server and one agent.
+pub(crate) struct World {
+    state: TempDir,
+    address: SocketAddr,
+    pin: Fingerprint,
+    running: Option<(Coordinator, Server)>,
+}
+
+impl World {
+    pub(crate) async fn new() -> Self {
+        let state = tempfile::tempdir().unwrap();
+        let path = state.path().join("coordinator");
+        Coordinator::init(&path).unwrap();
+        let coordinator = Coordinator::open(&path).await.unwrap();
+        coordinator.apply(&ClusterFile::parse(CLUSTER).unwrap()).await.unwrap();
+        let server = coordinator.serve(TcpListener::bind("127.0.0.1:0").await.unwrap()).await.unwrap();
+        let (address, pin) = (server.local_addr(), coordinator.pin());
+        Self { state, address, pin, running: Some((coordinator, server)) }
+    }
+
+    pub(crate) fn coordinator(&self) -> &Coordinator {
+        &self.running.as_ref().expect("the coordinator runs").0
+    }
+
+    pub(crate) async fn stop(&mut self) {
+        let (coordinator, server) = self.running.take().expect("the coordinator runs");
+        server.shutdown().await;
+        drop(coordinator);
+    }
+
+    /// At the same address, with the same state.
+    pub(crate) async fn start(&mut self) {
+        let coordinator = Coordinator::open(&self.state.path().join("coordinator")).await.unwrap();
+        let server = coordinator.serve(TcpListener::bind(self.address).await.unwrap()).await.unwrap();
+        self.running = Some((coordinator, server));
+    }
+
+    pub(crate) fn unregistered_ticket(&self) -> Ticket {
+        Ticket::new(vec![self.address.to_string().parse().unwrap()], self.pin, TicketSeed::generate())
+            .unwrap()
+    }
+
+    /// A ticket for a node, registered unless the coordinator is down: then it
+    /// was registered before, in the words of a test.
+    pub(crate) async fn ticket(&self, node: &str, not_before: Timestamp, expires: Timestamp) -> Ticket {
+        let ticket = self.unregistered_ticket();
+        self.register(&ticket, node, not_before, expires).await;
+        ticket
+    }
+
+    async fn register(&self, ticket: &Ticket, node: &str, not_before: Timestamp, expires: Timestamp) {
+        let role = if node.starts_with('s') { Role::Server } else { Role::Agent };
+        let (node, hints) = (node.parse().unwrap(), Hints::default());
+        let record = TicketRecord { node, generation: 1, role, not_before, expires, hints };
+        match &self.running {
+            Some((coordinator, _)) => coordinator.mint(ticket.public_key(), record).await.unwrap(),
+            None => {
+                let coordinator = Coordinator::open(&self.state.path().join("coordinator")).await.unwrap();
+                coordinator.mint(ticket.public_key(), record).await.unwrap();
+            }
+        }
+    }
+
+    pub(crate) async fn valid_ticket(&self, node: &str) -> Ticket {
+        self.ticket(node, Timestamp::now() - HOUR, Timestamp::now() + HOUR).await
+    }
+
+    /// A valid ticket of this coordinator that leads to another one.
+    pub(crate) async fn ticket_for_address_of(&self, other: &Self, node: &str) -> Ticket {
+        let seed = TicketSeed::generate();
+        let ticket = Ticket::new(vec![other.address.to_string().parse().unwrap()], self.pin, seed).unwrap();
+        self.register(&ticket, node, Timestamp::now() - HOUR, Timestamp::now() + HOUR).await;
+        ticket
+    }
+
+    /// An agent with a valid ticket.
+    pub(crate) async fn agent(&self, node: &str) -> Agent {
+        self.agent_with(self.valid_ticket(node).await)
+    }
+
+    pub(crate) fn agent_with(&self, ticket: Ticket) -> Agent {
+        Agent::start(Machine::new(Search::Found(Box::new(NodeSeed::new(ticket)), "a test")))
+    }
+
+    /// An agent whose only source of a seed holds this text.
+    pub(crate) fn agent_with_seed_text(&self, text: &str) -> Agent {
+        let search = match NodeSeed::parse(text.as_bytes()) {
+            Ok(seed) => Search::Found(Box::new(seed), "a test"),
+            Err(error) => Search::Nothing(vec![format!("a test: {error}")]),
+        };
+        Agent::start(Machine::new(search))
+    }
+}
+
+/// What outlives an agent's process: a disk, a seed, and what systemd does.
+struct Machine {
+    disk: TempDir,
+    seed: Search,
+    systemd: Mutex<Units>,
+}
+
+#[derive(Default)]
+struct Units {
+    starts: usize,
+    addresses: Vec<IpAddr>,
+}
+
+impl Machine {
+    fn new(seed: Search) -> Arc<Self> {
+        let disk = tempfile::tempdir().unwrap();
+        for folder in ["etc", "run", "var/lib"] {
+            fs::create_dir_all(disk.path().join(folder)).unwrap();
+        }
+        Arc::new(Self { disk, seed, systemd: Mutex::default() })
+    }
+
+    fn units(&self) -> MutexGuard<'_, Units> {
+        self.systemd.lock().unwrap()
+    }
+
+    fn console(&self) -> PathBuf {
+        self.disk.path().join("console")
+    }
+}
+
+/// The seam below the agent: the machine, in memory.
+struct InMemory(Arc<Machine>);
+
+impl Host for InMemory {
+    fn find_seed(&self) -> Search {
+        self.0.seed.clone()
+    }
+    fn set_hostname(&self, _name: &NodeName) -> Result<()> {
+        Ok(())
+    }
+    async fn set_addresses(&self, wanted: &[StaticAddress]) -> Result<()> {
+        self.0.units().addresses = wanted.iter().map(|wanted| wanted.address.addr()).collect();
+        Ok(())
+    }
+    fn addresses(&self) -> Vec<(String, IpAddr)> {
+        self.0.units().addresses.iter().map(|address| ("eth1".to_owned(), *address)).collect()
+    }
+    fn add_user(&self, _user: &SshUser) -> Result<()> {
+        Ok(())
+    }
+    fn selinux(&self) -> bool {
+        false
+    }
+    fn label(&self, _paths: &[PathBuf]) {}
+    async fn k3s_version(&self) -> Result<K3sVersion> {
+        Ok("v1.28.5+k3s1".parse()?)
+    }
+    async fn start_k3s(&self, _role: Role) -> Result<()> {
+        self.0.units().starts += 1;
+        Ok(())
+    }
+    async fn k3s_health(&self, _role: Role) -> Result<Health> {
+        let started = self.0.units().starts > 0;
+        Ok(if started { Health::Ready } else { Health::Waiting("not started".to_owned()) })
+    }
+    async fn k3s_changed(&self, _role: Role, at_most: Duration) {
+        tokio::time::sleep(at_most).await;
+    }
+    async fn enable_k3s(&self, _role: Role) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// An agent that runs.
+pub(crate) struct Agent {
+    machine: Arc<Machine>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<Option<Outcome>>>,
+}
+
+impl Agent {
+    fn start(machine: Arc<Machine>) -> Self {
+        let (stop, stopped) = oneshot::channel();
+        let inside = machine.clone();
+        let thread = std::thread::spawn(move || {
+            let root = Root::open(inside.disk.path()).unwrap();
+            fs::File::options().create(true).append(true).open(inside.console()).unwrap();
+            let console = Console::to(vec![inside.console()]);
+            let host = InMemory(inside);
+            let state = Node::<InMemory>::load(&root).unwrap();
+            let node = Node::new(&root, &host, &console, PACE);
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                tokio::select! {
+                    outcome = node.run(state) => Some(outcome.unwrap()),
+                    _ = stopped => None,
+                }
+            })
+        });
+        Self { machine, stop: Some(stop), thread: Some(thread) }
+    }
+
+    /// The same machine after its agent was killed and started again.
+    pub(crate) fn restarted(self) -> Self {
+        let machine = self.machine.clone();
+        drop(self);
+        Self::start(machine)
+    }
+
+    pub(crate) fn console(&self) -> String {
+        fs::read_to_string(self.machine.console()).unwrap_or_default()
+    }
+
+    pub(crate) fn k3s_starts(&self) -> usize {
+        self.machine.units().starts
+    }
+
+    /// A file of its disk, if there is one.
+    pub(crate) fn file(&self, path: &str) -> Option<Vec<u8>> {
+        fs::read(self.machine.disk.path().join(path)).ok()
+    }
+
+    /// The text of all files below a directory of its disk.
+    pub(crate) fn everything_below(&self, path: &str) -> String {
+        let read = |file: PathBuf| String::from_utf8_lossy(&fs::read(file).unwrap()).into_owned();
+        kiln_tests::leftovers::files_below(&self.machine.disk.path().join(Path::new(path)))
+            .into_iter()
+            .map(read)
+            .collect()
+    }
+
+    /// Waits until what the console said so far satisfies `condition`.
+    pub(crate) async fn until(&self, condition: impl Fn(&str) -> bool) {
+        self.wait(|| condition(&self.console())).await;
+    }
+
+    /// Waits until the node is ready.
+    pub(crate) async fn ready(&self) {
+        let thread = self.thread.as_ref().expect("the agent was started");
+        self.wait(|| thread.is_finished()).await;
+        self.until(|seen| seen.contains("[ready]")).await;
+    }
+
+    async fn wait(&self, condition: impl Fn() -> bool) {
+        let end = Instant::now() + PATIENCE;
+        while !condition() {
+            assert!(Instant::now() < end, "not within {PATIENCE:?}; the console says:\n{}", self.console());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // Its panic was printed, and what it should have done is missed
+            // by the test.
+            let _ = thread.join();
+        }
+    }
+}
