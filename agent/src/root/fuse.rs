@@ -19,10 +19,17 @@ impl Fuse {
         Self(())
     }
 
+    /// Whether a write has failed.
+    pub(crate) fn is_blown(&self) -> bool {
+        let Self(()) = self;
+        BLOWN.get()
+    }
+
     /// Puts the power back; says whether it was ever away.
     pub(crate) fn has_blown(self) -> bool {
+        let blown = self.is_blown();
         drop(self);
-        BLOWN.get()
+        blown
     }
 }
 

@@ -1,1 +1,323 @@
+//! A coordinator that speaks real TLS and says what a test tells it to, and a
+//! machine that remembers what was done to it.
 
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use kiln_protocol::api::{self, EnrolAnswer, EnrolRequest, GateAnswer, GateRequest, Report};
+use kiln_protocol::config::{Incarnation, NodeConfig};
+use kiln_protocol::error::ErrorClass;
+use kiln_protocol::names::K3sVersion;
+use kiln_protocol::seed::{NodeSeed, SshUser, StaticAddress};
+use kiln_protocol::ticket::{Ticket, TicketSeed};
+use kiln_protocol::{ApiError, Fingerprint, Identity, NodeName, Role, tls};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+
+use crate::apply::k3s;
+use crate::host::{Health, Host};
+use crate::root::Root;
+use crate::seed::Search;
+
+/// What the coordinator does with one request instead of answering it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Fault {
+    Refuse(ApiError),
+    /// These bytes, then the end.
+    Raw(&'static str),
+    /// The connection ends before an answer, though the request was heard.
+    Lose,
+}
+
+/// What the coordinator has seen and will say.
+#[derive(Debug)]
+pub(super) struct Script {
+    /// Taken one by one, for requests to the path.
+    pub(super) faults: VecDeque<(&'static str, Fault)>,
+    pub(super) gate: VecDeque<GateAnswer>,
+    pub(super) config: NodeConfig,
+    /// Every key that enrolled, with each proof checked.
+    pub(super) enrolled: Vec<Fingerprint>,
+    pub(super) gates: Vec<GateRequest>,
+    pub(super) reports: Vec<Report>,
+    ticket: TicketSeed,
+    pin: Fingerprint,
+}
+
+/// A coordinator on a port of the loopback interface.
+#[derive(Debug, Clone)]
+pub(super) struct FakeCoordinator {
+    script: Arc<Mutex<Script>>,
+    identity: Arc<Identity>,
+    address: String,
+}
+
+impl FakeCoordinator {
+    /// Takes a port, but does not listen yet.
+    pub(super) async fn new() -> (Self, TcpListener) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let identity = Identity::generate().unwrap();
+        let script = Script {
+            faults: VecDeque::new(),
+            gate: VecDeque::new(),
+            config: config(),
+            enrolled: Vec::new(),
+            gates: Vec::new(),
+            reports: Vec::new(),
+            ticket: TicketSeed::generate(),
+            pin: identity.fingerprint(),
+        };
+        let address = listener.local_addr().unwrap().to_string();
+        let this = Self { script: Arc::new(Mutex::new(script)), identity: Arc::new(identity), address };
+        (this, listener)
+    }
+
+    /// One that listens.
+    pub(super) async fn started() -> Self {
+        let (this, listener) = Self::new().await;
+        this.listen(listener);
+        this
+    }
+
+    pub(super) fn listen(&self, listener: TcpListener) {
+        let acceptor = TlsAcceptor::from(Arc::new(tls::server_config(&self.identity).unwrap()));
+        let this = self.clone();
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let (this, acceptor) = (this.clone(), acceptor.clone());
+                // A client that gives up is no concern of the server's.
+                tokio::spawn(async move { this.serve(stream, acceptor).await.ok() });
+            }
+        });
+    }
+
+    pub(super) fn script(&self) -> MutexGuard<'_, Script> {
+        self.script.lock().unwrap()
+    }
+
+    pub(super) fn seed(&self) -> NodeSeed {
+        self.seed_with_pin(self.identity.fingerprint())
+    }
+
+    pub(super) fn seed_with_pin(&self, pin: Fingerprint) -> NodeSeed {
+        let ticket = Ticket::new(vec![self.address.parse().unwrap()], pin, self.script().ticket.clone());
+        NodeSeed::new(ticket.unwrap())
+    }
+
+    pub(super) fn address(&self) -> &str {
+        &self.address
+    }
+
+    async fn serve(&self, stream: TcpStream, acceptor: TlsAcceptor) -> Result<()> {
+        let mut stream = acceptor.accept(stream).await?;
+        let key = tls::fingerprint_of(&stream.get_ref().1.peer_certificates().unwrap()[0])?;
+        let (path, body) = read_request(&mut stream).await?;
+        let answer = self.answer(key, &path, &body);
+        stream.write_all(answer.as_bytes()).await?;
+        stream.shutdown().await?;
+        Ok(())
+    }
+
+    fn answer(&self, key: Fingerprint, path: &str, body: &[u8]) -> String {
+        let mut script = self.script();
+        let fault = match script.faults.front() {
+            Some((to, _)) if *to == path => script.faults.pop_front().map(|(_, fault)| fault),
+            _ => None,
+        };
+        if let Some(Fault::Refuse(error)) = fault {
+            return response(403, &serde_json::to_string(&error).unwrap());
+        }
+        let answer = script.hear(key, path, body);
+        match fault {
+            None => answer,
+            Some(Fault::Raw(text)) => text.to_owned(),
+            _ => String::new(),
+        }
+    }
+}
+
+impl Script {
+    fn hear(&mut self, key: Fingerprint, path: &str, body: &[u8]) -> String {
+        let bound = self.enrolled.first() == Some(&key);
+        if path == api::ENROL {
+            let request: EnrolRequest = serde_json::from_slice(body).unwrap();
+            assert_eq!(request.ticket, self.ticket.public_key());
+            assert!(request.ticket.verifies(&request.proof, &self.pin, &key), "the proof is for another key");
+            self.enrolled.push(key);
+            let (node, role) = (self.config.node.clone(), self.config.role());
+            let answer = EnrolAnswer { cluster: self.config.cluster.clone(), node, role, generation: 1 };
+            return response(200, &serde_json::to_string(&answer).unwrap());
+        }
+        if !bound {
+            let error = ApiError::new(ErrorClass::Policy, "this key is not bound");
+            return response(403, &serde_json::to_string(&error).unwrap());
+        }
+        match path {
+            api::CONFIG => response(200, &serde_json::to_string(&self.config).unwrap()),
+            api::GATE => {
+                let request: GateRequest = serde_json::from_slice(body).unwrap();
+                self.gates.push(request.clone());
+                if request.incarnation != self.config.incarnation {
+                    let error = ApiError::new(ErrorClass::Policy, "that life of the cluster is over");
+                    return response(403, &serde_json::to_string(&error).unwrap());
+                }
+                let answer = self.gate.pop_front().unwrap_or(GateAnswer::Go);
+                response(200, &serde_json::to_string(&answer).unwrap())
+            }
+            api::REPORT => {
+                self.reports.push(serde_json::from_slice(body).unwrap());
+                "HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n".to_owned()
+            }
+            _ => response(404, "{}"),
+        }
+    }
+}
+
+pub(super) fn response(status: u16, body: &str) -> String {
+    let head = format!("HTTP/1.1 {status} X\r\ncontent-type: application/json\r\n");
+    format!("{head}content-length: {}\r\nconnection: close\r\n\r\n{body}", body.len())
+}
+
+async fn read_request(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> Result<(String, Vec<u8>)> {
+    let mut bytes = Vec::new();
+    loop {
+        let mut buffer = [0; 4096];
+        let read = stream.read(&mut buffer).await?;
+        bytes.extend_from_slice(&buffer[..read]);
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+            let length: usize = length.map_or(0, |length| length.parse().unwrap());
+            if body.len() >= length {
+                let path = head.split(' ').nth(1).unwrap().to_owned();
+                return Ok((path, body.as_bytes()[..length].to_vec()));
+            }
+        }
+        if read == 0 {
+            bail!("the request ended early");
+        }
+    }
+}
+
+/// A configuration for a first server.
+pub(super) fn config() -> NodeConfig {
+    let text = r#"{
+        "cluster": "home", "incarnation": 1, "node": "k3s-s1", "generation": 1,
+        "network": [{"mac": "52:54:00:00:00:02", "address": "10.77.0.11/24"}],
+        "users": [{"name": "ops", "authorized_keys": ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHlq me"]}],
+        "k3s": {
+            "version": "v1.28.5+k3s1", "node_ip": "10.77.0.11", "node_password": "00ff",
+            "membership": {
+                "kind": "first_server", "cluster_init": false, "token": "K10aa::server:s", "agent_token": "a",
+                "ca": {
+                    "server": {"certificates": "C", "key": "K"}, "client": {"certificates": "C", "key": "K"},
+                    "request_header": {"certificates": "C", "key": "K"},
+                    "etcd_peer": {"certificates": "C", "key": "K"},
+                    "etcd_server": {"certificates": "C", "key": "K"}, "service_key": "K"
+                }
+            }
+        }
+    }"#;
+    serde_json::from_str(text).unwrap()
+}
+
+/// A machine that remembers what was done to it.
+#[derive(Debug)]
+pub(super) struct FakeHost<'a> {
+    root: &'a Root,
+    pub(super) seed: RefCell<Search>,
+    /// Each change, in order.
+    pub(super) log: RefCell<Vec<String>>,
+    /// Taken one by one; after the last, k3s is up if it was started.
+    pub(super) health: RefCell<VecDeque<Health>>,
+    pub(super) k3s: RefCell<K3sVersion>,
+    /// Survives reboots, as an enabled unit does.
+    pub(super) enabled: Cell<bool>,
+    pub(super) started: Cell<bool>,
+}
+
+impl<'a> FakeHost<'a> {
+    pub(super) fn new(root: &'a Root, seed: NodeSeed) -> Self {
+        Self {
+            root,
+            seed: RefCell::new(Search::Found(Box::new(seed), "a test")),
+            log: RefCell::default(),
+            health: RefCell::default(),
+            k3s: RefCell::new("v1.28.5+k3s1".parse().unwrap()),
+            enabled: Cell::new(false),
+            started: Cell::new(false),
+        }
+    }
+
+    /// Power off and on again: what is enabled starts.
+    pub(super) fn reboot(&self) {
+        self.started.set(self.enabled.get());
+        self.health.borrow_mut().clear();
+    }
+
+    fn note(&self, what: String) {
+        self.log.borrow_mut().push(what);
+    }
+}
+
+impl Host for FakeHost<'_> {
+    fn find_seed(&self) -> Search {
+        self.seed.borrow().clone()
+    }
+    fn set_hostname(&self, name: &NodeName) -> Result<()> {
+        self.note(format!("hostname {name}"));
+        Ok(())
+    }
+    async fn set_addresses(&self, wanted: &[StaticAddress]) -> Result<()> {
+        for one in wanted {
+            self.note(format!("address {}", one.address));
+        }
+        Ok(())
+    }
+    fn addresses(&self) -> Vec<(String, IpAddr)> {
+        vec![("eth1".to_owned(), "10.77.0.11".parse().unwrap())]
+    }
+    fn add_user(&self, user: &SshUser) -> Result<()> {
+        self.note(format!("user {}", user.name));
+        Ok(())
+    }
+    fn selinux(&self) -> bool {
+        false
+    }
+    fn label(&self, _paths: &[PathBuf]) {}
+    async fn k3s_version(&self) -> Result<K3sVersion> {
+        Ok(self.k3s.borrow().clone())
+    }
+    async fn start_k3s(&self, role: Role) -> Result<()> {
+        assert!(self.root.meta(k3s::CONFIG)?.is_some(), "k3s was started without its configuration");
+        self.started.set(true);
+        self.note(format!("start {role}"));
+        Ok(())
+    }
+    async fn k3s_health(&self, _role: Role) -> Result<Health> {
+        let next = self.health.borrow_mut().pop_front();
+        Ok(next.unwrap_or_else(|| {
+            if self.started.get() { Health::Ready } else { Health::Waiting("not started".to_owned()) }
+        }))
+    }
+    async fn k3s_changed(&self, _role: Role, at_most: Duration) {
+        tokio::time::sleep(at_most).await;
+    }
+    async fn enable_k3s(&self, role: Role) -> Result<()> {
+        self.enabled.set(true);
+        self.note(format!("enable {role}"));
+        Ok(())
+    }
+}
+
+/// The incarnation a script's configuration belongs to.
+pub(super) fn incarnation(number: u64) -> Incarnation {
+    Incarnation(number)
+}

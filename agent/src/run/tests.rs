@@ -1,1 +1,419 @@
+//! Nodes that join a fake coordinator over real TLS, and what may go wrong.
 
+use std::future::Future;
+use std::time::Duration;
+
+use kiln_protocol::api::{self, GateAnswer, Step, StepState};
+use kiln_protocol::error::ErrorClass;
+use kiln_protocol::{ApiError, Fingerprint};
+use proptest::prelude::*;
+use tokio::time::{sleep, timeout};
+
+use super::fakes::{FakeCoordinator, FakeHost, Fault, incarnation, response};
+use super::state::State;
+use super::{Node, Outcome, store};
+use crate::apply::k3s;
+use crate::facts::tests::fake_machine;
+use crate::host::Health;
+use crate::identity;
+use crate::progress::Console;
+use crate::progress::status::Status;
+use crate::retry::Pace;
+use crate::root::{Fuse, Root};
+use crate::seed::Search;
+
+const UUID: &str = "0f5e2a3c-1111-2222-3333-444455556666";
+const DEADLINE: Duration = Duration::from_secs(20);
+
+fn pace() -> Pace {
+    Pace {
+        first: Duration::from_millis(2),
+        longest: Duration::from_millis(20),
+        operator: Duration::from_millis(40),
+        look: Duration::from_millis(2),
+        k3s: Duration::from_millis(50),
+    }
+}
+
+/// The disk and console of one machine.
+struct Machine {
+    dir: tempfile::TempDir,
+    root: Root,
+    console: Console,
+}
+
+impl Machine {
+    fn new() -> Self {
+        let dir = crate::testing::tempdir().unwrap();
+        fake_machine(dir.path(), UUID);
+        let path = dir.path().join("console");
+        std::fs::write(&path, "").unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        Self { dir, root, console: Console::to(vec![path]) }
+    }
+
+    fn said(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("console")).unwrap()
+    }
+
+    fn state(&self) -> State {
+        store::load(&self.root).unwrap()
+    }
+
+    /// Boots and runs until the node is ready.
+    async fn boot(&self, host: &FakeHost<'_>) -> Outcome {
+        let node = Node::new(&self.root, host, &self.console, pace());
+        let run = timeout(DEADLINE, node.run(self.state())).await;
+        run.unwrap_or_else(|_| panic!("never ready; the console says:\n{}", self.said())).unwrap()
+    }
+
+    /// Boots and runs until the condition holds; then the power is cut.
+    async fn boot_until(&self, host: &FakeHost<'_>, condition: impl Fn() -> bool) {
+        let node = Node::new(&self.root, host, &self.console, pace());
+        tokio::select! {
+            outcome = node.run(self.state()) => panic!("{outcome:?} too early:\n{}", self.said()),
+            () = until(condition) => {}
+        }
+    }
+}
+
+async fn until(condition: impl Fn() -> bool) {
+    let wait = async {
+        while !condition() {
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    assert!(timeout(DEADLINE, wait).await.is_ok(), "what was waited for never happened");
+}
+
+/// Runs a test's future on the kind of runtime the agent uses.
+fn run<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
+#[tokio::test]
+async fn a_first_boot_goes_through_every_step_and_tells_of_each() {
+    let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+    let host = FakeHost::new(&machine.root, coordinator.seed());
+    assert_eq!(machine.boot(&host).await, Outcome::Ready);
+
+    let changes = host.log.borrow().clone();
+    assert_eq!(
+        changes,
+        ["hostname k3s-s1", "address 10.77.0.11/24", "user ops", "start server", "enable server"]
+    );
+    assert_eq!(machine.root.read_text("/etc/hostname").unwrap().as_deref(), Some("k3s-s1\n"));
+    let script = coordinator.script();
+    let done: Vec<Step> = script
+        .reports
+        .iter()
+        .filter(|report| report.state == StepState::Done)
+        .map(|report| report.step)
+        .collect();
+    assert_eq!(done, Step::ALL);
+    assert!(script.reports.is_sorted_by_key(|report| report.sequence));
+    let last = script.reports.last().unwrap();
+    assert!(last.usage.is_some() && last.facts.as_ref().unwrap().smbios_uuid.as_deref() == Some(UUID));
+
+    let said = machine.said();
+    let key = identity::load(&machine.root).unwrap().unwrap().fingerprint();
+    assert!(said.contains(&format!("kiln: [key] the node's key is {key}\r\n")), "{said}");
+    assert!(said.contains("kiln: [ready] k3s-s1 is a server of home\r\n"), "{said}");
+    assert!(!said.contains("K10") && !said.contains("kiln1."), "a secret on the console: {said}");
+    let status = Status::read(&machine.root).unwrap().to_string();
+    assert!(status.contains("k3s-s1 (server of home, generation 1)"), "{status}");
+}
+
+#[tokio::test]
+async fn a_later_boot_needs_no_coordinator() {
+    let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+    let host = FakeHost::new(&machine.root, coordinator.seed());
+    machine.boot(&host).await;
+    host.reboot();
+    host.log.borrow_mut().clear();
+    let gone = FakeCoordinator::new().await.0;
+    let State::Ready { mut home, incarnation } = machine.state() else { panic!("not ready") };
+    home.addresses = vec![gone.address().parse().unwrap()];
+    store::save(&machine.root, &State::Ready { home, incarnation }).unwrap();
+
+    let ready = || machine.said().matches("[ready] k3s-s1 is a server").count() == 2;
+    machine.boot_until(&host, ready).await;
+    assert_eq!(*host.log.borrow(), [""; 0], "nothing is done on a later boot");
+}
+
+#[tokio::test]
+async fn a_later_boot_is_reported_where_there_is_a_coordinator() {
+    let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+    let host = FakeHost::new(&machine.root, coordinator.seed());
+    machine.boot(&host).await;
+    host.reboot();
+    coordinator.script().reports.clear();
+    assert_eq!(machine.boot(&host).await, Outcome::Ready);
+    let script = coordinator.script();
+    assert_eq!(
+        script.reports.last().map(|report| (report.step, &report.state)),
+        Some((Step::Ready, &StepState::Done))
+    );
+    assert_eq!(script.gates.len(), 1, "the gate is passed once in a node's life");
+}
+
+#[tokio::test]
+async fn a_coordinator_that_comes_up_late_is_waited_for_and_told_everything() {
+    let machine = Machine::new();
+    let (coordinator, listener) = FakeCoordinator::new().await;
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let host = FakeHost::new(&machine.root, coordinator.seed());
+    let late = async {
+        until(|| machine.said().matches("[enrol] transient").count() >= 2).await;
+        coordinator.listen(tokio::net::TcpListener::bind(address).await.unwrap());
+    };
+    let (outcome, ()) = tokio::join!(machine.boot(&host), late);
+    assert_eq!(outcome, Outcome::Ready);
+    assert!(machine.said().contains("Connection refused"), "{}", machine.said());
+    let script = coordinator.script();
+    let done = script.reports.iter().filter(|report| report.state == StepState::Done).count();
+    assert_eq!(done, Step::ALL.len(), "steps before the contact are told too");
+}
+
+#[tokio::test]
+async fn another_coordinators_key_is_named_and_told_nothing() {
+    let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+    let wrong = coordinator.seed_with_pin(Fingerprint::of_spki(b"another"));
+    let host = FakeHost::new(&machine.root, wrong);
+    machine.boot_until(&host, || machine.said().contains("not the pinned")).await;
+    let said = machine.said();
+    assert!(said.contains("[enrol] policy") && said.contains("another coordinator answers"), "{said}");
+    assert!(coordinator.script().enrolled.is_empty());
+}
+
+#[tokio::test]
+async fn another_seed_cures_a_node_that_is_not_bound_yet() {
+    let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+    let host = FakeHost::new(&machine.root, coordinator.seed_with_pin(Fingerprint::of_spki(b"another")));
+    let cure = async {
+        until(|| machine.said().contains("not the pinned")).await;
+        host.seed.replace(Search::Found(Box::new(coordinator.seed()), "a volume"));
+    };
+    let (outcome, ()) = tokio::join!(machine.boot(&host), cure);
+    assert_eq!(outcome, Outcome::Ready);
+}
+
+#[tokio::test]
+async fn refusals_are_said_and_tried_again_until_an_operator_has_cured_them() {
+    for class in
+        [ErrorClass::TicketExpired, ErrorClass::TicketContested, ErrorClass::Held, ErrorClass::Pending]
+    {
+        let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+        let host = FakeHost::new(&machine.root, coordinator.seed());
+        let refusal = ApiError::new(class, "no").hint("ask the operator");
+        coordinator
+            .script()
+            .faults
+            .extend([(api::ENROL, Fault::Refuse(refusal.clone())), (api::ENROL, Fault::Refuse(refusal))]);
+        assert_eq!(machine.boot(&host).await, Outcome::Ready);
+        let said = machine.said();
+        assert!(said.contains(&format!("[enrol] {class}: no (ask the operator)")), "{said}");
+        assert_eq!(coordinator.script().enrolled.len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn whatever_else_is_answered_is_taken_for_a_passing_trouble() {
+    let portal = "HTTP/1.1 200 OK\r\ncontent-length: 12\r\n\r\n<html></html>";
+    let cut = "HTTP/1.1 200 OK\r\ncontent-length: 5000\r\n\r\n{\"cluster\":\"ho";
+    let faults = [Fault::Lose, Fault::Raw(cut), Fault::Raw("\0\0\0\0"), Fault::Raw(portal)];
+    for path in [api::ENROL, api::CONFIG, api::GATE] {
+        let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+        let host = FakeHost::new(&machine.root, coordinator.seed());
+        coordinator.script().faults.extend(faults.iter().map(|fault| (path, fault.clone())));
+        assert_eq!(machine.boot(&host).await, Outcome::Ready);
+        assert_eq!(host.log.borrow().iter().filter(|line| *line == "start server").count(), 1);
+        assert!(coordinator.script().faults.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn first_settings_are_applied_before_any_contact() {
+    let (machine, coordinator) = (Machine::new(), FakeCoordinator::new().await.0);
+    let mut seed = coordinator.seed();
+    seed.hostname = Some("early".parse().unwrap());
+    seed.user = Some(super::fakes::config().users.remove(0));
+    seed.network = Some(super::fakes::config().network.remove(0));
+    let host = FakeHost::new(&machine.root, seed);
+    machine.boot_until(&host, || machine.said().contains("[enrol] transient")).await;
+    assert_eq!(*host.log.borrow(), ["hostname early", "user ops", "address 10.77.0.11/24"]);
+}
+
+#[tokio::test]
+async fn no_seed_is_waited_for_and_a_broken_one_is_named() {
+    let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+    let host = FakeHost::new(&machine.root, coordinator.seed());
+    host.seed.replace(Search::Nothing(Vec::new()));
+    let find = async {
+        until(|| machine.said().contains("[seed] no seed yet")).await;
+        host.seed.replace(Search::Nothing(vec!["the cidata volume: the ticket is truncated".to_owned()]));
+        until(|| machine.said().contains("[seed] format: the cidata volume: the ticket is truncated")).await;
+        host.seed.replace(Search::Found(Box::new(coordinator.seed()), "a volume"));
+    };
+    let (outcome, ()) = tokio::join!(machine.boot(&host), find);
+    assert_eq!(outcome, Outcome::Ready);
+}
+
+#[tokio::test]
+async fn the_gate_is_asked_until_it_opens_and_another_life_is_configured_anew() {
+    let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+    let host = FakeHost::new(&machine.root, coordinator.seed());
+    let wait = || GateAnswer::Wait { reason: "waiting for the first server".to_owned(), retry_after: 0 };
+    coordinator.script().gate.extend((0..5).map(|_| wait()));
+    let another_life = async {
+        until(|| !coordinator.script().gates.is_empty()).await;
+        coordinator.script().config.incarnation = incarnation(2);
+    };
+    let (outcome, ()) = tokio::join!(machine.boot(&host), another_life);
+    assert_eq!(outcome, Outcome::Ready);
+    assert!(machine.said().contains("[gate] waiting for the first server"), "{}", machine.said());
+    let script = coordinator.script();
+    assert_eq!(script.gates.last().unwrap().incarnation, incarnation(2));
+    let State::Ready { incarnation: kept, .. } = machine.state() else { panic!("not ready") };
+    assert_eq!(kept, incarnation(2));
+}
+
+#[tokio::test]
+async fn a_k3s_that_falls_down_is_reported_and_watched_on() {
+    let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+    let host = FakeHost::new(&machine.root, coordinator.seed());
+    host.health.borrow_mut().extend([
+        Health::Waiting("k3s.service is starting".to_owned()),
+        Health::Down("its log ends: no space left".to_owned()),
+        Health::Down("its log ends: no space left".to_owned()),
+    ]);
+    assert_eq!(machine.boot(&host).await, Outcome::Ready);
+    let said = machine.said();
+    assert!(said.contains("[start_k3s] transient: its log ends: no space left"), "{said}");
+}
+
+#[tokio::test]
+async fn a_k3s_that_takes_too_long_is_a_failure_that_is_watched_on() {
+    let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+    let host = FakeHost::new(&machine.root, coordinator.seed());
+    let slow = Health::Waiting("k3s.service is starting".to_owned());
+    host.health.borrow_mut().extend(std::iter::repeat_n(slow, 60));
+    assert_eq!(machine.boot(&host).await, Outcome::Ready);
+    assert!(machine.said().contains("k3s is not up after"), "{}", machine.said());
+}
+
+#[tokio::test]
+async fn another_k3s_than_the_clusters_is_never_configured() {
+    let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+    let host = FakeHost::new(&machine.root, coordinator.seed());
+    host.k3s.replace("v1.29.0+k3s1".parse().unwrap());
+    machine.boot_until(&host, || machine.said().contains("[configure] policy")).await;
+    assert!(machine.said().contains("wants k3s v1.28.5+k3s1, this image has v1.29.0+k3s1"));
+    assert!(machine.root.meta(k3s::CONFIG).unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_configuration_for_another_node_is_refused() {
+    let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+    let host = FakeHost::new(&machine.root, coordinator.seed());
+    let mut other = super::fakes::config();
+    other.node = "k3s-s2".parse().unwrap();
+    let other = response(200, &serde_json::to_string(&other).unwrap());
+    coordinator.script().faults.push_back((api::CONFIG, Fault::Raw(other.leak())));
+    assert_eq!(machine.boot(&host).await, Outcome::Ready);
+    assert!(machine.said().contains("the configuration is for k3s-s2"), "{}", machine.said());
+    assert!(!host.log.borrow().contains(&"hostname k3s-s2".to_owned()));
+}
+
+#[tokio::test]
+async fn a_copied_disk_says_so_and_does_not_use_its_key() {
+    let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+    let host = FakeHost::new(&machine.root, coordinator.seed());
+    machine.boot(&host).await;
+    fake_machine(machine.dir.path(), "99999999-1111-2222-3333-444455556666");
+    host.reboot();
+    let reports = coordinator.script().reports.len();
+    assert_eq!(machine.boot(&host).await, Outcome::Cloned);
+    assert_eq!(coordinator.script().reports.len(), reports, "the key was used");
+    let said = machine.said();
+    assert!(said.contains("cloned: this disk is a copy") && said.contains("remove /var/lib/kiln"), "{said}");
+}
+
+/// What must hold whenever a node has become ready, whatever happened before.
+fn check_ready(machine: &Machine, host: &FakeHost<'_>, coordinator: &FakeCoordinator, when: &str) {
+    assert!(matches!(machine.state(), State::Ready { .. }), "{when}");
+    assert!(host.enabled.get(), "{when}");
+    let script = coordinator.script();
+    assert!(script.enrolled.iter().all(|key| *key == script.enrolled[0]), "a second key was made: {when}");
+    let config = machine.root.read_text(k3s::CONFIG).unwrap().unwrap();
+    assert!(config.contains("\"node-name\": \"k3s-s1\""), "{when}: {config}");
+}
+
+#[test]
+fn a_power_cut_between_any_two_writes_is_survived() {
+    for steps in 0.. {
+        let finished = run(async {
+            let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+            let host = FakeHost::new(&machine.root, coordinator.seed());
+            let fuse = Fuse::after(steps);
+            let node = Node::new(&machine.root, &host, &machine.console, pace());
+            tokio::select! {
+                outcome = node.run(State::Seed) => assert_eq!(outcome.unwrap(), Outcome::Ready),
+                () = until(|| fuse.is_blown()) => {}
+            }
+            if !fuse.has_blown() {
+                return true;
+            }
+            host.reboot();
+            machine.boot(&host).await;
+            check_ready(&machine, &host, &coordinator, &format!("cut at {steps}"));
+            false
+        });
+        if finished {
+            assert!(steps > 80, "the fuse was hardly in the way: {steps}");
+            return;
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    /// Lost answers, refusals and power cuts in any order: an honest node ends
+    /// up joined, with the one key it made.
+    #[test]
+    fn an_honest_node_always_ends_up_joined(
+        faults in proptest::collection::vec((0..4usize, 0..4usize), 0..12),
+        cuts in proptest::collection::vec(0..120u32, 0..5),
+    ) {
+        run(async {
+            let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+            let host = FakeHost::new(&machine.root, coordinator.seed());
+            for (path, fault) in faults {
+                let path = [api::ENROL, api::CONFIG, api::GATE, api::REPORT][path];
+                let fault = match fault {
+                    0 => Fault::Lose,
+                    1 => Fault::Raw("HTTP/1.1 500 X\r\ncontent-length: 3\r\n\r\n{}"),
+                    2 => Fault::Refuse(ApiError::new(ErrorClass::Transient, "busy")),
+                    _ => Fault::Refuse(ApiError::new(ErrorClass::Held, "held")),
+                };
+                coordinator.script().faults.push_back((path, fault));
+            }
+            for steps in cuts {
+                let fuse = Fuse::after(steps);
+                let node = Node::new(&machine.root, &host, &machine.console, pace());
+                tokio::select! {
+                    outcome = node.run(machine.state()) => { outcome.unwrap(); }
+                    () = until(|| fuse.is_blown()) => {}
+                }
+                drop(fuse);
+                host.reboot();
+            }
+            // What is refused for ever is not a passing fault.
+            coordinator.script().faults.clear();
+            machine.boot(&host).await;
+            check_ready(&machine, &host, &coordinator, "at the end");
+        });
+    }
+}
