@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use jiff::Timestamp;
-use kiln_protocol::admin::{ClusterStatus, TicketRecord};
+use kiln_protocol::admin::{self, ClusterStatus, TicketRecord};
 use kiln_protocol::config::Incarnation;
 use kiln_protocol::{Fingerprint, Identity, NodeName, Secret, TicketKey};
 use tokio::net::TcpListener;
@@ -170,6 +170,11 @@ impl Coordinator {
     pub async fn status(&self) -> Result<ClusterStatus> {
         let (pin, strangers, now) = (self.pin(), self.strangers().list(), Timestamp::now());
         self.inner.store.read(move |tx| transition::status::status(tx, pin, strangers, now)).await
+    }
+
+    /// The audit trail after line `after` (0 for all of it), at most `limit` lines.
+    pub async fn events(&self, after: u64, limit: usize) -> Result<Vec<admin::Event>> {
+        self.inner.store.read(move |tx| events::list(tx, after, limit)).await
     }
 
     /// A number that grows whenever the status may have changed.

@@ -330,6 +330,33 @@ pub struct Alarm {
     pub message: String,
 }
 
+/// One line of the audit trail, which only grows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Its number; later ones are greater.
+    pub id: u64,
+    /// When.
+    pub at: Timestamp,
+    /// Who did it: an admin, a node, a key, or `local`.
+    pub who: String,
+    /// From where.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<std::net::IpAddr>,
+    /// What was done: one word.
+    pub what: String,
+    /// To which node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<NodeName>,
+    /// Of which generation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u32>,
+    /// In words.
+    pub detail: String,
+    /// Whether an operator should look.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub alarm: bool,
+}
+
 /// A machine that reported without being known.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stranger {

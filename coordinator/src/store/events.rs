@@ -5,7 +5,8 @@ use std::net::IpAddr;
 
 use anyhow::{Context as _, Result};
 use jiff::Timestamp;
-use rusqlite::{Transaction, params};
+use kiln_protocol::admin;
+use rusqlite::{Row, Transaction, params};
 
 use super::{millis, time};
 
@@ -111,6 +112,33 @@ pub(crate) fn note(tx: &Transaction<'_>, actor: &Actor, event: &Event<'_>, now: 
         tracing::info!(event = what.as_str(), who = actor.who, "{detail}{from}");
     }
     Ok(noted == 1)
+}
+
+/// The lines after `after`, in order, at most `limit`.
+pub(crate) fn list(tx: &Transaction<'_>, after: u64, limit: usize) -> Result<Vec<admin::Event>> {
+    let mut statement = tx.prepare_cached(
+        "SELECT events.id, at, who, source, what, node, generation, detail, alarm
+         FROM events LEFT JOIN seats ON seats.id = events.seat WHERE events.id > ?1 ORDER BY events.id LIMIT ?2",
+    )?;
+    let rows = statement.query_map(params![after, limit], |row| Ok(read(row)))?;
+    rows.map(|row| row?).collect()
+}
+
+fn read(row: &Row<'_>) -> Result<admin::Event> {
+    let text = |column: &str| row.get::<_, Option<String>>(column);
+    let from = text("source")?.map(|from| from.parse()).transpose().context("reading a stored address")?;
+    let node = text("node")?.map(|node| node.parse()).transpose().context("reading a stored name")?;
+    Ok(admin::Event {
+        id: row.get("id")?,
+        at: time(row.get("at")?)?,
+        who: row.get("who")?,
+        from,
+        what: row.get("what")?,
+        node,
+        generation: row.get("generation")?,
+        detail: row.get("detail")?,
+        alarm: row.get("alarm")?,
+    })
 }
 
 /// An alarm whose seat is still held.

@@ -1,0 +1,234 @@
+//! A coordinator with a cluster, and clients that speak to it as nodes and
+//! admins do.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use kiln_coordinator::client::Client;
+use kiln_coordinator::plan::ClusterFile;
+use kiln_coordinator::{Coordinator, Limits, Server};
+use kiln_protocol::admin::{Hints, NodeStatus, TicketRecord};
+use kiln_protocol::api::{
+    self, EnrolAnswer, EnrolRequest, Facts, GateAnswer, GateRequest, Report, Step, StepState,
+};
+use kiln_protocol::config::{Incarnation, NodeConfig};
+use kiln_protocol::ticket::{Address, Proof, Ticket, TicketKey, TicketSeed};
+use kiln_protocol::{ApiError, ErrorClass, Fingerprint, Identity, NodeName, Role};
+use reqwest::Method;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// One coordinator, served on loopback.
+pub(crate) struct World {
+    pub(crate) outer: tempfile::TempDir,
+    pub(crate) dir: PathBuf,
+    pub(crate) coordinator: Coordinator,
+    pub(crate) server: Server,
+}
+
+/// `s1`, more servers if asked for, and two agents.
+pub(crate) fn cluster_file(servers: usize) -> ClusterFile {
+    let mut text = "[cluster]\nname = \"test\"\nk3s = \"v1.28.5+k3s1\"\n\
+                    image = \"alma9-k3-node-amd64-v1.28.5-v1\"\nprovider = \"qemu\"\n"
+        .to_owned();
+    let servers = (1..=servers).map(|n| (format!("s{n}"), "server"));
+    for (name, role) in servers.chain([("a1".to_owned(), "agent"), ("a2".to_owned(), "agent")]) {
+        let size = "cores = 1\nmemory = \"1GiB\"\ndisk = \"8GiB\"";
+        let _ = writeln!(text, "[[node]]\nname = \"{name}\"\nrole = \"{role}\"\n{size}");
+    }
+    ClusterFile::parse(&text).unwrap()
+}
+
+impl World {
+    pub(crate) async fn new() -> Self {
+        Self::within(1, Limits::default()).await
+    }
+
+    /// With so many servers in its cluster file, and other limits.
+    pub(crate) async fn within(servers: usize, limits: Limits) -> Self {
+        let outer = tempfile::tempdir().unwrap();
+        let dir = outer.path().join("state");
+        Coordinator::init(&dir).unwrap();
+        let coordinator = Coordinator::open(&dir).await.unwrap();
+        coordinator.apply(&cluster_file(servers)).await.unwrap();
+        let server = serve(&coordinator, limits).await;
+        Self { outer, dir, coordinator, server }
+    }
+
+    /// Stops it, closes its state, and opens both again.
+    pub(crate) async fn restart(self) -> Self {
+        let Self { outer, dir, coordinator, server } = self;
+        server.shutdown().await;
+        drop(coordinator);
+        let coordinator = Coordinator::open(&dir).await.unwrap();
+        let server = serve(&coordinator, Limits::default()).await;
+        Self { outer, dir, coordinator, server }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.server.local_addr()
+    }
+
+    /// A ticket for the node's next generation that is good for an hour.
+    pub(crate) async fn ticket(&self, node: &str) -> Ticket {
+        let now = Timestamp::now();
+        self.ticket_between(node, now, now + SignedDuration::from_hours(1)).await
+    }
+
+    pub(crate) async fn ticket_between(&self, node: &str, from: Timestamp, to: Timestamp) -> Ticket {
+        let node = name(node);
+        let role = if node.as_str().starts_with('s') { Role::Server } else { Role::Agent };
+        let generation = self.coordinator.next_generation(&node).await.unwrap();
+        let hints = Hints::default();
+        let record = TicketRecord { node, generation, role, not_before: from, expires: to, hints };
+        let ticket = self.unknown_ticket();
+        self.coordinator.mint(ticket.public_key(), record).await.unwrap();
+        ticket
+    }
+
+    /// A ticket that the coordinator was never told of.
+    pub(crate) fn unknown_ticket(&self) -> Ticket {
+        let address: Address = self.address().to_string().parse().unwrap();
+        Ticket::new(vec![address], self.coordinator.pin(), TicketSeed::generate()).unwrap()
+    }
+
+    /// A machine with a key of its own that nobody knows yet.
+    pub(crate) fn machine(&self) -> Machine {
+        self.machine_with(&Identity::generate().unwrap())
+    }
+
+    pub(crate) fn machine_with(&self, identity: &Identity) -> Machine {
+        Machine::new(identity, self.address(), self.coordinator.pin())
+    }
+
+    /// A machine that has enrolled as a node.
+    pub(crate) async fn enrolled(&self, node: &str) -> Machine {
+        let (ticket, machine) = (self.ticket(node).await, self.machine());
+        machine.enrol(&ticket).await.unwrap();
+        machine
+    }
+
+    pub(crate) fn admin_identity(&self) -> Identity {
+        Identity::from_pem(&std::fs::read_to_string(self.dir.join("admin.key")).unwrap()).unwrap()
+    }
+
+    pub(crate) fn admin(&self) -> Client {
+        let address: Address = self.address().to_string().parse().unwrap();
+        Client::new(address, &self.admin_identity(), self.coordinator.pin()).unwrap()
+    }
+
+    pub(crate) async fn node(&self, node: &str) -> NodeStatus {
+        self.coordinator.status().await.unwrap().node(&name(node)).unwrap().clone()
+    }
+
+    /// How often something stands in the audit trail.
+    pub(crate) async fn count_events(&self, what: &str) -> usize {
+        let events = self.coordinator.events(0, 10_000).await.unwrap();
+        events.iter().filter(|event| event.what == what).count()
+    }
+}
+
+async fn serve(coordinator: &Coordinator, limits: Limits) -> Server {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    coordinator.serve_within(listener, limits).await.unwrap()
+}
+
+pub(crate) fn name(text: &str) -> NodeName {
+    text.parse().unwrap()
+}
+
+/// What a machine's agent does, without the machine.
+#[derive(Clone)]
+pub(crate) struct Machine {
+    http: reqwest::Client,
+    base: String,
+    pub(crate) key: Fingerprint,
+}
+
+impl Machine {
+    pub(crate) fn new(identity: &Identity, address: SocketAddr, pin: Fingerprint) -> Self {
+        let tls = kiln_protocol::tls::client_config(identity, pin).unwrap();
+        let http = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls)
+            .no_proxy()
+            .timeout(Duration::from_secs(30))
+            .build()
+            .unwrap();
+        Self { http, base: format!("https://{address}"), key: identity.fingerprint() }
+    }
+
+    pub(crate) async fn enrol(&self, ticket: &Ticket) -> Result<EnrolAnswer, ApiError> {
+        self.enrol_with(ticket.public_key(), ticket.prove(&self.key)).await
+    }
+
+    pub(crate) async fn enrol_with(&self, ticket: TicketKey, proof: Proof) -> Result<EnrolAnswer, ApiError> {
+        let request = EnrolRequest { ticket, proof, facts: Facts::default() };
+        self.post(api::ENROL, &request).await
+    }
+
+    pub(crate) async fn config(&self) -> Result<NodeConfig, ApiError> {
+        self.get(api::CONFIG).await
+    }
+
+    pub(crate) async fn gate(&self) -> Result<GateAnswer, ApiError> {
+        self.gate_at(Incarnation(1), Timestamp::now().as_second()).await
+    }
+
+    pub(crate) async fn gate_at(&self, incarnation: Incarnation, clock: i64) -> Result<GateAnswer, ApiError> {
+        self.post(api::GATE, &GateRequest { incarnation, clock }).await
+    }
+
+    pub(crate) async fn report(&self, report: &Report) -> Result<(), ApiError> {
+        self.send(Method::POST, api::REPORT, serde_json::to_vec(report).unwrap()).await.map(drop)
+    }
+
+    pub(crate) async fn report_ready(&self) -> Result<(), ApiError> {
+        self.report(&report("boot", 100, Step::Ready, StepState::Done)).await
+    }
+
+    pub(crate) async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, ApiError> {
+        let answer = self.send(Method::POST, path, serde_json::to_vec(body).unwrap()).await?;
+        Ok(serde_json::from_slice(&answer).unwrap())
+    }
+
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ApiError> {
+        Ok(serde_json::from_slice(&self.send(Method::GET, path, Vec::new()).await?).unwrap())
+    }
+
+    pub(crate) async fn send(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Vec<u8>, ApiError> {
+        let (status, bytes) = self.raw(method, path, body).await.unwrap();
+        if (200..300).contains(&status) {
+            return Ok(bytes);
+        }
+        Err(serde_json::from_slice(&bytes).unwrap_or_else(|_| panic!("HTTP {status} without an ApiError")))
+    }
+
+    pub(crate) async fn raw(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<(u16, Vec<u8>), reqwest::Error> {
+        let response = self.http.request(method, format!("{}{path}", self.base)).body(body).send().await?;
+        Ok((response.status().as_u16(), response.bytes().await?.to_vec()))
+    }
+}
+
+/// A report of a boot's `sequence`th millisecond.
+pub(crate) fn report(boot_id: &str, sequence: u64, step: Step, state: StepState) -> Report {
+    let boot_id = boot_id.to_owned();
+    Report { boot_id, sequence, uptime_ms: sequence, step, state, facts: None, usage: None }
+}
+
+/// The class of a refusal that must have come.
+#[track_caller]
+pub(crate) fn class<T: std::fmt::Debug>(answer: Result<T, ApiError>) -> ErrorClass {
+    answer.expect_err("it should have been refused").class
+}

@@ -1,0 +1,11 @@
+//! The coordinator over its real listener: TLS, HTTP, store and rules, all in
+//! one process with the tests.
+
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is how a test fails")]
+
+mod authority;
+mod cluster;
+mod common;
+mod enrol;
+mod state;
+mod transport;

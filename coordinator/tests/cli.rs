@@ -1,0 +1,324 @@
+//! The program as an operator and systemd use it.
+
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is how a test fails")]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use kiln_protocol::admin::ClusterStatus;
+use kiln_protocol::ticket::Ticket;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// Longer than anything here may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+const CLUSTER: &str = r#"[cluster]
+name = "test"
+k3s = "v1.28.5+k3s1"
+image = "alma9-k3-node-amd64-v1.28.5-v1"
+provider = "qemu"
+[[node]]
+name = "s1"
+role = "server"
+cores = 1
+memory = "1GiB"
+disk = "8GiB"
+"#;
+
+/// A directory with a state in it, and commands that are about it.
+struct Host {
+    dir: tempfile::TempDir,
+}
+
+impl Host {
+    fn new() -> Self {
+        let host = Self { dir: tempfile::tempdir().unwrap() };
+        fs::write(host.path("cluster.toml"), CLUSTER).unwrap();
+        host
+    }
+
+    fn initialised() -> Self {
+        let host = Self::new();
+        assert_eq!(host.run(&["init"]).status.code(), Some(0));
+        host
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_coordinator"));
+        command
+            .args(arguments)
+            .env_clear()
+            .env("KILN_STATE", self.path("state"))
+            .env("HOME", self.dir.path());
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// Standard output of a command that must succeed.
+    #[track_caller]
+    fn ok(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", stderr(&output));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Standard error of a command that must fail with this exit code.
+    #[track_caller]
+    fn fails(&self, code: i32, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", stderr(&output));
+        stderr(&output)
+    }
+
+    fn status(&self) -> ClusterStatus {
+        serde_json::from_str(&self.ok(&["status", "--json"])).unwrap()
+    }
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+/// A running `serve`, killed when the test is over.
+struct Serving(Child);
+
+impl Serving {
+    /// Starts it and waits until it tells systemd that it is ready.
+    fn start(host: &Host) -> Self {
+        let socket = host.path("notify");
+        let _ = fs::remove_file(&socket);
+        let notified = UnixDatagram::bind(&socket).unwrap();
+        notified.set_read_timeout(Some(PATIENCE)).unwrap();
+        let cluster = host.path("cluster.toml");
+        let child = host
+            .command(&["serve", "--listen", "127.0.0.1:0", "--cluster", cluster.to_str().unwrap()])
+            .env("NOTIFY_SOCKET", &socket)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let serving = Self(child);
+        let mut message = [0; 100];
+        let length = notified.recv(&mut message).expect("serve never said that it is ready");
+        assert!(message[..length].starts_with(b"READY=1"));
+        serving
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.0.id().try_into().unwrap()), signal).unwrap();
+    }
+
+    fn exit_code(mut self) -> Option<i32> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.0.try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(Instant::now() < deadline, "it does not stop");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn init_prints_the_pin_and_never_overwrites() {
+    let host = Host::new();
+    let pin = host.ok(&["init"]);
+    assert_eq!(pin.trim().len(), 64);
+    assert_eq!(mode(&host.path("state")), 0o700);
+    assert!(host.fails(1, &["init"]).contains("already"));
+    assert_eq!(host.ok(&["init", "--if-missing"]), pin);
+}
+
+#[test]
+fn exit_codes_say_what_kind_of_failure_it_was() {
+    let host = Host::new();
+    assert!(host.fails(1, &["status"]).contains("coordinator init --state"));
+    host.ok(&["init"]);
+    let unreachable = host.fails(3, &["status"]);
+    assert!(unreachable.contains("start it with: coordinator serve --state"), "{unreachable}");
+    host.fails(2, &["status", "--jason"]);
+    host.fails(2, &["ticket", "--node", "../etc", "--advertise", "a:1"]);
+    assert!(host.ok(&["--help"]).contains("4  the coordinator refused"));
+}
+
+#[test]
+fn a_serving_coordinator_is_asked_and_stops_in_order() {
+    let host = Host::initialised();
+    let serving = Serving::start(&host);
+    assert!(host.ok(&["status"]).starts_with("cluster test, incarnation 1"));
+    let status = host.status();
+    assert_eq!(status.nodes.len(), 1);
+
+    let second = host.fails(1, &["serve", "--listen", "127.0.0.1:0"]);
+    assert!(second.contains(&format!("in use by process {}", serving.0.id())), "{second}");
+
+    let kubeconfig = host.path("kubeconfig");
+    host.ok(&["kubeconfig", "--out", kubeconfig.to_str().unwrap(), "--server", "https://127.0.0.1:6443"]);
+    assert_eq!(mode(&kubeconfig), 0o600);
+    assert!(fs::read_to_string(&kubeconfig).unwrap().contains("server: https://127.0.0.1:6443"));
+
+    host.ok(&["end"]);
+    assert_eq!(host.ok(&["status"]), "no cluster is live\n");
+    assert!(host.ok(&["apply", host.path("cluster.toml").to_str().unwrap()]).contains("incarnation 2"));
+
+    serving.signal(Signal::SIGTERM);
+    assert_eq!(serving.exit_code(), Some(0));
+    host.fails(3, &["status"]);
+}
+
+#[test]
+fn a_ticket_is_journalled_and_printed_again_until_it_is_used() {
+    let host = Host::initialised();
+    let _serving = Serving::start(&host);
+    let arguments =
+        ["ticket", "--node", "s1", "--advertise", "10.0.2.2:7443", "--advertise", "[fd00::1]:7443"];
+    let text = host.ok(&arguments);
+    let ticket: Ticket = text.parse().unwrap();
+    assert_eq!(ticket.pin(), host.status().pin);
+    assert_eq!(ticket.addresses()[1].to_string(), "[fd00::1]:7443");
+    let journal = host.path(".local/state/kiln/tickets");
+    assert_eq!(mode(&journal), 0o700);
+    for entry in fs::read_dir(&journal).unwrap() {
+        assert_eq!(mode(&entry.unwrap().path()), 0o600);
+    }
+    let known = |ticket: &Ticket| {
+        let newest = host.status().nodes[0].ticket.clone().unwrap();
+        (newest.ticket == ticket.public_key()).then_some(newest.generation)
+    };
+    assert_eq!(known(&ticket), Some(1));
+    assert_eq!(host.ok(&arguments), text, "asking again mints nothing new");
+
+    let other: Ticket = host.ok(&[&arguments[..], &["--new"]].concat()).parse().unwrap();
+    assert_eq!(known(&other), Some(2));
+    let file = host.path("ticket");
+    host.ok(&[&arguments[..], &["--out", file.to_str().unwrap()]].concat());
+    assert_eq!(mode(&file), 0o600);
+    assert_eq!(fs::read_to_string(file).unwrap().parse::<Ticket>().unwrap(), other);
+
+    let refused = host.fails(4, &["ticket", "--node", "s9", "--advertise", "a:1"]);
+    assert!(
+        refused.contains("not in the cluster file") && refused.contains("coordinator apply"),
+        "{refused}"
+    );
+    assert!(host.ok(&["extend", "s1", "--lifetime", "2h"]).contains("may be used before"));
+    assert!(host.fails(4, &["release", "s1"]).contains("is not held"));
+    host.ok(&["revoke", "s1"]);
+    assert!(host.fails(4, &["extend", "s1"]).contains("is revoked"));
+}
+
+#[test]
+fn a_journal_whose_mint_was_lost_goes_on() {
+    let host = Host::initialised();
+    let serving = Serving::start(&host);
+    let arguments = ["ticket", "--node", "s1", "--advertise", "10.0.2.2:7443"];
+    let text = host.ok(&arguments);
+    // The coordinator loses the mint, as if the caller had died before it.
+    serving.signal(Signal::SIGTERM);
+    assert_eq!(serving.exit_code(), Some(0));
+    let database = rusqlite::Connection::open(host.path("state/state.db")).unwrap();
+    database
+        .execute_batch(
+            "PRAGMA foreign_keys = OFF; DROP TRIGGER events_are_never_deleted;
+             DROP TRIGGER keys_are_never_deleted; DELETE FROM events WHERE what = 'mint';
+             DELETE FROM seats; DELETE FROM keys WHERE kind = 'ticket';",
+        )
+        .unwrap();
+    drop(database);
+    let _serving = Serving::start(&host);
+    assert!(host.status().nodes[0].ticket.is_none());
+    assert_eq!(host.ok(&arguments), text);
+    assert!(host.status().nodes[0].ticket.is_some());
+}
+
+#[test]
+fn a_killed_coordinator_is_reported_and_starts_again() {
+    let host = Host::initialised();
+    let serving = Serving::start(&host);
+    serving.signal(Signal::SIGKILL);
+    assert_eq!(serving.exit_code(), None);
+    let unreachable = host.fails(3, &["status"]);
+    assert!(unreachable.contains("does not answer"), "{unreachable}");
+    let _serving = Serving::start(&host);
+    assert_eq!(host.status().live.unwrap().incarnation.0, 1);
+}
+
+#[test]
+fn another_coordinator_at_the_address_is_named_as_such() {
+    let (host, other) = (Host::initialised(), Host::initialised());
+    let _serving = Serving::start(&other);
+    fs::copy(other.path("state/endpoint.json"), host.path("state/endpoint.json")).unwrap();
+    assert!(host.fails(3, &["status"]).contains("not the pinned"));
+}
+
+#[test]
+fn a_remote_admin_needs_address_pin_and_key() {
+    let host = Host::initialised();
+    let _serving = Serving::start(&host);
+    let endpoint: serde_json::Value =
+        serde_json::from_slice(&fs::read(host.path("state/endpoint.json")).unwrap()).unwrap();
+    let pin = host.ok(&["init", "--if-missing"]);
+    let key = host.path("elsewhere.key");
+    fs::copy(host.path("state/admin.key"), &key).unwrap();
+    let address = endpoint["address"].as_str().unwrap();
+    let remote = ["--address", address, "--pin", pin.trim(), "--admin-key", key.to_str().unwrap()];
+    assert!(host.ok(&[&["status"][..], &remote].concat()).contains("cluster test"));
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+    assert!(host.fails(1, &[&["status"][..], &remote].concat()).contains("read by others"));
+}
+
+#[test]
+fn a_wrong_cluster_file_is_named_with_line_and_column() {
+    let host = Host::initialised();
+    fs::write(host.path("cluster.toml"), CLUSTER.replace("1GiB", "1GB")).unwrap();
+    let file = host.path("cluster.toml");
+    let error = host.fails(1, &["serve", "--listen", "127.0.0.1:0", "--cluster", file.to_str().unwrap()]);
+    assert!(error.contains("cluster.toml: line 10, column 10: size \"1GB\": write 1GiB"), "{error}");
+}
+
+#[test]
+fn hangup_reads_the_cluster_file_again() {
+    let host = Host::initialised();
+    let serving = Serving::start(&host);
+    let more = "[[node]]\nname = \"a1\"\nrole = \"agent\"\ncores = 1\nmemory = \"1GiB\"\ndisk = \"8GiB\"\n";
+    fs::write(host.path("cluster.toml"), format!("{CLUSTER}{more}")).unwrap();
+    serving.signal(Signal::SIGHUP);
+    let deadline = Instant::now() + PATIENCE;
+    while host.status().nodes.len() < 2 {
+        assert!(Instant::now() < deadline, "the file was not read again");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    serving.signal(Signal::SIGINT);
+    assert_eq!(serving.exit_code(), Some(0));
+}
+
+#[test]
+fn a_taken_port_is_said_so() {
+    let host = Host::initialised();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let error = host.fails(1, &["serve", "--listen", &address]);
+    assert!(error.contains(&format!("listening on {address}")) && error.contains("in use"), "{error}");
+}
