@@ -39,6 +39,7 @@ class Installation:
 
     def read_kickstart(self) -> None:
         """%pre first, then the whole file, so that %include finds what %pre wrote."""
+        configure.check(self.log, ["udevadm", "settle", "--timeout=60"])
         pre = kickstart.read_pre_scripts(KICKSTART)
         if pre:
             self.log.console(f"{time.strftime('%H:%M:%S', time.gmtime())} Running pre-installation scripts")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import os
@@ -21,9 +22,9 @@ from .packages import Catalogue, Package, Request, Selection
 SYSROOT = "/mnt/sysroot"
 REPOSITORY = Path("/run/install/repo/BaseOS")
 CATALOGUE = Path("/usr/lib/standin/catalogue.tsv")
-UNPACK = "/usr/lib/standin/bin/zstd"
-CHUNK = 1 << 20
+POLL_SECONDS = 0.2
 BUILD_TIME = 1731000000
+CONTEXTS = Path(f"{SYSROOT}/etc/selinux/targeted/contexts/files/file_contexts")
 PACKAGE_LIST = Path(f"{SYSROOT}/var/lib/rpm/standin-packages.tsv")
 
 
@@ -93,33 +94,32 @@ def unpack(log: Log, selection: Selection, archives: list[Archive], halfway: Cal
     names = _announcer(log, selection.packages)
     total = sum(archive.packed for archive in archives)
     count = len(selection.packages)
-    done = announced = 0
+    before = announced = 0
     passed_half = False
     for archive in archives:
-        for size in _feed(archive):
-            done += size
+        for position in _extract(archive):
+            done = before + position
             while announced < count * done // max(total, 1):
                 next(names)
                 announced += 1
             if not passed_half and 2 * done >= total:
                 passed_half = True
                 halfway()
+        before += archive.packed
     for _ in itertools.islice(names, count - announced):
         pass
 
 
-def _feed(archive: Archive) -> Iterator[int]:
-    with subprocess.Popen(
-        ["tar", "-x", "--numeric-owner", "--xattrs", "--xattrs-include=*", "-I", UNPACK, "-C", SYSROOT],
-        stdin=subprocess.PIPE,
-    ) as tar:
-        assert tar.stdin is not None
-        with archive.path.open("rb", buffering=0) as source:
-            while data := source.read(CHUNK):
-                tar.stdin.write(data)
-                yield len(data)
-        tar.stdin.close()
-        if tar.wait() != 0:
+def _extract(archive: Archive) -> Iterator[int]:
+    """Unpack one archive, telling now and then how far tar has read."""
+    # vfat has no extended attributes; tar says so about the mount point of the ESP.
+    words = ["tar", "-x", "-b", "512", "--numeric-owner", "--xattrs", "--xattrs-include=*", "-C", SYSROOT, "-f", "-"]
+    with archive.path.open("rb", buffering=0) as source, Path("/tmp/tar.log").open("ab") as errors:
+        tar = subprocess.Popen(words, stdin=source, stderr=errors)
+        while tar.poll() is None:
+            time.sleep(POLL_SECONDS)
+            yield os.lseek(source.fileno(), 0, os.SEEK_CUR)
+        if tar.returncode != 0:
             raise RuntimeError(f"An error occurred during the transaction: cannot unpack {archive.path.name}")
 
 
@@ -136,6 +136,7 @@ def run_scriptlets(log: Log, selection: Selection) -> None:
     log.packaging("Post installation setup phase started.")
     log.progress("Performing post-installation setup tasks")
     for package in selection.packages:
+        _add_contexts(package)
         if package.archive != "none":
             log.packaging(f"Configuring (running scriptlet for): {package.nevra} {BUILD_TIME} {_checksum(package)}")
             log.progress(f"Configuring {package.name}.{package.arch}")
@@ -150,9 +151,15 @@ def run_scriptlets(log: Log, selection: Selection) -> None:
     os.sync()
 
 
-def _checksum(package: Package) -> str:
-    import hashlib
+def _add_contexts(package: Package) -> None:
+    """What a policy module's scriptlet does: its file contexts become part of the policy's."""
+    fragment = Path(f"{SYSROOT}/usr/share/selinux/packages/targeted/{package.name.removesuffix('-selinux')}.fc")
+    if package.name.endswith("-selinux") and fragment.exists():
+        with CONTEXTS.open("a", encoding="utf-8") as contexts:
+            contexts.write(fragment.read_text())
 
+
+def _checksum(package: Package) -> str:
     return hashlib.sha256(package.nevra.encode()).hexdigest()
 
 

@@ -11,6 +11,12 @@ from .log import Log
 ENVIRONMENT = {"PATH": "/usr/bin:/usr/sbin", "HOME": "/root", "LANG": "C.UTF-8", "TERM": "linux"}
 
 
+def enter(root: str) -> None:
+    """Change into a chroot; run in the child."""
+    os.chroot(root)
+    os.chdir("/")
+
+
 def run(log: Log, argv: Sequence[str], root: str = "/", stdin: str | None = None) -> tuple[int, str]:
     """Run a program, in a chroot unless `root` is "/". The exit status and all output."""
     log.program(f"Running{' in chroot ' + repr(root) if root != '/' else ''}... {' '.join(argv)}")
@@ -24,8 +30,7 @@ def run(log: Log, argv: Sequence[str], root: str = "/", stdin: str | None = None
             text=True,
             errors="replace",
             env=ENVIRONMENT,
-            preexec_fn=None if root == "/" else (lambda: os.chroot(root)),
-            cwd="/",
+            preexec_fn=None if root == "/" else (lambda: enter(root)),
             check=False,
         )
     except OSError as error:

@@ -18,7 +18,7 @@ from pykickstart.constants import (
 
 from .errors import ScriptError
 from .log import Log
-from .run import ENVIRONMENT
+from .run import ENVIRONMENT, enter
 
 SYSROOT = "/mnt/sysroot"
 __all__ = ["KS_SCRIPT_ONERROR", "KS_SCRIPT_POST", "KS_SCRIPT_PRE", "KS_SCRIPT_PREINSTALL", "KS_SCRIPT_TRACEBACK", "run_scripts"]
@@ -66,8 +66,7 @@ def _run_script(log: Log, script: Any, kind: int) -> None:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=ENVIRONMENT,
-                preexec_fn=None if root == "/" else (lambda: os.chroot(root)),
-                cwd="/",
+                preexec_fn=None if root == "/" else (lambda: enter(root)),
                 check=False,
             ).returncode
         except OSError as error:

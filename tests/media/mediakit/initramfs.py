@@ -11,7 +11,7 @@ INSTALLER_MODULES = (
     "virtio_pci virtio_scsi sd_mod sr_mod cdrom isofs loop squashfs overlay virtio_blk virtio_console "
     "virtio_net virtio_rng qemu_fw_cfg"
 ).split()
-TARGET_MODULES = "virtio_pci virtio_scsi virtio_blk sd_mod nvme crc32c_generic crc32c_intel xfs".split()
+TARGET_MODULES = "virtio_pci virtio_scsi virtio_blk sd_mod nvme crc32c_generic xfs".split()
 
 
 def kernel_release(root: Path) -> str:

@@ -14,10 +14,10 @@ from .initramfs import kernel_release
 
 PACKAGES = (
     "base-files bash coreutils util-linux mount udev systemd systemd-sysv kmod sed grep gawk findutils tar gzip "
-    "xz-utils bzip2 cpio less parted fdisk dosfstools e2fsprogs xfsprogs iproute2 procps hostname passwd python3 zstd"
+    "xz-utils bzip2 cpio less parted fdisk dosfstools e2fsprogs xfsprogs iproute2 procps hostname passwd python3"
 ).split()
 NOT_NEEDED = "perl perl-base debconf dpkg apt initramfs-tools init-system-helpers".split()
-MODULE_FOLDERS = ("drivers/block", "drivers/scsi", "drivers/virtio", "drivers/char", "drivers/cdrom", "drivers/net", "drivers/firmware", "drivers/nvme", "fs", "lib", "crypto", "arch/x86/crypto", "block", "net/core", "net/packet", "net/802")
+MODULE_FOLDERS = ("drivers/block", "drivers/scsi", "drivers/virtio", "drivers/char", "drivers/cdrom", "drivers/net", "drivers/firmware", "drivers/nvme", "fs", "lib", "crypto", "block", "net/core", "net/packet", "net/802")
 PRIVATE = "usr/lib/standin"
 
 
@@ -26,8 +26,7 @@ def build(tree: Path, version: str, output: Path, work: Path) -> None:
     root = work / "stage2"
     _copy_packages(tree, root)
     private = root / PRIVATE
-    (private / "bin").mkdir(parents=True)
-    shutil.copy(tree / "usr/bin/zstd", private / "bin/zstd")
+    private.mkdir(parents=True)
     _keep_commands(root)
     _add_modules(tree, root)
     shutil.copy(HERE / "stage2/init", private / "init")
