@@ -253,13 +253,20 @@ impl Coordinator {
         Ok(self.owner(key).await?.is_some())
     }
 
-    /// Runs a transition after which the status may be another.
+    /// Runs a transition, and says so if it changed anything.
     async fn change<T: Send + 'static>(
         &self,
         transition: impl FnOnce(&rusqlite::Transaction<'_>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let result = self.inner.store.write(transition).await?;
-        self.changed();
+        let transition = move |tx: &rusqlite::Transaction<'_>| {
+            let before = tx.total_changes();
+            let result = transition(tx)?;
+            Ok((result, tx.total_changes() != before))
+        };
+        let (result, changed) = self.inner.store.write(transition).await?;
+        if changed {
+            self.changed();
+        }
         Ok(result)
     }
 

@@ -109,7 +109,7 @@ pub(crate) fn note(tx: &Transaction<'_>, actor: &Actor, event: &Event<'_>, now: 
         .context("noting an event")?;
     if noted == 1 {
         let from = actor.from.map_or(String::new(), |from| format!(" from {from}"));
-        tracing::info!(event = what.as_str(), who = actor.who, "{detail}{from}");
+        tracing::info!(who = actor.who, "{}: {detail}{from}", what.as_str());
     }
     Ok(noted == 1)
 }

@@ -88,7 +88,9 @@ fn parse(text: &str) -> Result<Rc<ClusterFile>> {
 /// Puts another cluster file in force.
 pub(crate) fn set_file(tx: &Transaction<'_>, plan: &ClusterFile) -> Result<()> {
     tx.execute(
-        "UPDATE incarnations SET cluster_file = ?1, lease_node = ?2 WHERE ended IS NULL",
+        "UPDATE incarnations SET cluster_file = ?1, lease_node = ?2,
+             lease_generation = iif(lease_node = ?2, lease_generation, NULL)
+         WHERE ended IS NULL",
         params![plan.text(), plan.first_server().name.as_str()],
     )?;
     Ok(())

@@ -137,7 +137,9 @@ pub(crate) fn set_expires(tx: &Transaction<'_>, seat: i64, expires: Timestamp) -
 /// Keeps what a machine says of itself.
 pub(crate) fn set_facts(tx: &Transaction<'_>, seat: i64, facts: &Facts) -> Result<()> {
     let facts = serde_json::to_string(facts).context("writing facts")?;
-    tx.prepare_cached("UPDATE seats SET facts = ?2 WHERE id = ?1")?.execute(params![seat, facts])?;
+    // Nothing new is nothing to write, and needs no fsync.
+    tx.prepare_cached("UPDATE seats SET facts = ?2 WHERE id = ?1 AND facts IS NOT ?2")?
+        .execute(params![seat, facts])?;
     Ok(())
 }
 

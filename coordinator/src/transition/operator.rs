@@ -38,7 +38,8 @@ pub(crate) fn apply(
     };
     let settled = seats::of_incarnation(tx, live.id)?
         .into_iter()
-        .filter(|seat| seat.state.is_live() || seat.state == State::Issued)
+        // Who has passed the gate has left its mark on the cluster, whatever became of it.
+        .filter(|seat| seat.state.is_live() || seat.state == State::Issued || seat.passed.is_some())
         .map(|seat| seat.node)
         .collect();
     let changes = change::check(&live.plan, plan, &settled)?;

@@ -153,6 +153,9 @@ async fn changes_are_announced() {
     changes.mark_unchanged();
     machine.enrol(&ticket).await.unwrap();
     tokio::time::timeout(Duration::from_secs(10), changes.changed()).await.unwrap().unwrap();
+    machine.enrol(&ticket).await.unwrap();
+    assert!(waits(machine.gate().await.unwrap()).contains("no server"));
+    assert!(!changes.has_changed().unwrap(), "asking again changes nothing");
     machine.report_ready().await.unwrap();
     tokio::time::timeout(Duration::from_secs(10), changes.changed()).await.unwrap().unwrap();
 }
@@ -220,6 +223,22 @@ async fn an_edited_file_changes_what_may_change() {
     world.coordinator.end().await.unwrap();
     assert!(world.coordinator.apply(&other_cluster).await.is_err(), "one state keeps one cluster");
     assert!(world.coordinator.apply(&file).await.is_ok());
+}
+
+#[tokio::test]
+async fn the_first_server_may_change_until_it_has_started() {
+    let world = World::new().await;
+    let renamed = ClusterFile::parse(&cluster_file(1).text().replace("\"s1\"", "\"s9\"")).unwrap();
+    let server = world.enrolled("s1").await;
+    world.coordinator.revoke(&name("s1")).await.unwrap();
+    world.coordinator.apply(&renamed).await.unwrap();
+    let other = world.enrolled("s9").await;
+    assert!(matches!(other.config().await.unwrap().k3s.membership, Membership::FirstServer { .. }));
+    assert_eq!(other.gate().await.unwrap(), GateAnswer::Go);
+    world.coordinator.revoke(&name("s9")).await.unwrap();
+    let error = world.coordinator.apply(&cluster_file(1)).await.unwrap_err().to_string();
+    assert!(error.contains("the first server cannot change from s9 to s1"), "{error}");
+    assert_eq!(class(server.config().await), ErrorClass::Revoked);
 }
 
 #[tokio::test]
