@@ -22,6 +22,8 @@ pub struct Classifier {
     pub(super) run: String,
     pub(super) stage: Stage,
     pub(super) installer: LineSplitter,
+    /// When the serial console last said something.
+    heard: Duration,
     pub(super) serial: Console,
     pub(super) marks: Console,
     pub(super) progress: Progress,
@@ -37,7 +39,6 @@ pub struct Classifier {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Console {
     pub(super) lines: LineSplitter,
-    pub(super) heard: Duration,
     pub(super) script: Tail,
 }
 
@@ -48,6 +49,7 @@ impl Classifier {
             run: run.to_owned(),
             stage,
             installer: LineSplitter::default(),
+            heard: Duration::ZERO,
             serial: Console::default(),
             marks: Console::default(),
             progress: Progress::phase(Phase::Firmware),
@@ -86,10 +88,8 @@ impl Classifier {
         if let Some(splitter) = self.splitter(source) {
             splitter.feed(bytes, |line| lines.push(line.to_owned()));
         }
-        match source {
-            Source::Serial => self.serial.heard = now,
-            Source::Marks => self.marks.heard = now,
-            _ => {}
+        if source == Source::Serial && !bytes.is_empty() {
+            self.heard = now;
         }
         for line in lines {
             self.line(source, &line, now);
@@ -99,7 +99,8 @@ impl Classifier {
 
     /// Takes an event of QEMU.
     pub fn event(&mut self, event: &Event, now: Duration) -> Option<Diagnosis> {
-        let open = |class, line: &str| Open::new(class, Source::Qmp, line, now);
+        let phase = self.progress.phase;
+        let open = |class, line: &str| Open::new(class, Source::Qmp, line, now, phase);
         match event {
             Event::GuestPanicked => self.open(open(Class::Panic, "GUEST_PANICKED")),
             Event::Reset => self.open(open(Class::GuestReset, "RESET by the guest")),
@@ -117,7 +118,7 @@ impl Classifier {
     pub fn tick(&mut self, now: Duration) -> Option<Diagnosis> {
         let partial = self.serial.lines.partial();
         if !partial.is_empty()
-            && now.saturating_sub(self.serial.heard) >= SETTLE
+            && now.saturating_sub(self.heard) >= SETTLE
             && patterns::find(tables::GUEST, Source::Serial, &partial)
                 .is_some_and(|p| p.weight == Weight::Prompt)
         {
@@ -153,7 +154,7 @@ impl Classifier {
                     (None, None) => (Source::Qmp, "it never wrote anything".to_owned()),
                 };
                 let class = own.map_or(Class::PoweredOffWithoutMark, |own| own.class);
-                Err(self.story.explain(&Open::new(class, source, &line, Duration::ZERO)))
+                Err(self.story.explain(&Open::new(class, source, &line, Duration::ZERO, self.progress.phase)))
             }
         }
     }

@@ -127,7 +127,9 @@ impl ProgressClock {
 
     /// What the machine is at: a phase, and the last line of its logs.
     pub fn at(&mut self, phase: Phase, line: &str, now: Duration) {
-        self.enter(phase, now);
+        // Half a line is a sign of life too.
+        let floor = if self.phase == Phase::Firmware { Phase::Firmware } else { Phase::Booting };
+        self.enter(phase.max(floor), now);
         if !line.is_empty() {
             self.last_line = shown(line);
         }
@@ -219,6 +221,14 @@ mod tests {
         assert_eq!(clock.stalled(s(100)), None);
         clock.heard(1, s(101));
         assert_eq!(clock.stalled(s(101)).unwrap().line, "booting the installer: not done after 100 s");
+    }
+
+    #[test]
+    fn half_a_line_is_a_sign_of_life() {
+        let mut clock = clock();
+        clock.heard(1, s(5));
+        clock.at(Phase::Firmware, "", s(5));
+        assert_eq!(clock.stalled(s(15)).unwrap().class, Class::Stall);
     }
 
     #[test]

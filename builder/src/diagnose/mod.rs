@@ -34,6 +34,8 @@ mod properties_tests;
 mod rules_tests;
 #[cfg(test)]
 mod samples_tests;
+#[cfg(test)]
+mod verdict_tests;
 
 pub use class::Class;
 pub use classifier::{Classifier, SETTLE};

@@ -11,7 +11,8 @@ use super::progress::{Phase, Progress};
 use super::story::{Cause, Open, Wants};
 use super::{Class, Diagnosis, Source, tables};
 
-const EXACT: &str = "The exact error message is";
+/// After these, the error itself follows on a line of its own.
+const ANNOUNCES: [&str; 2] = ["The exact error message is", "The details of this error"];
 const TERMINATES: &str = "The installer will now terminate";
 
 impl Classifier {
@@ -77,20 +78,17 @@ impl Classifier {
         let same = line.contains("] anaconda[") == open.line.contains("] anaconda[")
             && line.starts_with('[') == open.line.starts_with('[');
         if text.contains(TERMINATES) {
-            open.since = Duration::ZERO;
-            let diagnosis = self.story.explain(open);
-            self.decide(diagnosis);
-        } else if text.starts_with(EXACT) {
-            open.wants = Wants::ExactMessage;
-        } else if same && open.wants != Wants::Nothing && !text.is_empty() {
-            if open.detail.is_none() {
-                open.detail = Some(shown(text));
-            }
-            let exact = open.wants == Wants::ExactMessage;
-            self.suspect(source, line, found, exact);
-            if !exact {
-                self.settle_if_told();
-            }
+            open.wants = Wants::Nothing;
+        } else if found.is_some_and(|pattern| pattern.weight == Weight::OpensNext) && !open.is_generic() {
+            // The same error once more, with its place; its words are still to come.
+            open.line = shown(line);
+        } else if announces(text) {
+            open.wants = open.wants_next();
+        } else if same && is_words(text) && (open.wants != Wants::Nothing || is_exception(text)) {
+            let in_error = open.is_generic();
+            open.detail.get_or_insert_with(|| shown(text));
+            self.suspect(source, line, found, in_error);
+            self.settle_if_told();
         }
     }
 
@@ -106,15 +104,18 @@ impl Classifier {
 
     fn known(&mut self, source: Source, line: &str, found: Option<&'static Pattern>, now: Duration) {
         let Some(pattern) = found else { return };
-        let class = pattern.says.class(self.progress.phase);
+        let phase = self.progress.phase;
+        let class = pattern.says.class(phase);
         let text = message(line);
         match pattern.weight {
             Weight::Harmless => {}
             Weight::Ends => self.decide(Diagnosis::new(class, source, line)),
-            Weight::Opens | Weight::Prompt => self.open(Open::new(class, source, line, now)),
-            Weight::OpensNext => {
-                let open = Open::new(class, source, line, now);
-                self.open(Open { wants: Wants::NextLine, ..open });
+            Weight::Opens | Weight::Prompt | Weight::OpensNext => {
+                let mut open = Open::new(class, source, line, now, phase);
+                if pattern.weight == Weight::OpensNext || announces(text) {
+                    open.wants = open.wants_next();
+                }
+                self.open(open);
             }
             Weight::Note => self.story.note(text),
             Weight::Cause | Weight::Exact => self.suspect(source, line, found, false),
@@ -171,13 +172,23 @@ impl Classifier {
         };
         if class == Class::Installer {
             // From %onerror: what Anaconda said before is better.
-            self.open(Open::new(class, source, reason, now));
+            self.open(Open::new(class, source, reason, now, self.progress.phase));
             return;
         }
         let console = if source == Source::Serial { &self.serial } else { &self.marks };
         let diagnosis = Diagnosis::new(class, source, reason).with_context(console.script.lines());
         self.decide(diagnosis);
     }
+}
+
+/// Whether the error itself is on the next line.
+fn announces(text: &str) -> bool {
+    ANNOUNCES.iter().any(|words| text.contains(words))
+}
+
+/// Not a ruler, and not the rest of a sentence a terminal cut.
+fn is_words(text: &str) -> bool {
+    text.chars().any(char::is_alphanumeric) && text != "are:"
 }
 
 /// `package.module.SomeError: words`, the last line of a traceback.

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::diagnosis::shown;
-use super::{Class, Diagnosis, Source};
+use super::{Class, Diagnosis, Phase, Source};
 
 /// Causes kept; the first one is what counts.
 const CAUSES: usize = 16;
@@ -29,6 +29,8 @@ pub(super) struct Open {
     pub line: String,
     /// When it was seen.
     pub since: Duration,
+    /// What the installer was at.
+    pub phase: Phase,
     /// What is still read of it.
     pub wants: Wants,
     /// The error's own words, once read.
@@ -40,15 +42,15 @@ pub(super) struct Open {
 pub(super) enum Wants {
     /// Nothing in particular.
     Nothing,
-    /// The next line belongs to it.
+    /// The next line: it is all there is to it.
     NextLine,
-    /// The line after `The exact error message is:`.
-    ExactMessage,
+    /// The lines up to `The installer will now terminate`.
+    Message,
 }
 
 impl Open {
-    pub(super) fn new(class: Class, source: Source, line: &str, since: Duration) -> Self {
-        Self { class, source, line: shown(line), since, wants: Wants::Nothing, detail: None }
+    pub(super) fn new(class: Class, source: Source, line: &str, since: Duration, phase: Phase) -> Self {
+        Self { class, source, line: shown(line), since, phase, wants: Wants::Nothing, detail: None }
     }
 
     /// It says that all is over, and not why.
@@ -59,6 +61,11 @@ impl Open {
         )
     }
 
+    /// What to read once the error's own words are announced.
+    pub(super) fn wants_next(&self) -> Wants {
+        if self.is_generic() { Wants::Message } else { Wants::NextLine }
+    }
+
     fn is_explained_by(&self, cause: Class) -> bool {
         match self.class {
             _ if self.is_generic() => true,
@@ -66,7 +73,19 @@ impl Open {
                 matches!(cause, Class::DracutStage2 | Class::FirmwareBoot | Class::MediaCheck | Class::Oom)
             }
             Class::Panic => matches!(cause, Class::Panic | Class::Oom),
+            Class::Scriptlet => matches!(cause, Class::Scriptlet | Class::Oom | Class::Storage),
             class => class == cause,
+        }
+    }
+
+    /// Without any cause, an installer that gives up does so over what it was at.
+    fn likely_class(&self) -> Class {
+        match (self.class, self.phase) {
+            (Class::Installer, Phase::PreScripts) => Class::PreScript,
+            (Class::Installer, Phase::Storage | Phase::BootLoader) => Class::Storage,
+            (Class::Installer, Phase::Downloading | Phase::Installing) => Class::PayloadRepo,
+            (Class::Installer, Phase::PostScripts) => Class::PostScript,
+            (class, _) => class,
         }
     }
 
@@ -112,7 +131,10 @@ impl Story {
             _ => exact.or(before),
         };
         let Some(cause) = chosen else {
-            return Diagnosis::new(open.class, open.source, own).with_context(self.notes.iter().cloned());
+            let class = open.likely_class();
+            return Diagnosis::new(class, open.source, own)
+                .likely(class != open.class)
+                .with_context(self.notes.iter().cloned());
         };
         let context = self.notes.iter().filter(|line| **line != own).cloned().chain([own.clone()]);
         Diagnosis::new(cause.class, cause.source, &cause.line)
