@@ -50,7 +50,10 @@ def require_programs() -> None:
     if missing:
         raise BuildError(f"programs are missing; run: apt-get install {' '.join(missing)}")
     if os.geteuid() != 0:
-        raise BuildError("building the medium needs root (mmdebstrap, device nodes, extended attributes)")
+        # mmdebstrap, device nodes and extended attributes need root.
+        if shutil.which("sudo") is None:
+            raise BuildError("building the medium needs root: run it as root, or install sudo")
+        os.execvp("sudo", ["sudo", "--preserve-env=HOME,PIP_INDEX_URL,PIP_CERT", sys.executable, *sys.argv])
 
 
 def say(text: str, began: float) -> None:
