@@ -1,4 +1,298 @@
 //! The bake: `inputs -> os -> node -> pack -> smoke`.
+//!
+//! ```text
+//! inputs   everything is there and is what it should be   (nothing is touched before)
+//! os       the installer puts AlmaLinux on an empty disk  -> disk.qcow2
+//! node     agent, k3s, units; sealed                      -> overlay of os
+//! pack     one compressed disk, manifest, digests         -> <out>/<version>
+//! smoke    clones become a cluster                        before pack's result is moved there
+//! ```
+//!
+//! The results of `os` and `node` are kept in the cache under the digest of
+//! everything they depend on (see [`store`]); the keys of all stages are known
+//! once the inputs are, so that a name that is taken is refused at once.
 
+mod bundle;
+mod installer;
 pub mod kickstart;
 pub mod lock;
+mod node;
+mod os;
+mod pack;
+mod smoke;
+pub mod store;
+mod watch;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use tokio::sync::OnceCell;
+
+pub use installer::{MachineSize, StageFailed};
+
+use crate::failure::BadInput;
+use crate::image::manifest::StageRecord;
+use crate::image::{Manifest, Size};
+use crate::inputs::digest::Hasher;
+use crate::inputs::{Inputs, Wanted, xorriso};
+use crate::machine::qemu::accel::{self, Evidence};
+use crate::machine::qemu::{Accel, AccelChoice, img};
+use crate::progress::{Event, Progress};
+use crate::run::{Run, RunId, dirs::create_private};
+use kickstart::{Stage, Template};
+use pack::Existing;
+use store::{Store, Stored};
+
+/// The partitions of `alma9.ks` leave this much for packages and images.
+const SMALLEST_DISK: Size = Size::gib(4);
+/// Anaconda's text mode with its second stage in memory.
+const SMALLEST_MEMORY: Size = Size::mib(1536);
+/// What a bake needs on the cache's file system, roughly.
+const ROOM: Size = Size::gib(4);
+
+/// What becomes of what a failed bake has made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum OnError {
+    /// It is removed; logs and a screenshot are kept.
+    #[default]
+    Cleanup,
+    /// It stays, disks included, until `builder gc --yes`.
+    Keep,
+}
+
+/// How the packed disk is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Compression {
+    /// Fast and small; QEMU 5.1 and newer read it.
+    #[default]
+    Zstd,
+    /// For older QEMUs.
+    Zlib,
+}
+
+impl Compression {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Zstd => "zstd",
+            Self::Zlib => "zlib",
+        }
+    }
+}
+
+/// What a bake is asked for.
+#[derive(Debug)]
+pub struct Options {
+    /// What it is to be made from.
+    pub wanted: Wanted,
+    /// The os stage's kickstart, instead of Kiln's own.
+    pub kickstart: Option<PathBuf>,
+    /// Where `<version>/` goes.
+    pub out: PathBuf,
+    /// Where results of stages are kept.
+    pub cache: PathBuf,
+    /// Where runs are recorded.
+    pub state: PathBuf,
+    /// What runs the machines.
+    pub accel: AccelChoice,
+    /// What the installer's machine is made of.
+    pub machine: MachineSize,
+    /// The disk's size as a node sees it.
+    pub disk_size: Size,
+    /// How the disk is compressed.
+    pub compression: Compression,
+    /// What becomes of what a failed bake has made.
+    pub on_error: OnError,
+    /// Whether clones of the image are tried.
+    pub smoke: bool,
+    /// After how long without a sign of life a machine counts as hanging.
+    pub stall_after: Option<Duration>,
+}
+
+/// A finished bake.
+#[derive(Debug)]
+pub struct Baked {
+    /// The directory with the image.
+    pub dir: PathBuf,
+    /// What it is.
+    pub manifest: Manifest,
+    /// The stages of this run.
+    pub stages: Vec<StageRecord>,
+    /// Whether it was there already.
+    pub existed: bool,
+}
+
+/// A bake in progress: what its stages have in common.
+struct Bake<'a> {
+    options: &'a Options,
+    inputs: &'a Inputs,
+    run_id: RunId,
+    work: PathBuf,
+    hasher: &'a Hasher,
+    progress: &'a Progress,
+    tools: OnceCell<BTreeMap<String, String>>,
+    accel: OnceCell<Accel>,
+    finished: Mutex<Vec<StageRecord>>,
+}
+
+/// Bakes an image. Dropped half-way (Ctrl-C), everything it made goes with it.
+pub async fn bake(options: &Options, progress: &Progress) -> Result<Baked> {
+    check(options)?;
+    let what = format!("bake {}", options.wanted.version);
+    let mut run = Run::start(&options.state, &what)?;
+    progress.tell(&Event::Run { run: run.id().to_string(), what });
+    let work = options.cache.join("tmp").join(run.id().as_str());
+    let packed = options.out.join(format!(".{}.{}", options.wanted.version, run.id()));
+    run.own(&work)?;
+    run.own(&packed)?;
+    let outcome = in_run(options, progress, run.id(), &work, &packed).await;
+    if outcome.is_err() && options.on_error == OnError::Keep {
+        progress.warn(format!("kept: {} (`builder gc --yes` removes it)", work.display()));
+        run.keep()?;
+    }
+    outcome
+}
+
+async fn in_run(
+    options: &Options,
+    progress: &Progress,
+    run_id: &RunId,
+    work: &Path,
+    packed: &Path,
+) -> Result<Baked> {
+    create_private(work)?;
+    let begin = Instant::now();
+    progress.tell(&Event::StageStarted { stage: "inputs" });
+    let template =
+        options.kickstart.as_deref().map_or_else(|| Ok(Template::of(Stage::Os)), Template::read)?;
+    let hasher = Hasher::new(&options.cache);
+    let mut warn = |text| progress.warn(text);
+    let wanted = options.wanted.clone();
+    let inputs = Box::pin(Inputs::check(wanted, &hasher, &options.cache, work, &mut warn)).await?;
+    let os_key = os::key(&inputs, &template, options.disk_size)?;
+    let node_key = node::key(&inputs, os_key)?;
+    let key = pack::key(node_key, options.compression);
+    let existing = pack::existing(&options.out, &inputs.version, key, &hasher).await?;
+    let bake = Bake {
+        options,
+        inputs: &inputs,
+        run_id: run_id.clone(),
+        work: work.to_owned(),
+        hasher: &hasher,
+        progress,
+        tools: OnceCell::new(),
+        accel: OnceCell::new(),
+        finished: Mutex::default(),
+    };
+    bake.stage_ends("inputs", begin);
+
+    let dir = options.out.join(inputs.version.to_string());
+    let (manifest, existed) = match existing {
+        Existing::Same(manifest) => {
+            for stage in
+                manifest.stages.iter().filter(|stage| !["inputs", smoke::STAGE].contains(&&*stage.stage))
+            {
+                let name =
+                    [os::STAGE, node::STAGE, pack::STAGE].into_iter().find(|name| *name == stage.stage);
+                bake.finish_stage(name.unwrap_or(pack::STAGE), stage.seconds, true);
+            }
+            if options.smoke {
+                bake.smoke(&dir.join(&manifest.qcow2_path)).await?;
+            }
+            (*manifest, true)
+        }
+        Existing::None => {
+            let out = &options.out;
+            std::fs::create_dir_all(out).with_context(|| format!("creating directory {}", out.display()))?;
+            room(&options.cache, progress);
+            // What a bake needs is missed now rather than in its middle.
+            bake.tools().await?;
+            let os = bake.os(&template, os_key).await?;
+            let node = bake.node(&os, node_key).await?;
+            let packed = bake.pack(&node, packed).await?;
+            if options.smoke {
+                bake.smoke(&packed.disk).await?;
+            }
+            (bake.publish(packed, &node, key).await?, false)
+        }
+    };
+    hasher.remember()?;
+    let stages = bake.finished.into_inner().unwrap_or_else(PoisonError::into_inner);
+    Ok(Baked { dir, manifest, stages, existed })
+}
+
+/// What can be told from the options alone.
+fn check(options: &Options) -> Result<(), BadInput> {
+    let at_least = |option: &str, given: Size, least: Size| {
+        let why = format!("{option} {given} is too small: at least {least} is needed");
+        if given < least { Err(BadInput(why)) } else { Ok(()) }
+    };
+    at_least("--disk-size", options.disk_size, SMALLEST_DISK)?;
+    at_least("--memory", options.machine.memory, SMALLEST_MEMORY)
+}
+
+/// A warning when the disk is likely to be too small.
+fn room(cache: &Path, progress: &Progress) {
+    let Ok(stat) = nix::sys::statvfs::statvfs(cache) else { return };
+    let free = Size::bytes(stat.blocks_available() * stat.fragment_size());
+    if free < ROOM {
+        progress.warn(format!("{} has only {free} left, a bake needs about {ROOM}", cache.display()));
+    }
+}
+
+async fn tools() -> Result<BTreeMap<String, String>> {
+    let (qemu, qemu_img, xorriso) = tokio::try_join!(accel::version(), img::version(), xorriso::version())
+        .context("asking the programs a bake needs for their versions")?;
+    Ok(BTreeMap::from([
+        ("builder".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
+        ("qemu".to_owned(), qemu),
+        ("qemu-img".to_owned(), qemu_img),
+        ("xorriso".to_owned(), xorriso),
+    ]))
+}
+
+impl Bake<'_> {
+    fn store(&self) -> Store<'_> {
+        Store::new(&self.options.cache, self.hasher, self.progress)
+    }
+
+    /// Versions of the programs that take part.
+    async fn tools(&self) -> Result<&BTreeMap<String, String>> {
+        self.tools.get_or_try_init(tools).await
+    }
+
+    /// What runs the machines: decided when the first one is needed.
+    async fn accel(&self) -> Result<Accel> {
+        let decide = async || {
+            let evidence = Evidence::Kernel(&self.inputs.media.kernel);
+            let decision =
+                accel::decide(self.options.accel, evidence, &self.options.cache, &self.work).await?;
+            if let Some(warning) = decision.warning {
+                self.progress.warn(warning);
+            }
+            Ok::<_, anyhow::Error>(decision.accel)
+        };
+        self.accel.get_or_try_init(decide).await.copied()
+    }
+
+    fn stage_begins(&self, stage: &'static str) -> Instant {
+        self.progress.tell(&Event::StageStarted { stage });
+        Instant::now()
+    }
+
+    fn stage_ends(&self, stage: &'static str, begin: Instant) {
+        self.finish_stage(stage, begin.elapsed().as_secs_f64(), false);
+    }
+
+    fn reused(&self, stage: &'static str, stored: &Stored) {
+        self.finish_stage(stage, stored.made.seconds, true);
+    }
+
+    fn finish_stage(&self, stage: &'static str, seconds: f64, cached: bool) {
+        self.progress.tell(&Event::StageFinished { stage, seconds, cached });
+        let record = StageRecord { stage: stage.to_owned(), seconds, cached };
+        self.finished.lock().unwrap_or_else(PoisonError::into_inner).push(record);
+    }
+}

@@ -1,8 +1,10 @@
 //! The command line: one file per subcommand, and what they have in common.
 
+mod bake;
 mod down;
 mod gc;
 mod kickstart;
+mod preflight;
 mod reboot;
 mod status;
 mod up;
@@ -28,6 +30,8 @@ struct Cli {
 // dropped where it waits when Ctrl-C comes.
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Bake a golden image from AlmaLinux's install medium and a k3s release.
+    Bake(Box<bake::Args>),
     /// Bring a cluster up, or what is missing of it.
     Up(up::Args),
     /// Take a cluster down: nothing of it remains.
@@ -36,6 +40,8 @@ enum Command {
     Status(status::Args),
     /// Restart a node and see it come back, with no coordinator running.
     Reboot(reboot::Args),
+    /// Check what this host has and lacks, with the remedy.
+    Preflight(preflight::Args),
     /// Print a stage's kickstart as a bake would run it.
     Kickstart(kickstart::Args),
     /// Find and remove what killed runs left: VMs, overlays, temporary files.
@@ -73,11 +79,13 @@ pub fn main() -> ExitCode {
 
 async fn dispatch(command: Command) -> Result<()> {
     match command {
+        Command::Bake(args) => Box::pin(bake::run(*args)).await,
         // Deals with Ctrl-C itself: it undoes what it made.
         Command::Up(args) => Box::pin(up::run(args)).await,
         Command::Down(args) => or_interrupted(down::run(args)).await,
         Command::Status(args) => or_interrupted(status::run(args)).await,
         Command::Reboot(args) => or_interrupted(reboot::run(args)).await,
+        Command::Preflight(args) => preflight::run(args),
         Command::Kickstart(args) => kickstart::run(&args),
         Command::Gc(args) => or_interrupted(async { gc::run(&args) }).await,
     }

@@ -63,12 +63,20 @@ struct Remembered {
     sha256: Digest,
 }
 
+/// A file that was read, and where that is to be remembered.
+#[derive(Debug)]
+struct Learned {
+    file: PathBuf,
+    memory: PathBuf,
+    entry: Remembered,
+}
+
 /// The digests of files, remembered in a directory of the cache.
 #[derive(Debug)]
 pub struct Hasher {
     memory: PathBuf,
     /// What is to be remembered, where.
-    learned: Mutex<Vec<(PathBuf, Remembered)>>,
+    learned: Mutex<Vec<Learned>>,
 }
 
 impl Hasher {
@@ -88,9 +96,10 @@ impl Hasher {
         let (file, stamp) = tokio::task::spawn_blocking(move || hash(path, known.as_ref(), &cancelled))
             .await
             .context("reading a file in the background")??;
-        if known != Some(Remembered { stamp, sha256: file.sha256 }) {
-            let mut learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner);
-            learned.push((memory, Remembered { stamp, sha256: file.sha256 }));
+        let entry = Remembered { stamp, sha256: file.sha256 };
+        if known != Some(entry) {
+            let learned = Learned { file: file.path.clone(), memory, entry };
+            self.learned.lock().unwrap_or_else(PoisonError::into_inner).push(learned);
         }
         Ok(file)
     }
@@ -99,13 +108,15 @@ impl Hasher {
     /// input that is refused leaves no trace.
     pub fn remember(&self) -> Result<()> {
         let learned = std::mem::take(&mut *self.learned.lock().unwrap_or_else(PoisonError::into_inner));
-        if !learned.is_empty() {
+        for Learned { file, memory, entry } in learned {
+            // It was only on its way, or is gone.
+            if !file.exists() {
+                continue;
+            }
             create_private(&self.memory)?;
-        }
-        for (path, entry) in learned {
             // A torn one is not JSON and read as none.
-            std::fs::write(&path, serde_json::to_vec(&entry)?)
-                .with_context(|| format!("writing {}", path.display()))?;
+            std::fs::write(&memory, serde_json::to_vec(&entry)?)
+                .with_context(|| format!("writing {}", memory.display()))?;
         }
         Ok(())
     }

@@ -81,7 +81,7 @@ impl Media {
         }
         let info = treeinfo(&iso, &dir)?;
         fits(&iso, &info, version)?;
-        let (kernel, initrd) = (dir.join("vmlinuz"), dir.join("initrd.img"));
+        let (kernel, initrd) = (dir.join("vmlinuz"), dir.join("initrd"));
         Ok(Self { volume_id, name: info.name(), kernel, initrd, iso })
     }
 
@@ -137,7 +137,7 @@ async fn is_whole(dir: &Path, hasher: &Hasher) -> bool {
     let Ok(json) = std::fs::read(dir.join("taken.json")) else { return false };
     let Ok(taken) = serde_json::from_slice::<Taken>(&json) else { return false };
     let kernel = hasher.hash(&dir.join("vmlinuz")).await.map(|file| file.sha256);
-    let initrd = hasher.hash(&dir.join("initrd.img")).await.map(|file| file.sha256);
+    let initrd = hasher.hash(&dir.join("initrd")).await.map(|file| file.sha256);
     kernel.is_ok_and(|kernel| kernel == taken.kernel) && initrd.is_ok_and(|initrd| initrd == taken.initrd)
 }
 
@@ -145,7 +145,7 @@ async fn is_whole(dir: &Path, hasher: &Hasher) -> bool {
 async fn take_out(iso: &HashedFile, hasher: &Hasher, work: &Path) -> Result<PathBuf> {
     let new = work.join("media");
     create_private(&new)?;
-    let (treeinfo_file, kernel, initrd) = (new.join("treeinfo"), new.join("vmlinuz"), new.join("initrd.img"));
+    let (treeinfo_file, kernel, initrd) = (new.join("treeinfo"), new.join("vmlinuz"), new.join("initrd"));
     let files = [(TREEINFO, treeinfo_file), (KERNEL, kernel.clone()), (INITRD, initrd.clone())];
     if let Err(error) = xorriso::extract(&iso.path, &files).await {
         let lacking: Vec<&str> =
@@ -180,7 +180,7 @@ async fn move_in(new: &Path, dir: &Path, hasher: &Hasher) -> Result<()> {
     let moved = std::fs::rename(new, dir);
     if moved.is_err() && !is_whole(dir, hasher).await {
         std::fs::remove_dir_all(dir).with_context(|| format!("removing damaged {}", dir.display()))?;
-        std::fs::rename(&new, dir)
+        std::fs::rename(new, dir)
             .with_context(|| format!("moving {} to {}", new.display(), dir.display()))?;
     }
     Ok(())

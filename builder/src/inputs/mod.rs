@@ -117,7 +117,7 @@ impl Inputs {
             }
             Some(_) => {}
             None => {
-                note(format!("{} cannot be run here, so its version is taken on trust", k3s.path.display()))
+                note(format!("{} cannot be run here, so its version is taken on trust", k3s.path.display()));
             }
         }
         let agent = hasher.hash(&agent).await?;

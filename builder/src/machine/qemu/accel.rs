@@ -102,7 +102,8 @@ fn tcg(why: &str) -> Decision {
 
 /// QEMU's first line about itself.
 pub async fn version() -> Result<String> {
-    let output = tokio::process::Command::new(PROGRAM)
+    let program = super::vm::installed_qemu()?;
+    let output = tokio::process::Command::new(program)
         .arg("--version")
         .kill_on_drop(true)
         .output()

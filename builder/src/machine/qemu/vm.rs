@@ -12,10 +12,11 @@ use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 use tokio::process::Child;
+use tokio::sync::broadcast;
 use tokio::time::Instant;
 
 use super::command::{Command, PROGRAM, QMP_SOCKET};
-use super::qmp::{Qmp, QmpError, Shutdown};
+use super::qmp::{Event, Qmp, QmpError, Shutdown};
 use crate::run::process::ProcessId;
 
 /// Who runs here, as JSON: process number and start time.
@@ -59,6 +60,8 @@ pub struct Vm {
     process: ProcessId,
     child: Option<Child>,
     qmp: Qmp,
+    /// Listens since before the machine ran.
+    events: Option<broadcast::Receiver<Event>>,
 }
 
 impl Vm {
@@ -75,12 +78,15 @@ impl Vm {
         }
         let started = async {
             let qmp = connect(dir, &mut child).await?;
+            let events = qmp.events();
             qmp.run(qapi::qmp::cont {}).await?;
             let process = process.context("QEMU ended as it began")?;
-            Ok::<_, anyhow::Error>((qmp, process))
+            Ok::<_, anyhow::Error>((qmp, events, process))
         };
         match started.await {
-            Ok((qmp, process)) => Ok(Self { dir: dir.to_owned(), process, child: Some(child), qmp }),
+            Ok((qmp, events, process)) => {
+                Ok(Self { dir: dir.to_owned(), process, child: Some(child), qmp, events: Some(events) })
+            }
             Err(error) => {
                 let _ = child.kill().await;
                 Err(error.context(shown()))
@@ -97,7 +103,7 @@ impl Vm {
             .map_err(std::io::Error::from)
             .flatten()
             .with_context(|| format!("connecting to QEMU's monitor {}", socket.display()))?;
-        Ok(Some(Self { dir: dir.to_owned(), process, child: None, qmp }))
+        Ok(Some(Self { dir: dir.to_owned(), process, child: None, qmp, events: None }))
     }
 
     /// The process of the VM in `dir`, without talking to it.
@@ -113,6 +119,12 @@ impl Vm {
     /// The monitor.
     pub fn qmp(&self) -> &Qmp {
         &self.qmp
+    }
+
+    /// QEMU's events: the first time since before the machine ran, later from
+    /// then on.
+    pub fn events(&mut self) -> broadcast::Receiver<Event> {
+        self.events.take().unwrap_or_else(|| self.qmp.events())
     }
 
     /// QEMU's process.
@@ -176,25 +188,20 @@ fn spawn(command: &Command, dir: &Path, lifetime: Lifetime) -> Result<Child> {
     // exec, where safe Rust cannot. Without it a killed builder's VM is left
     // to `builder gc`.
     let bound = lifetime == Lifetime::Builder && find_program("setpriv").is_some();
+    let program = installed_qemu()?;
     let mut process = if bound {
         let mut process = tokio::process::Command::new("setpriv");
-        process.args(["--pdeathsig", "KILL", "--", PROGRAM]);
+        process.args(["--pdeathsig", "KILL", "--"]).arg(program);
         process
     } else {
-        tokio::process::Command::new(PROGRAM)
+        tokio::process::Command::new(program)
     };
     // Stopped at first, so that no event is lost before we listen; and out of
     // the terminal's process group, so that Ctrl-C is ours to deal with.
     process.args(command.argv()).arg("-S").current_dir(dir).process_group(0);
     process.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     process.kill_on_drop(lifetime == Lifetime::Builder);
-    process.spawn().map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => anyhow::anyhow!(
-            "{PROGRAM} is not installed (Debian, Ubuntu: apt install qemu-system-x86; EL: qemu-kvm; \
-             Arch: qemu-base)"
-        ),
-        _ => error.into(),
-    })
+    process.spawn().map_err(anyhow::Error::from)
 }
 
 async fn connect(dir: &Path, child: &mut Child) -> Result<Qmp> {
@@ -221,6 +228,19 @@ fn log_tail(dir: &Path) -> String {
     let text = String::from_utf8_lossy(tail);
     let text = text.trim().lines().collect::<Vec<_>>().join(" | ");
     if text.is_empty() { "QEMU said nothing".to_owned() } else { text }
+}
+
+/// QEMU's program: in `PATH`, or where EL keeps its own.
+pub fn qemu_program() -> Option<PathBuf> {
+    const EL: &str = "/usr/libexec/qemu-kvm";
+    find_program(PROGRAM).or_else(|| Some(PathBuf::from(EL)).filter(|path| path.is_file()))
+}
+
+/// QEMU's program, or what to do about its not being there.
+pub(super) fn installed_qemu() -> Result<PathBuf> {
+    qemu_program().with_context(|| {
+        format!("{PROGRAM} is not installed (`builder preflight` says which package brings it)")
+    })
 }
 
 /// Where in `PATH` a program is.

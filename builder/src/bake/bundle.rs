@@ -1,0 +1,120 @@
+//! Everything about a failure in one directory, to look at or to send along.
+
+use std::collections::BTreeMap;
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+
+use super::watch::LogFiles;
+use crate::diagnose::Diagnosis;
+use crate::machine::qemu::vm::QEMU_LOG;
+use crate::run::RunId;
+use crate::run::dirs::create_private;
+
+/// The last part of a log that is kept, in bytes.
+const TAIL: u64 = 64 * 1024;
+
+/// What is kept besides the logs.
+#[derive(Debug)]
+pub(super) struct Evidence<'a> {
+    /// What it was found to be.
+    pub diagnosis: &'a Diagnosis,
+    /// The stage that failed.
+    pub stage: &'static str,
+    /// The machine's logs.
+    pub logs: &'a LogFiles,
+    /// The directory QEMU ran in.
+    pub vm_dir: &'a Path,
+    /// The kickstart as it ran.
+    pub kickstart: &'a str,
+    /// QEMU's command line, as a shell takes it.
+    pub command: &'a str,
+    /// Versions of the programs that took part.
+    pub tools: &'a BTreeMap<String, String>,
+}
+
+/// Where the bundle of a run is.
+pub(super) fn dir(state: &Path, run: &RunId) -> PathBuf {
+    state.join("failures").join(run.as_str())
+}
+
+/// Writes the bundle into `dir`, which is made; a screenshot may be there
+/// already.
+pub(super) fn write(dir: &Path, evidence: &Evidence<'_>) -> Result<()> {
+    create_private(dir)?;
+    let logs = evidence.logs;
+    let qemu = evidence.vm_dir.join(QEMU_LOG);
+    for (name, path) in [
+        ("installer.log", &logs.installer),
+        ("serial.log", &logs.serial),
+        ("marks.log", &logs.marks),
+        ("qemu.log", &qemu),
+    ] {
+        // What never came to be is not missed.
+        if let Ok(bytes) = tail(path)
+            && !bytes.is_empty()
+        {
+            put(dir, name, &bytes)?;
+        }
+    }
+    put(dir, "ks.cfg", evidence.kickstart.as_bytes())?;
+    put(dir, "command.txt", format!("{}\n", evidence.command).as_bytes())?;
+    let failure = serde_json::json!({
+        "stage": evidence.stage,
+        "diagnosis": evidence.diagnosis,
+        "tools": evidence.tools,
+    });
+    put(dir, "failure.json", &serde_json::to_vec_pretty(&failure)?)
+}
+
+fn put(dir: &Path, name: &str, bytes: &[u8]) -> Result<()> {
+    let path = dir.join(name);
+    std::fs::write(&path, bytes).with_context(|| format!("writing {}", path.display()))
+}
+
+fn tail(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut file = std::fs::File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diagnose::{Class, Source};
+
+    #[test]
+    fn a_bundle_holds_the_ends_of_the_logs() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let logs = LogFiles { installer: path("i"), serial: path("s"), marks: path("m") };
+        let mut long = vec![b'.'; 100_000];
+        long.extend(b"the end");
+        std::fs::write(&logs.serial, &long).unwrap();
+        let bundle = path("bundle");
+        let diagnosis = Diagnosis::new(Class::Stall, Source::Clock, "nothing moves");
+        write(
+            &bundle,
+            &Evidence {
+                diagnosis: &diagnosis,
+                stage: "os",
+                logs: &logs,
+                vm_dir: dir.path(),
+                kickstart: "cmdline\n",
+                command: "qemu-system-x86_64",
+                tools: &BTreeMap::from([("qemu".into(), "7.2".into())]),
+            },
+        )
+        .unwrap();
+        let serial = std::fs::read(bundle.join("serial.log")).unwrap();
+        assert_eq!(serial.len(), 64 * 1024);
+        assert!(serial.ends_with(b"the end"));
+        assert!(!bundle.join("installer.log").exists());
+        let failure = std::fs::read_to_string(bundle.join("failure.json")).unwrap();
+        assert!(failure.contains("\"stall\"") && failure.contains("7.2"), "{failure}");
+    }
+}

@@ -1,0 +1,138 @@
+//! The node stage: agent, k3s and units onto the installed disk, sealed. The
+//! disk has never booted and does not boot here either.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use kiln_protocol::install::{INSTALL_SPEC, ImageRecord, InstallSpec};
+
+use super::Bake;
+use super::installer::Installation;
+use super::kickstart::{Stage, Template, Values};
+use super::os::since;
+use super::store::{self, Found, New, Stored};
+use crate::image::key::{Digest, KeyBuilder};
+use crate::inputs::Inputs;
+use crate::inputs::xorriso::Entry;
+use crate::machine::qemu::{Firmware, img};
+use crate::run::dirs::create_private;
+
+/// Changes whenever this stage makes something else of the same inputs.
+const VERSION: u32 = 1;
+/// The stage's name.
+pub(super) const STAGE: &str = "node";
+/// Where on the volume the payload is.
+const PAYLOAD: &str = "/payload";
+/// The format of `install.json`.
+const SPEC_FORMAT: u32 = 1;
+
+/// The units of the image.
+const UNITS: [(&str, &str); 3] = [
+    ("units/kiln-agent.service", include_str!("../../../units/kiln-agent.service")),
+    ("units/k3s.service", include_str!("../../../units/k3s.service")),
+    ("units/k3s-agent.service", include_str!("../../../units/k3s-agent.service")),
+];
+
+/// A file of the payload.
+#[derive(Debug, PartialEq, Eq)]
+struct Part {
+    /// Its place in the payload.
+    name: String,
+    sha256: Digest,
+    executable: bool,
+}
+
+fn parts(inputs: &Inputs) -> Vec<Part> {
+    let part = |name: &str, sha256, executable| Part { name: name.to_owned(), sha256, executable };
+    let mut parts = vec![part("agent", inputs.agent.sha256, true), part("k3s", inputs.k3s.sha256, true)];
+    parts.extend(UNITS.iter().map(|(name, text)| part(name, Digest::of(text.as_bytes()), false)));
+    let images = inputs.k3s_images.iter();
+    parts.extend(images.map(|image| part(&format!("images/{}", image.name()), image.sha256, false)));
+    parts
+}
+
+/// What the stage's result depends on.
+pub(super) fn key(inputs: &Inputs, os: Digest) -> Result<Digest> {
+    let values = Values::without_run(Stage::Node, inputs.k3s_selinux.is_some());
+    let mut key = KeyBuilder::new(STAGE, VERSION)
+        .with_digest("os", os)
+        .with("kickstart", Template::of(Stage::Node).render(&values)?)
+        .with("version", inputs.version.to_string())
+        .with("k3s version", inputs.k3s_version.as_str());
+    for part in parts(inputs) {
+        key = key.with_digest(&part.name, part.sha256);
+    }
+    Ok(key.finish())
+}
+
+impl Bake<'_> {
+    /// The node's disk, made now or before: an overlay of `os`.
+    pub(super) async fn node(&self, os: &Stored, key: Digest) -> Result<Stored> {
+        let store = self.store();
+        let backing = Some(os.made.sha256);
+        let permit = match store.find(STAGE, key, backing).await? {
+            Found::Ready(stored) => {
+                self.reused(STAGE, &stored);
+                return Ok(stored);
+            }
+            Found::Missing(permit) => permit,
+        };
+        let begin = self.stage_begins(STAGE);
+        let dir = self.work.join(STAGE);
+        let result = dir.join("result");
+        create_private(&result)?;
+        let disk = result.join(store::DISK);
+        img::create_overlay(&os.disk, &disk, None).await?;
+        let values = Values::new(&self.run_id, Stage::Node, self.inputs.k3s_selinux.is_some());
+        let installation = Installation {
+            stage: Stage::Node,
+            disk,
+            // Nothing here depends on it, and it is the faster one.
+            firmware: Firmware::SeaBios,
+            kickstart: Template::of(Stage::Node).render(&values)?,
+            volume: self.payload(&dir.join("payload"))?,
+        };
+        let done = self.install(&installation, &dir.join("machine")).await?;
+        let report = done.report.context("`agent install` succeeded without its report")?;
+        let report = serde_json::from_str(&report).context("reading the report of `agent install`")?;
+        let new = New { dir: result, backing, seconds: since(begin), report };
+        let stored = store.store(permit, new).await.context("keeping the node's disk")?;
+        self.stage_ends(STAGE, begin);
+        Ok(stored)
+    }
+
+    /// The payload: our own files are written to `dir`, the inputs are taken
+    /// from where they are.
+    fn payload(&self, dir: &Path) -> Result<Vec<Entry>> {
+        let inputs = self.inputs;
+        let parts = parts(inputs);
+        let spec = InstallSpec {
+            format: SPEC_FORMAT,
+            run: self.run_id.to_string(),
+            image: ImageRecord { version: inputs.version.to_string(), k3s: inputs.k3s_version.clone() },
+            files: parts.iter().map(|part| (part.name.clone(), part.sha256.to_string())).collect(),
+        };
+        let spec = serde_json::to_string_pretty(&spec)?;
+        let mut sources = BTreeMap::from([
+            ("agent".to_owned(), inputs.agent.path.clone()),
+            ("k3s".to_owned(), inputs.k3s.path.clone()),
+        ]);
+        for image in &inputs.k3s_images {
+            sources.insert(format!("images/{}", image.name()), image.path.clone());
+        }
+        create_private(&dir.join("units"))?;
+        for (name, text) in UNITS.into_iter().chain([(INSTALL_SPEC, spec.as_str())]) {
+            let path = dir.join(name);
+            std::fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
+            sources.insert(name.to_owned(), path);
+        }
+        let executable = |name: &str| parts.iter().any(|part| part.name == name && part.executable);
+        let entry = |(name, source): (String, _)| Entry {
+            source,
+            executable: executable(&name),
+            target: format!("{PAYLOAD}/{name}"),
+        };
+        Ok(sources.into_iter().map(entry).collect())
+    }
+}
