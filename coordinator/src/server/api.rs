@@ -192,3 +192,35 @@ impl FromRequestParts<Coordinator> for Admin {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_transient_and_a_defect_is_a_bug() {
+        let full = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL);
+        let full = anyhow::Error::new(rusqlite::Error::SqliteFailure(full, None)).context("making durable");
+        let refused = Refused::from(full);
+        assert_eq!(
+            (refused.status, refused.error.class),
+            (StatusCode::SERVICE_UNAVAILABLE, ErrorClass::Transient)
+        );
+        let refused = Refused::from(anyhow::anyhow!("secret detail"));
+        assert_eq!(refused.error.class, ErrorClass::Bug);
+        assert!(!refused.error.message.contains("secret"), "what went wrong inside stays inside");
+    }
+
+    #[test]
+    fn what_only_an_operator_can_cure_is_retried_slowly() {
+        for class in [ErrorClass::Held, ErrorClass::TicketUnknown, ErrorClass::Policy, ErrorClass::Transient]
+        {
+            let response = Refused::from(ApiError::new(class, "x")).into_response();
+            let body = response.into_body();
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let bytes = runtime.block_on(axum::body::to_bytes(body, 1000)).unwrap();
+            let error: ApiError = serde_json::from_slice(&bytes).unwrap();
+            assert_eq!(error.retry_after.is_some(), class.needs_operator(), "{class}");
+        }
+    }
+}
