@@ -73,34 +73,34 @@ const ROWS: [Row; 20] = [
         "firmware-boot",
         "the machine did not get as far as the installer's kernel",
         "Try `--accel tcg` (a /dev/kvm under which guests hang looks like this), then check `--iso` \
-         against its published checksum; the serial log has the firmware's own words.",
+         against its published checksum; serial.log has the firmware's own words.",
     ),
     (
         Class::DracutStage2,
         "dracut-stage2",
         "the installer's first stage did not find or mount its second one",
         "Check `--iso`: inst.stage2= is made from its volume label, and its images/install.img must be \
-         whole. The serial log names the device that was waited for.",
+         whole. serial.log names the device that was waited for.",
     ),
     (
         Class::KsParse,
         "ks-parse",
         "the kickstart does not parse",
-        "See the rendered text with `builder kickstart os` (line numbers are those of that text), correct \
-         `--kickstart`, and check it with `ksvalidator`.",
+        "ks.cfg is the text that was read, with these line numbers: correct `--kickstart` and check it with \
+         `ksvalidator -v RHEL9` (`builder kickstart os` prints the built-in one).",
     ),
     (
         Class::PreScript,
         "pre-script",
         "a %pre script of the kickstart failed",
-        "The script's last lines are above and in the serial log; see it with `builder kickstart os`.",
+        "The script's last lines are above and in serial.log; ks.cfg is the kickstart as it ran.",
     ),
     (
         Class::Storage,
         "storage",
         "the disk could not be partitioned, formatted or made bootable as asked",
-        "Compare the part and bootloader lines of `builder kickstart os` with `--disk-size`; the installer \
-         log has blivet's reasons.",
+        "Compare the part and bootloader lines of ks.cfg with `--disk-size`; installer.log has blivet's \
+         reasons.",
     ),
     (
         Class::PayloadRepo,
@@ -113,14 +113,14 @@ const ROWS: [Row; 20] = [
         Class::Scriptlet,
         "scriptlet",
         "a package's own scriptlet failed while it was installed",
-        "The package is named above: leave it out of %packages or take another version of it; the installer \
-         log has the scriptlet's output.",
+        "The package is named above: leave it out of %packages or take another version of it; installer.log \
+         has the scriptlet's output.",
     ),
     (
         Class::PostScript,
         "post-script",
         "a %post script of the kickstart failed",
-        "The script's last lines are above and in the serial log; see it with `builder kickstart os`.",
+        "The script's last lines are above and in serial.log; ks.cfg is the kickstart as it ran.",
     ),
     (
         Class::NodeInstall,
@@ -133,8 +133,8 @@ const ROWS: [Row; 20] = [
         Class::Installer,
         "installer",
         "the installer gave up for a reason of its own",
-        "Read the end of the installer log from the first ERR or CRIT line on; a line that begins with \
-         `Traceback` is a fault of Anaconda itself.",
+        "Read installer.log from its first ERR or CRIT line on; a line with `Traceback` is a fault of \
+         Anaconda itself.",
     ),
     (
         Class::Oom,
@@ -146,8 +146,8 @@ const ROWS: [Row; 20] = [
         Class::Panic,
         "panic",
         "the guest's kernel panicked",
-        "Try `--accel tcg` and fewer `--cpus`; if it repeats, the trace in the serial log goes to the \
-         kernel's or QEMU's makers.",
+        "Try `--accel tcg`, more `--memory` and fewer `--cpus`; if it repeats, the trace in serial.log goes to \
+         the kernel's or QEMU's makers.",
     ),
     (
         Class::MediaCheck,
@@ -159,35 +159,34 @@ const ROWS: [Row; 20] = [
         Class::PromptWait,
         "prompt-wait",
         "the installer asks a question and waits for a key nobody will press",
-        "Answer it in the kickstart: the question is above. `cmdline` must be in it, `--erroronfail` must \
-         not.",
+        "Answer it in the kickstart: the question is above and in screen.png. `cmdline` must be in it, \
+         `--erroronfail` must not.",
     ),
     (
         Class::Stall,
         "stall",
         "the machine stopped making progress",
-        "The screenshot and the serial log show where; if the host is only slow, allow more time, and with \
-         KVM try `--accel tcg`.",
+        "screen.png and serial.log show where; if the host is only slow, allow more with `--stall-after`, and \
+         with KVM try `--accel tcg`.",
     ),
     (
         Class::GuestReset,
         "guest-reset",
         "the machine was reset in the middle of the bake",
-        "If the kickstart says `reboot`, make it `poweroff`; otherwise the serial log ends where the guest \
-         crashed.",
+        "If the kickstart says `reboot`, make it `poweroff`; otherwise serial.log ends where the guest crashed.",
     ),
     (
         Class::PoweredOffWithoutMark,
         "powered-off-without-mark",
         "the machine powered off without saying that the stage is done",
-        "The last %post of the kickstart writes the mark: if `--kickstart` replaced it, keep that part. The \
-         installer log has what ended it.",
+        "The last %post of the kickstart writes the mark: if `--kickstart` replaced it, keep that part. \
+         installer.log has what ended it.",
     ),
     (
         Class::HostQemu,
         "host-qemu",
         "QEMU failed on this host",
-        "QEMU's own message is above; its command line is in the run's directory.",
+        "QEMU's own message is above and in qemu.log; command.txt is its command line.",
     ),
     (
         Class::HostDiskFull,

@@ -6,6 +6,7 @@ use super::lines::LineSplitter;
 use super::machine::{Ending, Event};
 use super::marks::Stage;
 use super::patterns::{self, Weight};
+use super::prefix::message;
 use super::progress::{Phase, Progress};
 use super::story::{Open, Story, Tail};
 use super::{Class, Diagnosis, Source, tables};
@@ -148,15 +149,20 @@ impl Classifier {
             (None, None) if self.done => Ok(()),
             (None, Some(own)) if self.done => Err(own),
             (None, own) => {
-                let (source, line) = match (own.as_ref(), self.last.as_ref()) {
+                let (source, line) = match (&own, &self.last) {
                     (Some(own), _) => (own.source, own.line.clone()),
-                    (None, Some((source, line))) => (*source, format!("it ends with: {line}")),
+                    (None, Some((source, line))) => (*source, self.last_words(line)),
                     (None, None) => (Source::Qmp, "it never wrote anything".to_owned()),
                 };
                 let class = own.map_or(Class::PoweredOffWithoutMark, |own| own.class);
                 Err(self.story.explain(&Open::new(class, source, &line, Duration::ZERO, self.progress.phase)))
             }
         }
+    }
+
+    /// Of a machine that powered off and did not say why.
+    fn last_words(&self, line: &str) -> String {
+        format!("it was {}, and its last words were: {}", self.progress.phase.label(), message(line))
     }
 
     fn splitter(&mut self, source: Source) -> Option<&mut LineSplitter> {

@@ -11,7 +11,7 @@ fn journal_message(line: &str) -> Option<&str> {
     let rest = line.trim_start().strip_prefix('[')?;
     let (stamp, rest) = rest.split_once("] ")?;
     stamp.trim().parse::<f64>().ok()?;
-    match rest.split_once("]: ") {
+    match rest.split_once("]:") {
         Some((who, text)) if who.split_once('[').is_some_and(|(name, _)| !name.contains(' ')) => Some(text),
         _ => Some(rest),
     }
@@ -48,6 +48,7 @@ mod tests {
     fn prefixes_go_and_messages_stay() {
         for (line, text) in [
             ("[   33.517655] anaconda[2628]: The exact error message is:", "The exact error message is:"),
+            ("[   19.704384] anaconda[164]:", ""),
             ("[    1.5] Kernel panic - not syncing: x", "Kernel panic - not syncing: x"),
             ("11:33:24,440 INFO anaconda:anaconda: main: /sbin/anaconda 9-1.fc40", "/sbin/anaconda 9-1.fc40"),
             ("23:28:44,449 CRIT anaconda:Anaconda crashed on signal 11", "Anaconda crashed on signal 11"),

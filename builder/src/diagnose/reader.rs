@@ -26,7 +26,9 @@ impl Classifier {
             }
             return;
         }
-        self.last = Some((source, shown(line)));
+        if !is_farewell(line) && !message(line).is_empty() {
+            self.last = Some((source, shown(line)));
+        }
         if self.progress.phase == Phase::Firmware {
             self.progress = Progress::phase(Phase::Booting);
         }
@@ -56,13 +58,13 @@ impl Classifier {
         let error = rest.iter().rposition(|part| is_exception(part)).unwrap_or(0);
         let detail = rest.iter().skip(error).map(|part| part.trim()).collect::<Vec<_>>().join(" ");
         let of_this = matches!(found.map(|pattern| pattern.weight), Some(Weight::Opens | Weight::OpensNext));
-        for part in rest {
+        for part in rest.iter().skip(error) {
             let cause = patterns::find(tables::GUEST, Source::Installer, part);
             self.suspect(Source::Installer, part, cause, of_this);
         }
         if of_this
             && !detail.is_empty()
-            && let Some(open) = self.open.as_mut().filter(|open| open.source == Source::Installer)
+            && let Some(open) = self.open.as_mut().filter(|open| open.line == shown(head))
         {
             open.detail.get_or_insert(shown(&detail));
             open.wants = Wants::Nothing;
@@ -184,6 +186,21 @@ impl Classifier {
 /// Whether the error itself is on the next line.
 fn announces(text: &str) -> bool {
     ANNOUNCES.iter().any(|words| text.contains(words))
+}
+
+/// What every machine says as it powers off, whatever was before.
+fn is_farewell(line: &str) -> bool {
+    const WORDS: [&str; 8] = [
+        "reboot: Power down",
+        "ACPI: PM: Preparing to enter",
+        "Synchronizing SCSI cache",
+        "systemd-shutdown[",
+        "[  OK  ]",
+        "Stopping ",
+        "Unmounting ",
+        "SQUASHFS error:",
+    ];
+    WORDS.iter().any(|words| line.contains(words))
 }
 
 /// Not a ruler, and not the rest of a sentence a terminal cut.

@@ -136,6 +136,30 @@ fn a_kickstart_error_comes_with_its_line_and_its_words() {
 }
 
 #[test]
+fn a_record_of_several_lines_is_read_as_one() {
+    let record = "06:40:04,245 ERR anaconda:anaconda: ui.tui.spokes.storage: storage configuration failed: The \
+                  following problem occurred on line 5 of the kickstart file:#012#012Partition \"sda9\" given in \
+                  part command does not exist.#012";
+    let diagnosis = feed(&mut os(), Source::Installer, &[record]).unwrap();
+    assert!(
+        diagnosis.line.ends_with("kickstart file: Partition \"sda9\" given in part command does not exist.")
+    );
+
+    // The traceback after it adds nothing, nor does the source code it quotes.
+    let mut classifier = os();
+    let lines = [
+        "06:40:53,710 ERR anaconda:anaconda: x: storage configuration failed: You have not defined a root partition",
+        "06:40:53,741 CRIT anaconda:anaconda: exception: Traceback (most recent call last):#012  File \"x.py\", line \
+         1, in run#012    raise CmdlineError(\"Software selection\")#012errors.CmdlineError: not completed:\
+         #012Installation Destination",
+    ];
+    assert_eq!(feed(&mut classifier, Source::Installer, &lines), None);
+    let diagnosis = classifier.tick(START + SETTLE).unwrap();
+    assert!(diagnosis.line.ends_with("You have not defined a root partition"), "{diagnosis}");
+    assert_eq!(diagnosis.class, Class::Storage);
+}
+
+#[test]
 fn a_question_needs_no_end_of_line() {
     let mut classifier = os();
     assert_eq!(classifier.feed(Source::Serial, b"Press ENTER to exit: ", START), None);

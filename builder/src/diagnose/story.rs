@@ -66,6 +66,11 @@ impl Open {
         if self.is_generic() { Wants::Message } else { Wants::NextLine }
     }
 
+    /// Whether its own words are the reason, and not only that there is one.
+    fn says_why(&self) -> bool {
+        !self.is_generic() && !matches!(self.class, Class::DracutStage2 | Class::FirmwareBoot | Class::Panic)
+    }
+
     fn is_explained_by(&self, cause: Class) -> bool {
         match self.class {
             _ if self.is_generic() => true,
@@ -130,6 +135,7 @@ impl Story {
             (Some(exact), Some(before)) if exact.class == before.class => Some(before),
             _ => exact.or(before),
         };
+        let chosen = chosen.filter(|cause| !(open.says_why() && cause.class == open.class));
         let Some(cause) = chosen else {
             let class = open.likely_class();
             return Diagnosis::new(class, open.source, own)

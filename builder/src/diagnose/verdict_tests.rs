@@ -48,10 +48,14 @@ fn a_mark_is_not_enough_if_the_machine_did_not_power_off() {
 #[test]
 fn a_power_off_without_a_mark_shows_how_far_it_was() {
     let mut classifier = os();
-    feed(&mut classifier, Source::Serial, &["Configuring storage"]);
+    feed(
+        &mut classifier,
+        Source::Serial,
+        &["Configuring storage", "", "[  OK  ] Reached target Power-Off.", "[ 39.1] reboot: Power down"],
+    );
     let diagnosis = classifier.finish(&Ending::PoweredOff).unwrap_err();
     assert_eq!(diagnosis.class, Class::PoweredOffWithoutMark);
-    assert_eq!(diagnosis.line, "it ends with: Configuring storage");
+    assert_eq!(diagnosis.line, "it was preparing the disk, and its last words were: Configuring storage");
     let silent = os().finish(&Ending::PoweredOff).unwrap_err();
     assert_eq!(silent.class, Class::PoweredOffWithoutMark);
 }
