@@ -15,7 +15,7 @@ from typing import Any
 from .bootargs import BootArguments
 from .configure import kernel_release, path, write
 from .log import Log
-from .run import check
+from .run import check, run
 from .storage import uuid_of
 from .storage_plan import Plan
 
@@ -50,9 +50,14 @@ def install(log: Log, ksdata: Any, boot: BootArguments, plan: Plan, machine_id: 
     write("/boot/grub2/grubenv", block.ljust(ENVIRONMENT_BLOCK_SIZE, "#"), 0o600)
     boot_uuid = uuid_of(device)
     write("/boot/grub2/grub.cfg", _config(boot_uuid, prefix, release, version, kernel_arguments, timeout), 0o600)
-    if plan.find("/boot/efi"):
+    esp = plan.find("/boot/efi")
+    if esp:
         _fill_esp(boot_uuid, prefix)
-    if not uefi:
+    if uefi and esp:
+        number = esp.device.removeprefix(esp.disk).lstrip("p")
+        words = ["efibootmgr", "-c", "-w", "-L", "AlmaLinux", "-d", f"/dev/{esp.disk}", "-p", number]
+        run(log, [*words, "-l", "\\EFI\\almalinux\\shimx64.efi"], "/mnt/sysroot")
+    elif not uefi:
         disk = (separate_boot or plan.find("/")).disk
         check(log, ["grub2-install", "--target=i386-pc", f"/dev/{disk}"], "/mnt/sysroot")
 
@@ -108,12 +113,15 @@ def _fill_esp(boot_uuid: str, prefix: str) -> None:
     )
     loaders = Path(f"/mnt/sysroot{LOADERS}")
     for folder, files in {
-        "BOOT": {"shimx64.efi": "BOOTX64.EFI", "grubx64.efi": "grubx64.efi"},
-        "almalinux": {"shimx64.efi": "shimx64.efi", "grubx64.efi": "grubx64.efi", "mmx64.efi": "mmx64.efi"},
+        "BOOT": {"shimx64.efi": "BOOTX64.EFI", "fbx64.efi": "fbx64.efi"},
+        "almalinux": {name: name for name in ("shimx64.efi", "grubx64.efi", "mmx64.efi")},
         "debian": {},
     }.items():
         (esp / folder).mkdir(parents=True, exist_ok=True)
         for source, name in files.items():
             shutil.copyfile(loaders / source, esp / folder / name)
+    # Firmware without a boot entry starts BOOTX64.EFI, which runs fbx64.efi, which makes the entry named here.
+    entry = "shimx64.efi,AlmaLinux,,This is the boot entry for AlmaLinux\n"
+    (esp / "almalinux/BOOTX64.CSV").write_bytes(entry.encode("utf-16"))
     for folder in ("almalinux", "debian"):
         (esp / folder / "grub.cfg").write_text(stub)

@@ -14,9 +14,9 @@ SUITE = "bookworm"
 PACKAGES = (
     "systemd systemd-sysv libpam-systemd udev dbus linux-image-cloud-amd64 kmod initramfs-tools "
     "network-manager openssh-server chrony qemu-guest-agent policycoreutils selinux-policy-default "
-    "xfsprogs e2fsprogs dosfstools parted fdisk cloud-guest-utils attr "
-    "grub-pc-bin grub-common grub2-common grub-efi-amd64-signed shim-signed efibootmgr "
-    "iproute2 iputils-ping hostname procps sudo python3 gawk less tar zstd xz-utils bzip2 cpio busybox-static"
+    "xfsprogs e2fsprogs dosfstools parted fdisk cloud-guest-utils "
+    "grub-pc-bin grub-common grub2-common grub-efi-amd64-bin grub-efi-amd64-signed shim-signed efibootmgr "
+    "iproute2 iputils-ping hostname procps sudo python3 gawk less tar xz-utils bzip2 cpio busybox-static"
 ).split()
 PYKICKSTART = "pykickstart==3.78"
 LEFT_OUT = ("doc", "man", "info", "locale", "lintian", "bug", "bash-completion", "zsh")

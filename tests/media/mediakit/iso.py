@@ -11,6 +11,11 @@ VERSION = "9.5"
 VOLUME_ID = "AlmaLinux-9-5-x86_64-dvd"
 BUILT = 1731508080
 EFI_IMAGE_KIB = 8192
+GRUB_MODULES = (
+    "boot cat chain configfile echo efifwsetup efinet ext2 fat gzio halt iso9660 linux loadenv loopback ls minicmd "
+    "normal part_gpt part_msdos reboot regexp search search_fs_file search_fs_uuid search_label serial sleep "
+    "terminal test true video xfs all_video efi_gop gfxterm"
+).split()
 
 
 def tree_info(root: Path) -> str:
@@ -49,7 +54,9 @@ def lay_out(tree: Path, root: Path) -> None:
     efi.mkdir(parents=True)
     shutil.copy(tree / "usr/lib/shim/shimx64.efi.signed", efi / "BOOTX64.EFI")
     shutil.copy(tree / "usr/lib/shim/mmx64.efi.signed", efi / "mmx64.efi")
-    shutil.copy(tree / "usr/lib/grub/x86_64-efi-signed/gcdx64.efi.signed", efi / "grubx64.efi")
+    # EL's GRUB for discs reads grub.cfg beside itself; Debian's signed one does not, so it is made here, unsigned.
+    run(["chroot", tree, "grub-mkimage", "-O", "x86_64-efi", "-p", "/EFI/BOOT", "-o", "/tmp/grubx64.efi", *GRUB_MODULES])
+    shutil.move(tree / "tmp/grubx64.efi", efi / "grubx64.efi")
     (efi / "grub.cfg").write_text(
         'set default="1"\nset timeout=60\n'
         f"search --no-floppy --set=root -l '{VOLUME_ID}'\n"
