@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result};
 use tokio::time::timeout;
 use zbus::OwnedObjectPath;
 use zbus::export::futures_core::Stream as _;
+use zbus::proxy::CacheProperties;
 
 use crate::process;
 
@@ -41,6 +42,8 @@ trait Manager {
     fn job_removed(&self, id: u32, job: OwnedObjectPath, unit: String, result: String) -> zbus::Result<()>;
 }
 
+// Properties are asked for when they are wanted: keeping them up to date would
+// cost a signal for each change of a unit.
 #[zbus::proxy(interface = "org.freedesktop.systemd1.Unit", default_service = "org.freedesktop.systemd1")]
 trait Unit {
     #[zbus(property(emits_changed_signal = "false"))]
@@ -49,6 +52,8 @@ trait Unit {
     fn sub_state(&self) -> zbus::Result<String>;
     #[zbus(property(emits_changed_signal = "false"))]
     fn assert_result(&self) -> zbus::Result<bool>;
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn assert_timestamp_monotonic(&self) -> zbus::Result<u64>;
 }
 
 #[zbus::proxy(interface = "org.freedesktop.systemd1.Service", default_service = "org.freedesktop.systemd1")]
@@ -59,8 +64,8 @@ trait Service {
     fn n_restarts(&self) -> zbus::Result<u32>;
 }
 
-/// What systemd says of a unit.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What systemd says of a unit; of one that is up only that.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct UnitState {
     /// `active`, `activating`, `inactive`, `failed`, …
     pub(crate) active: String,
@@ -92,7 +97,10 @@ impl UnitState {
             _ if !self.asserted => Verdict::Down("its assertion failed: it has no configuration".to_owned()),
             // Before the job runs, a unit that never failed is just inactive.
             "inactive" if result == "success" && *restarts == 0 => Verdict::Starting,
-            _ => Verdict::Down(format!("{active} ({sub}), result {result}, {restarts} restarts")),
+            _ if *restarts > 0 => {
+                Verdict::Down(format!("{active} ({sub}), result {result}; systemd keeps starting it again"))
+            }
+            _ => Verdict::Down(format!("{active} ({sub}), result {result}")),
         }
     }
 }
@@ -128,18 +136,30 @@ impl Systemd {
 
     /// How the unit is now.
     pub(crate) async fn state(&self, name: &str) -> Result<UnitState> {
-        let asking = || format!("asking systemd about {name}");
-        let path = self.manager.load_unit(name).await.with_context(asking)?;
-        let unit = UnitProxy::builder(&self.bus).path(&path);
-        let unit = unit.build().await.with_context(asking)?;
-        let service = ServiceProxy::builder(&self.bus).path(&path);
-        let service = service.build().await.with_context(asking)?;
+        self.ask(name).await.with_context(|| format!("asking systemd about {name}"))
+    }
+
+    async fn ask(&self, name: &str) -> zbus::Result<UnitState> {
+        let path = self.manager.load_unit(name).await?;
+        let unit =
+            UnitProxy::builder(&self.bus).path(&path).cache_properties(CacheProperties::No).build().await?;
+        let active = unit.active_state().await?;
+        if active == "active" {
+            return Ok(UnitState { active, ..UnitState::default() });
+        }
+        let service = ServiceProxy::builder(&self.bus)
+            .path(&path)
+            .cache_properties(CacheProperties::No)
+            .build()
+            .await?;
+        // Until systemd has looked at them, assertions count as failed.
+        let asserted = unit.assert_result().await? || unit.assert_timestamp_monotonic().await? == 0;
         Ok(UnitState {
-            active: unit.active_state().await.with_context(asking)?,
-            sub: unit.sub_state().await.with_context(asking)?,
-            result: service.result().await.with_context(asking)?,
-            asserted: unit.assert_result().await.with_context(asking)?,
-            restarts: service.n_restarts().await.with_context(asking)?,
+            active,
+            sub: unit.sub_state().await?,
+            result: service.result().await?,
+            asserted,
+            restarts: service.n_restarts().await?,
         })
     }
 
@@ -195,7 +215,7 @@ mod tests {
         assert_eq!(state("inactive", "dead", "success", 0).verdict(), Verdict::Starting);
         for (down, word) in [
             (state("activating", "auto-restart", "exit-code", 0), "auto-restart"),
-            (state("activating", "start", "success", 3), "3 restarts"),
+            (state("activating", "start", "success", 3), "keeps starting"),
             (state("failed", "failed", "exit-code", 0), "exit-code"),
             (UnitState { asserted: false, ..state("inactive", "dead", "success", 0) }, "assertion"),
         ] {

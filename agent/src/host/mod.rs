@@ -5,9 +5,10 @@
 
 mod ping;
 
+use std::cell::RefCell;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use kiln_protocol::names::K3sVersion;
@@ -23,6 +24,8 @@ use crate::seed::{self, Credentials, NoCloud, Search, Source};
 use crate::systemd::{Systemd, Verdict, last_words};
 
 const K3S: &str = "/usr/local/bin/k3s";
+/// How long a unit's last words count as its last.
+const WORDS_KEPT: Duration = Duration::from_secs(30);
 /// k3s unpacks itself at its first call.
 const VERSION_DEADLINE: Duration = Duration::from_secs(60);
 
@@ -73,6 +76,7 @@ pub struct ThisMachine<'a> {
     seeds: Vec<Box<dyn Source>>,
     bus: OnceCell<zbus::Connection>,
     systemd: OnceCell<Systemd>,
+    words: RefCell<Option<(Instant, String)>>,
 }
 
 impl<'a> ThisMachine<'a> {
@@ -83,12 +87,26 @@ impl<'a> ThisMachine<'a> {
             seeds: vec![Box::new(Credentials::default()), Box::new(NoCloud::default())],
             bus: OnceCell::new(),
             systemd: OnceCell::new(),
+            words: RefCell::default(),
         }
     }
 
     async fn bus(&self) -> Result<&zbus::Connection> {
         let connect = || async { zbus::Connection::system().await.context("connecting to the system bus") };
         self.bus.get_or_try_init(connect).await
+    }
+
+    /// What a unit logged last. Not looked up each time: that takes longer
+    /// than everything else here together.
+    async fn last_words(&self, unit: &str) -> String {
+        if let Some((asked, words)) = &*self.words.borrow()
+            && asked.elapsed() < WORDS_KEPT
+        {
+            return words.clone();
+        }
+        let words = last_words(unit).await;
+        self.words.replace(Some((Instant::now(), words.clone())));
+        words
     }
 
     async fn systemd(&self) -> Result<&Systemd> {
@@ -150,9 +168,10 @@ impl Host for ThisMachine<'_> {
         let state = self.systemd().await?.state(unit).await?;
         Ok(match (state.verdict(), role) {
             (Verdict::Starting, _) => Health::Waiting(format!("{unit} is starting")),
-            (Verdict::Down(reason), _) => {
-                Health::Down(format!("{unit} is down: {reason}; its log ends: {}", last_words(unit).await))
-            }
+            (Verdict::Down(reason), _) => Health::Down(format!(
+                "{unit} is down: {reason}; its log ends: {}",
+                self.last_words(unit).await
+            )),
             (Verdict::Up, Role::Agent) => Health::Ready,
             (Verdict::Up, Role::Server) => match ping::ping(self.root).await {
                 Ok(()) => Health::Ready,

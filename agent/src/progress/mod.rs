@@ -18,7 +18,7 @@ use kiln_protocol::ApiError;
 use kiln_protocol::api::{Facts, Report, Step, StepState};
 
 pub use console::Console;
-pub(crate) use sender::{Link, Until, deliver};
+pub(crate) use sender::{Link, deliver};
 use status::Status;
 
 use crate::clock;
@@ -75,6 +75,14 @@ impl<'a> Progress<'a> {
     pub(crate) fn running(&self, step: Step, detail: &str) {
         let state = StepState::Running { detail: Some(detail.to_owned()) };
         self.tell(step, state, detail, None);
+    }
+
+    /// Like `running`, but a failure of the step stays the last word on it
+    /// until another one is known.
+    pub(crate) fn begun(&self, step: Step, detail: &str) {
+        if self.status.borrow().state_of(step).is_none() {
+            self.running(step, detail);
+        }
     }
 
     /// The step is finished; `note` says with what result.

@@ -1,5 +1,8 @@
 //! Reports that the coordinator has not taken yet.
 //!
+//! In here a report's sequence says in which order they were made; on the wire
+//! it says in which order they were sent, which may differ.
+//!
 //! Of what is under way or has failed only the newest word matters; finished
 //! steps are kept, since they say how long each took. So there are never more
 //! than one report a step and one besides.
@@ -26,9 +29,15 @@ impl Queue {
         self.news.notify_one();
     }
 
-    /// The oldest.
-    pub(crate) fn front(&self) -> Option<Report> {
-        self.reports.borrow().front().cloned()
+    /// What to deliver next. A coordinator that does not know the key yet
+    /// hears only the newest word, if that is one of trouble or of waiting: it
+    /// keeps no times of steps for strangers.
+    pub(crate) fn next(&self, bound: bool) -> Option<Report> {
+        let reports = self.reports.borrow();
+        if bound {
+            return reports.front().cloned();
+        }
+        reports.back().filter(|report| report.state != StepState::Done).cloned()
     }
 
     /// A report has been delivered, or will never be.
@@ -69,9 +78,19 @@ mod tests {
         queue.push(report(4, Step::Enrol, running()));
         assert_eq!(sequences(&queue), [2, 4]);
         queue.remove(2);
-        assert_eq!(queue.front().unwrap().sequence, 4);
+        assert_eq!(queue.next(true).unwrap().sequence, 4);
         queue.remove(4);
-        assert!(queue.front().is_none());
+        assert!(queue.next(true).is_none());
+    }
+
+    #[test]
+    fn a_stranger_tells_of_its_trouble_and_keeps_its_times() {
+        let queue = Queue::default();
+        queue.push(report(1, Step::Seed, StepState::Done));
+        assert_eq!(queue.next(false), None);
+        queue.push(report(2, Step::Enrol, running()));
+        assert_eq!(queue.next(false).unwrap().sequence, 2);
+        assert_eq!(queue.next(true).unwrap().sequence, 1);
     }
 
     proptest! {

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
+use kiln_protocol::api::Report;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
@@ -16,6 +17,8 @@ use crate::retry::{Backoff, Pace, random};
 pub(crate) struct Link {
     client: RefCell<Option<Rc<Client>>>,
     bound: Cell<bool>,
+    ending: Cell<bool>,
+    sent: Cell<u64>,
     better: Notify,
 }
 
@@ -32,29 +35,30 @@ impl Link {
         self.better.notify_one();
     }
 
+    /// Nothing more will be reported.
+    pub(crate) fn end(&self) {
+        self.ending.set(true);
+        self.better.notify_one();
+    }
+
     async fn better_or_after(&self, wait: Duration) {
         // Elapsed is as good as a reason to try again.
         let _ = timeout(wait, self.better.notified()).await;
     }
 }
 
-/// When delivering ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Until {
-    /// When nothing is left to deliver.
-    Empty,
-    Never,
-}
-
-/// Delivers reports, oldest first.
-pub(crate) async fn deliver(queue: &Queue, link: &Link, pace: Pace, until: Until) {
+/// Delivers reports, oldest first, until the link is to end and none is left.
+pub(crate) async fn deliver(queue: &Queue, link: &Link, pace: Pace) {
     let mut backoff = Backoff::new(pace);
     loop {
-        let Some(report) = queue.front() else {
-            if until == Until::Empty {
+        let Some(report) = queue.next(link.bound.get()) else {
+            if link.ending.get() {
                 return;
             }
-            queue.news().await;
+            tokio::select! {
+                () = queue.news() => {}
+                () = link.better.notified() => {}
+            }
             continue;
         };
         let client = link.client.borrow().clone();
@@ -62,7 +66,9 @@ pub(crate) async fn deliver(queue: &Queue, link: &Link, pace: Pace, until: Until
             link.better_or_after(pace.longest).await;
             continue;
         };
-        match client.report(&report).await {
+        link.sent.set(link.sent.get() + 1);
+        let numbered = Report { sequence: link.sent.get(), ..report.clone() };
+        match client.report(&numbered).await {
             Ok(()) => {
                 queue.remove(report.sequence);
                 backoff = Backoff::new(pace);

@@ -1,6 +1,7 @@
 //! Does what each state asks for until the node is ready.
 
 use std::cell::{Cell, RefCell};
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use crate::client::Client;
 use crate::facts;
 use crate::host::{Health, Host};
 use crate::identity;
-use crate::progress::{Console, Link, Progress, Until, deliver};
+use crate::progress::{Console, Link, Progress, deliver};
 use crate::retry::{Backoff, Failure, Pace, random};
 use crate::root::Root;
 
@@ -74,16 +75,17 @@ impl<'a, H: Host> Node<'a, H> {
             return Ok(Outcome::Cloned);
         }
         let later_boot = matches!(state, State::Ready { .. });
-        let queue = &self.progress.queue;
+        let mut delivering = pin!(deliver(&self.progress.queue, &self.link, self.pace));
         tokio::select! {
             result = self.drive(state) => result?,
-            () = deliver(queue, &self.link, self.pace, Until::Never) => {}
+            // Before its end there is always something left to report.
+            () = &mut delivering => {}
         }
-        let rest = deliver(queue, &self.link, self.pace, Until::Empty);
+        self.link.end();
         if later_boot {
-            let _ = timeout(LATER_BOOT_REPORT, rest).await;
+            let _ = timeout(LATER_BOOT_REPORT, delivering).await;
         } else {
-            rest.await;
+            delivering.await;
         }
         Ok(Outcome::Ready)
     }

@@ -101,7 +101,7 @@ impl<H: Host> Node<'_, H> {
         let ticket = &seed.ticket;
         let client = self.client(|| self.connect(me, ticket.addresses(), ticket.pin()))?;
         let addresses: Vec<String> = ticket.addresses().iter().map(ToString::to_string).collect();
-        self.progress.running(Step::Enrol, &format!("asking {}", addresses.join(", ")));
+        self.progress.begun(Step::Enrol, &format!("asking {}", addresses.join(", ")));
         let request = EnrolRequest {
             ticket: ticket.public_key(),
             proof: ticket.prove(&me.key),
@@ -120,7 +120,7 @@ impl<H: Host> Node<'_, H> {
         self.link.answered(true);
         check(&config, home)?;
         k3s::check_version(&config, &self.host.k3s_version().await?)?;
-        self.progress.running(Step::Configure, "applying the configuration");
+        self.progress.begun(Step::Configure, "applying the configuration");
         self.name(&config.node)?;
         self.host.set_addresses(&config.network).await?;
         for user in &config.users {
