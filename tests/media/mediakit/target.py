@@ -8,6 +8,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import contexts, loaders
 from .debian import Packages
 from .host import HERE, run
 from .initramfs import TARGET_MODULES, kernel_release
@@ -25,7 +26,7 @@ PACKAGES = (
 BARRED = (
     "perl perl-base debconf dpkg apt ucf adduser init-system-helpers initramfs-tools linux-base sgml-base xml-core "
     "runit-helper mawk dash media-types dns-root-data wpasupplicant ppp modemmanager mobile-broadband-provider-info "
-    "gettext-base libfuse3-3 libfreetype6 gdisk libicu72 openssh-client-ssh1 python3-pkg-resources"
+    "python3 python3.11 libpython3-stdlib libpython3.11-stdlib gettext-base libfuse3-3 libfreetype6 gdisk libicu72 openssh-client-ssh1 python3-pkg-resources"
 ).split()
 # EL packages with an archive of their own: the Debian packages and the overlay files they are made of.
 OPTIONAL: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -49,7 +50,8 @@ REMOVED = (
     "boot vmlinuz vmlinuz.old initrd.img initrd.img.old etc/apt var/lib/apt var/lib/dpkg var/cache var/log var/backups "
     "etc/machine-id var/lib/dbus/machine-id etc/fstab etc/hostname etc/resolv.conf etc/hosts etc/kernel etc/grub.d "
     "etc/default/grub etc/selinux/default usr/share/selinux/default var/lib/selinux "
-    "etc/os-release usr/lib/udev/hwdb.d usr/lib/udev/hwdb.bin usr/lib/python3 etc/issue etc/issue.net etc/motd etc/debian_version etc/dpkg etc/cron.daily etc/cron.d "
+    "etc/os-release usr/lib/udev/hwdb.d usr/lib/udev/hwdb.bin usr/lib/python3 "
+    "usr/share/zoneinfo/right usr/share/zoneinfo/posix usr/lib/x86_64-linux-gnu/gconv var/lib/systemd etc/issue etc/issue.net etc/motd etc/debian_version etc/dpkg etc/cron.daily etc/cron.d "
     "etc/init.d etc/rc0.d etc/rc1.d etc/rc2.d etc/rc3.d etc/rc4.d etc/rc5.d etc/rc6.d etc/rcS.d etc/network "
     "etc/NetworkManager/NetworkManager.conf etc/NetworkManager/dispatcher.d/01-ifupdown etc/chrony etc/default/chrony etc/ssh etc/systemd/system usr/share/bug usr/share/doc usr/share/man "
     "usr/share/info usr/share/locale usr/share/lintian usr/share/grub usr/lib/systemd/system/ssh.service "
@@ -60,23 +62,11 @@ REMOVED = (
 ).split()
 MODULES_REMOVED = (
     "arch/x86/crypto arch/x86/kvm drivers/cpufreq drivers/infiniband drivers/gpu drivers/media drivers/hid drivers/usb drivers/xen net/wireless net/bluetooth "
-    "drivers/net/ethernet drivers/target drivers/block/drbd drivers/md drivers/iio drivers/staging net/sctp net/tipc net/ceph "
+    "drivers/net/ethernet drivers/target drivers/block/drbd drivers/md drivers/comedi drivers/thermal drivers/watchdog drivers/hv drivers/nvdimm drivers/vhost "
+    "drivers/misc drivers/ata drivers/input drivers/platform fs/orangefs fs/cachefiles fs/lockd fs/erofs net/l2tp net/vmw_vsock "
+    "net/sunrpc drivers/iio drivers/staging net/sctp net/tipc net/ceph "
     "net/rds net/smc net/openvswitch net/9p net/dccp net/rxrpc net/sunrpc/xprtrdma fs/smb fs/nfs fs/nfsd fs/9p fs/ocfs2 fs/gfs2 fs/dlm fs/jfs fs/reiserfs fs/btrfs fs/f2fs fs/nilfs2 fs/ufs fs/afs fs/ceph"
 ).split()
-CORE_IMAGE_MODULES = (
-    "biosdisk part_gpt part_msdos xfs ext2 fat search search_fs_file search_fs_uuid normal configfile linux regexp "
-    "echo test loadenv serial terminal gzio minicmd ls halt reboot sleep true memdisk tar"
-).split()
-CORE_IMAGE_CONFIG = """\
-if search --no-floppy --file --set=root /grub2/grub.cfg; then
-  set prefix=($root)/grub2
-else
-  search --no-floppy --file --set=root /boot/grub2/grub.cfg
-  set prefix=($root)/boot/grub2
-fi
-export prefix
-configfile $prefix/grub.cfg
-"""
 BLOCKING_FACTOR = 512
 CONTEXTS = "etc/selinux/targeted/contexts/files/file_contexts"
 
@@ -153,12 +143,7 @@ def _arrange(tree: Path, root: Path, work: Path) -> None:
 
     policy = root / "etc/selinux/targeted"
     shutil.copytree(tree / "etc/selinux/default", policy, ignore=shutil.ignore_patterns("*.bin"))
-    _loaders(tree, root, work)
-    for source, name in (("usr/sbin/grub-probe", "usr/sbin/grub2-probe"), ("usr/bin/grub-editenv", "usr/bin/grub2-editenv")):
-        (root / source).rename(root / name)
-    shutil.copy(tree / "usr/lib/grub/i386-pc/grub-bios-setup", root / "usr/lib/standin/bin/grub-bios-setup")
-    for file in [*(root / "usr/bin").glob("grub-*"), *(root / "usr/sbin").glob("grub-*"), *(root / "usr/sbin").glob("update-grub*")]:
-        file.unlink()
+    loaders.place(tree, root, work)
     (root / "usr/bin/qemu-ga").unlink(missing_ok=True)
     (root / "usr/sbin/qemu-ga").rename(root / "usr/bin/qemu-ga")
     _replace_link(root / "usr/bin/sh", "bash")
@@ -178,6 +163,14 @@ def _arrange(tree: Path, root: Path, work: Path) -> None:
         "::1         localhost localhost.localdomain localhost6 localhost6.localdomain6\n"
     )
     run(["chroot", root, "systemctl", "preset-all"])
+    _contexts(root)
+
+
+def _contexts(root: Path) -> None:
+    """Leave out what the medium has no use for."""
+    file = root / CONTEXTS
+    text = contexts.prune(file.read_text(), lambda name: os.path.lexists(f"{root}{name}"))
+    file.write_text(text)
 
 
 def _copy_fresh(source: str, place: str) -> str:
@@ -205,26 +198,6 @@ def _accounts(root: Path) -> None:
         (root / f"etc/{name}-").unlink(missing_ok=True)
 
 
-def _loaders(tree: Path, root: Path, work: Path) -> None:
-    """shim and GRUB for UEFI, signed as Debian ships them; a ready core image for BIOS."""
-    efi = root / "usr/lib/standin/efi"
-    efi.mkdir(parents=True)
-    shutil.copy(tree / "usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed", efi / "grubx64.efi")
-    for name in ("shimx64.efi", "mmx64.efi", "fbx64.efi"):
-        shutil.copy(tree / f"usr/lib/shim/{name}.signed", efi / name)
-    # Only GRUB's full parser knows `if`; it reads grub.cfg from the prefix, here a tar in the image.
-    memdisk = tree / "tmp/core.tar"
-    config = work / "grub.cfg"
-    config.write_text(CORE_IMAGE_CONFIG)
-    run(["tar", "-C", work, "-cf", memdisk, "grub.cfg"])
-    run(["chroot", tree, "grub-mkimage", "-O", "i386-pc", "-m", "/tmp/core.tar", "-p", "(memdisk)/", "-o", "/tmp/core.img", *CORE_IMAGE_MODULES])
-    memdisk.unlink()
-    images = root / "usr/lib/grub/i386-pc"
-    images.mkdir(parents=True, exist_ok=True)
-    shutil.move(tree / "tmp/core.img", images / "core.img")
-    shutil.copy(tree / "usr/lib/grub/i386-pc/boot.img", images / "boot.img")
-
-
 def _pack(tree: Path, root: Path, output: Path) -> dict[str, dict[str, object]]:
     packages = Packages(tree)
     index: dict[str, dict[str, object]] = {}
@@ -233,7 +206,8 @@ def _pack(tree: Path, root: Path, output: Path) -> dict[str, dict[str, object]]:
         owned = [file for package in debian for file in packages.files(package)] + list(own)
         files = sorted({
             file for file in owned
-            if (root / file).is_symlink() or (root / file).is_file()
+            # Not the links of the merged tree, /bin and the like, which every package lists.
+            if "/" in file and ((root / file).is_symlink() or (root / file).is_file())
         } - taken)
         taken |= set(files)
         index[name] = _archive(root, output, name, files)
