@@ -30,6 +30,7 @@ pub(super) struct Args {
 
 /// Restarts a node.
 pub(super) async fn run(args: Args) -> Result<()> {
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     let Args { file, node, state, hard, timeout } = args;
     reboot::reboot(reboot::Options { file, node, state, hard, timeout }).await
 }

@@ -44,6 +44,9 @@ pub(super) struct Args {
 
 /// Brings a cluster up. Deals with Ctrl-C itself.
 pub(super) async fn run(args: Args) -> Result<()> {
+    // Of a cluster's files nothing is for other users of this machine, whoever
+    // makes them: QEMU and qemu-img too.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     let Args { file, image, state, advertise, timeout, accel, keep, json } = args;
     up::up(up::Options { file, image, state, advertise, timeout, accel, keep, json }).await
 }

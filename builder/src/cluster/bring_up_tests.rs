@@ -189,7 +189,7 @@ async fn a_run_killed_at_any_point_is_finished_by_the_next() {
     for point in 1..=all.passed() {
         let lab = Lab::new();
         let error = lab.make(&Faults::die_at(point)).await.map(|_| ()).unwrap_err();
-        assert!(error.chain().any(|cause| cause.is::<Killed>()), "point {point}: {error:#}");
+        assert!(error.chain().any(<dyn std::error::Error>::is::<Killed>), "point {point}: {error:#}");
         let (_context, made) = lab.make(&Faults::default()).await.unwrap();
         lab.assert_up(&made).await;
         assert_eq!(lab.world().nodes_made, 2, "point {point} made a node twice");

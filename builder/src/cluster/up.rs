@@ -128,11 +128,12 @@ async fn clean_up(context: Context, error: anyhow::Error, keep: bool) -> anyhow:
         return error;
     }
     if keep {
-        return error.context(format!(
-            "cluster {} is left as it is (--keep); `builder up` goes on, `builder down` removes:{}",
+        eprintln!(
+            "cluster {} is left as it is (--keep): `builder up` goes on, `builder down` removes{}",
             context.selector.cluster,
             list()
-        ));
+        );
+        return error;
     }
     eprintln!("undoing what this run made; Ctrl-C leaves it as it is");
     match or_interrupted(async { Ok(undo(context).await) }).await {

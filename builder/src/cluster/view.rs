@@ -76,7 +76,8 @@ fn row(
     let ready = status.is_some_and(NodeStatus::is_ready);
     let report = status.and_then(|status| status.report.as_ref());
     let reached = status.filter(|_| ready).and_then(|status| ready_at(status, machine.powered_on));
-    let since = machine.powered_on.and_then(|on| between(on, reached.unwrap_or(now)));
+    let on = machine.powered_on.filter(|_| machine.power != Some(PowerState::Off));
+    let since = on.and_then(|on| between(on, reached.unwrap_or(now)));
     Row {
         node: name.clone(),
         role,

@@ -1,5 +1,7 @@
 //! One node's virtual machine: its files, its power.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,6 +13,7 @@ use tokio::time::Instant;
 
 use super::layout::{self, NetFile, NodeFile, PowerFile};
 use crate::cluster::files;
+use crate::machine::qemu::vm::{QEMU_LOG, VM_RECORD};
 use crate::machine::qemu::{Accel, Command, Disk, Firmware, Forward, Lifetime, Net, OvmfFiles, Vm, img};
 use crate::provider::record::Subject;
 use crate::provider::types::{NodeFirmware, NodeRef, NodeSpec, PowerState};
@@ -34,6 +37,9 @@ pub(super) async fn finish(cluster: &Path, dir: &Path, spec: &NodeSpec) -> Resul
     let (vars, new) = (dir.join(layout::VARS), dir.join(".new-vars.fd"));
     if spec.firmware == NodeFirmware::Uefi && !vars.exists() {
         OvmfFiles::find()?.instantiate(new.clone())?;
+        // The copy has the template's mode; these may come to hold keys.
+        std::fs::set_permissions(&new, Permissions::from_mode(0o600))
+            .with_context(|| format!("closing {}", new.display()))?;
         std::fs::rename(&new, &vars).with_context(|| format!("making {}", vars.display()))?;
     }
     Ok(())
@@ -168,11 +174,16 @@ impl Machine<'_> {
     pub(super) async fn state(&self) -> (PowerState, Option<String>) {
         match self.attach().await {
             Ok(Some(vm)) => state_of(&vm).await,
-            Ok(None) => (PowerState::Off, None),
+            Ok(None) => (PowerState::Off, last_words(self.dir)),
             // The process is there; what it is up to shows soon.
             Err(_) => (PowerState::Running, None),
         }
     }
+}
+
+/// The last line QEMU itself wrote: why it ended, if it was not asked to.
+fn last_words(dir: &Path) -> Option<String> {
+    super::console::tail(&dir.join(QEMU_LOG), 1).pop()
 }
 
 async fn state_of(vm: &Vm) -> (PowerState, Option<String>) {
@@ -200,7 +211,7 @@ pub(super) async fn end_all(dir: &Path) -> Result<()> {
     loop {
         let left = qemus_in(dir);
         if left.is_empty() {
-            return files::remove(&dir.join(crate::machine::qemu::vm::VM_RECORD));
+            return files::remove(&dir.join(VM_RECORD));
         }
         if Instant::now() > deadline {
             bail!("QEMU process {} in {} does not end", left[0].pid, dir.display());

@@ -79,10 +79,10 @@ async fn a_node_from_its_making_to_its_end() {
     let first = Vm::running_in(&lab.node_dir()).unwrap();
     assert_eq!(lab.qemu.power(node, Power::On).await.unwrap(), PowerState::Running);
     assert_eq!(qemus_in(&lab.node_dir()), [first], "a second machine was started");
-    let seen = lab.qemu.observe(node).await.unwrap();
-    assert!(seen.powered_on.is_some());
+    let observed = lab.qemu.observe(node).await.unwrap();
+    assert!(observed.powered_on.is_some());
     // The API server's port leads into the guest, where nobody answers yet.
-    tokio::net::TcpStream::connect(seen.api.unwrap()).await.unwrap();
+    tokio::net::TcpStream::connect(observed.api.unwrap()).await.unwrap();
 
     assert!(matches!(lab.node(SeedWish::Scrub).await.unwrap(), Ensured::Adopted(_)));
     assert!(!lab.node_dir().join("seed").exists());
