@@ -10,10 +10,11 @@ use super::Bake;
 use super::bundle::{self, Evidence};
 use super::kickstart::{DISK_SERIAL, Stage};
 use super::watch::{self, Done, LogFiles};
-use crate::diagnose::{self, Classifier, Diagnosis, Limits};
+use crate::diagnose::{self, Class, Classifier, Diagnosis, Ending, Limits};
 use crate::image::Size;
 use crate::inputs::media::Media;
 use crate::inputs::xorriso::{self, Entry};
+use crate::machine::qemu::vm::NeverRan;
 use crate::machine::qemu::{Accel, Command, Disk, Firmware, Kernel, Lifetime, Net, OnReset, PortEnd, Vm};
 use crate::run::dirs::create_private;
 
@@ -96,13 +97,26 @@ impl Bake<'_> {
         };
         let command = self.machine(installation, accel, &volume, &logs);
         self.progress.step(stage, "starting the installer's machine");
-        let mut vm = Vm::spawn(&command, dir, Lifetime::Builder).await?;
-        let classifier = Classifier::new(self.run_id.as_str(), which(installation.stage));
-        let outcome = watch::watch(&mut vm, &logs, classifier, self.limits(), stage, self.progress).await?;
-        let diagnosis = match outcome {
-            Ok(done) => return Ok(done),
-            Err(diagnosis) => diagnosis,
+        let mut classifier = Classifier::new(self.run_id.as_str(), which(installation.stage));
+        let (vm, mut diagnosis) = match Vm::spawn(&command, dir, Lifetime::Builder).await {
+            Ok(mut vm) => {
+                let limits = self.limits();
+                match watch::watch(&mut vm, &logs, classifier, limits, stage, self.progress).await? {
+                    Ok(done) => return Ok(done),
+                    Err(diagnosis) => (Some(vm), diagnosis),
+                }
+            }
+            Err(error) => match error.downcast_ref::<NeverRan>() {
+                Some(NeverRan { status, log_tail }) => {
+                    let ending = Ending::Exited { status: status.to_string(), stderr: log_tail.clone() };
+                    (None, classifier.finish(&ending).err().context("QEMU ended for no reason")?)
+                }
+                None => return Err(error),
+            },
         };
+        if accel == Accel::Kvm && diagnosis.class == Class::HostQemu {
+            diagnosis.next = format!("Try `--accel tcg`. {}", diagnosis.next);
+        }
         let shell = command.to_shell(dir);
         let evidence = Evidence {
             diagnosis: &diagnosis,
@@ -126,12 +140,14 @@ impl Bake<'_> {
     }
 
     /// Takes a picture, ends the machine, keeps what is known.
-    async fn give_up(&self, mut vm: Vm, evidence: &Evidence<'_>) -> Result<PathBuf> {
+    async fn give_up(&self, vm: Option<Vm>, evidence: &Evidence<'_>) -> Result<PathBuf> {
         let dir = bundle::dir(&self.options.state, &self.run_id);
         create_private(&dir)?;
-        // There is none when the machine is gone already.
-        let _ = vm.screendump(&dir.join("screen.png")).await;
-        vm.stop(STOP_GRACE).await?;
+        if let Some(mut vm) = vm {
+            // There is none when the machine is gone already.
+            let _ = vm.screendump(&dir.join("screen.png")).await;
+            vm.stop(STOP_GRACE).await?;
+        }
         bundle::write(&dir, evidence)?;
         Ok(dir)
     }

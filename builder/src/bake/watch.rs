@@ -179,7 +179,7 @@ fn ending(exit: &VmExit) -> Ending {
         return Ending::of_shutdown(&shutdown.reason);
     }
     let status = exit.status.map_or_else(|| "an unknown status".to_owned(), |status| status.to_string());
-    Ending::Exited { status, stderr: exit.log_tail.replace(" | ", "\n") }
+    Ending::Exited { status, stderr: exit.log_tail.clone() }
 }
 
 /// Bytes read from and written to all disks, of `query-blockstats`.

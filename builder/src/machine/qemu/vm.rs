@@ -23,6 +23,8 @@ use crate::run::process::ProcessId;
 pub const VM_RECORD: &str = "vm.json";
 /// What QEMU itself had to say.
 pub const QEMU_LOG: &str = "qemu.log";
+/// Its command line, as a shell takes it.
+pub const QEMU_COMMAND: &str = "command.txt";
 /// QEMU makes its monitor within this, or something is wrong with it.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -40,6 +42,16 @@ pub enum Lifetime {
 #[derive(Serialize, Deserialize)]
 struct Record {
     process: ProcessId,
+}
+
+/// A QEMU that ended before its machine ran.
+#[derive(Debug, thiserror::Error)]
+#[error("QEMU ended as it began ({status}): {}", one_line(.log_tail))]
+pub struct NeverRan {
+    /// Its status.
+    pub status: ExitStatus,
+    /// The end of what it said.
+    pub log_tail: String,
 }
 
 /// How a QEMU ended.
@@ -65,9 +77,13 @@ pub struct Vm {
 }
 
 impl Vm {
-    /// Starts QEMU in `dir`, which exists and is this VM's alone.
+    /// Starts QEMU in `dir`, which exists and is this VM's alone. [`NeverRan`]
+    /// is among the causes of an error if QEMU itself refused.
     pub async fn spawn(command: &Command, dir: &Path, lifetime: Lifetime) -> Result<Self> {
-        let shown = || format!("starting QEMU: {}", command.to_shell(dir));
+        let shown = dir.join(QEMU_COMMAND);
+        std::fs::write(&shown, format!("{}\n", command.to_shell(dir)))
+            .with_context(|| format!("writing {}", shown.display()))?;
+        let shown = || format!("starting QEMU as in {}", shown.display());
         let mut child = spawn(command, dir, lifetime).with_context(shown)?;
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
         let process = pid.and_then(ProcessId::of);
@@ -208,26 +224,34 @@ async fn connect(dir: &Path, child: &mut Child) -> Result<Qmp> {
     let deadline = Instant::now() + START_TIMEOUT;
     loop {
         if let Some(status) = child.try_wait()? {
-            bail!("QEMU ended as it began ({status}): {}", log_tail(dir));
+            return Err(NeverRan { status, log_tail: log_tail(dir) }.into());
         }
         match Qmp::connect(dir, QMP_SOCKET).await {
             Ok(qmp) => return Ok(qmp),
             Err(error) if Instant::now() > deadline => {
-                bail!("QEMU's monitor did not come up within {START_TIMEOUT:?}: {error}; {}", log_tail(dir))
+                bail!(
+                    "QEMU's monitor did not come up within {START_TIMEOUT:?}: {error}; {}",
+                    one_line(&log_tail(dir))
+                )
             }
             Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
         }
     }
 }
 
-/// The end of QEMU's own messages, on one line.
+/// The end of QEMU's own messages.
 fn log_tail(dir: &Path) -> String {
-    const TAIL: usize = 1024;
+    const TAIL: usize = 2048;
     let bytes = std::fs::read(dir.join(QEMU_LOG)).unwrap_or_default();
     let tail = &bytes[bytes.len().saturating_sub(TAIL)..];
-    let text = String::from_utf8_lossy(tail);
-    let text = text.trim().lines().collect::<Vec<_>>().join(" | ");
-    if text.is_empty() { "QEMU said nothing".to_owned() } else { text }
+    String::from_utf8_lossy(tail).trim().to_owned()
+}
+
+/// The first of QEMU's messages that is more than a warning, without its name.
+fn one_line(log: &str) -> &str {
+    let complaint = log.lines().find(|line| !line.is_empty() && !line.contains("warning:"));
+    let line = complaint.or_else(|| log.lines().next()).unwrap_or("it said nothing");
+    line.split_once(": ").filter(|(name, _)| name.contains("qemu")).map_or(line, |(_, rest)| rest)
 }
 
 /// QEMU's program: in `PATH`, or where EL keeps its own.
