@@ -31,11 +31,16 @@ pub struct BadInput(pub String);
 #[error("interrupted")]
 pub struct Interrupted;
 
+/// Whether an error is a `T`, or has one as its context or cause.
+fn is<T: std::error::Error + Send + Sync + 'static>(error: &anyhow::Error) -> bool {
+    error.is::<T>() || error.chain().any(<dyn std::error::Error>::is::<T>)
+}
+
 /// The exit code an error stands for.
 pub fn exit_code(error: &anyhow::Error) -> Exit {
-    if error.chain().any(<dyn std::error::Error>::is::<Interrupted>) {
+    if is::<Interrupted>(error) {
         Exit::Interrupted
-    } else if error.chain().any(<dyn std::error::Error>::is::<BadInput>) {
+    } else if is::<BadInput>(error) {
         Exit::Usage
     } else {
         Exit::Failure
@@ -51,6 +56,8 @@ mod tests {
     fn a_cause_is_found_below_its_context() {
         let usage = Err::<(), _>(BadInput("no".into())).context("reading the command line").unwrap_err();
         assert_eq!(exit_code(&usage), Exit::Usage);
+        let context = anyhow::anyhow!("no such file").context(BadInput("no".into())).context("reading");
+        assert_eq!(exit_code(&context), Exit::Usage);
         assert_eq!(exit_code(&anyhow::Error::from(Interrupted)), Exit::Interrupted);
         assert_eq!(exit_code(&anyhow::anyhow!("no")), Exit::Failure);
     }

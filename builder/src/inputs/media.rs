@@ -154,9 +154,7 @@ async fn take_out(iso: &HashedFile, hasher: &Hasher, work: &Path) -> Result<Path
             return Err(error);
         }
         let (path, lacking) = (iso.path.display(), lacking.join(", "));
-        return Err(
-            error.context(BadInput(format!("--iso {path} is no install medium: it has no {lacking}")))
-        );
+        return Err(BadInput(format!("--iso {path} is no install medium: it has no {lacking}")).into());
     }
     let taken =
         Taken { kernel: hasher.hash(&kernel).await?.sha256, initrd: hasher.hash(&initrd).await?.sha256 };
