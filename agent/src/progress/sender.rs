@@ -16,6 +16,9 @@ use crate::retry::{Backoff, Pace, random};
 #[derive(Debug, Default)]
 pub(crate) struct Link {
     client: RefCell<Option<Rc<Client>>>,
+    /// Whether it has answered at all: reports do not look for it on their own.
+    answers: Cell<bool>,
+    /// Whether it knows the node's key.
     bound: Cell<bool>,
     ending: Cell<bool>,
     sent: Cell<u64>,
@@ -29,8 +32,9 @@ impl Link {
         self.better.notify_one();
     }
 
-    /// The coordinator has just answered.
+    /// The coordinator has just answered, and may know the key.
     pub(crate) fn answered(&self, bound: bool) {
+        self.answers.set(true);
         self.bound.set(bound);
         self.better.notify_one();
     }
@@ -61,7 +65,7 @@ pub(crate) async fn deliver(queue: &Queue, link: &Link, pace: Pace) {
             }
             continue;
         };
-        let client = link.client.borrow().clone();
+        let client = link.client.borrow().clone().filter(|_| link.answers.get());
         let Some(client) = client else {
             link.better_or_after(pace.longest).await;
             continue;

@@ -25,6 +25,9 @@ use crate::root::Root;
 const LATER_BOOT_REPORT: Duration = Duration::from_secs(600);
 /// Looks at something on this host become rarer, down to one in so many.
 const RAREST_LOOK: u32 = 10;
+/// systemd says when it is done with k3s; looking besides is for what it does
+/// not say, and costs more than everything else a node waits with.
+const K3S_LOOK: u32 = 5;
 /// Looks of one length before the next becomes longer.
 const LOOKS_ALIKE: u32 = 60;
 
@@ -173,7 +176,7 @@ impl<'a, H: Host> Node<'a, H> {
                 Ok(Health::Down(why)) => Some(why),
                 Err(error) => Some(format!("{error:#}")),
             };
-            let look = self.look(looks);
+            let look = self.look(looks) * K3S_LOOK;
             if let Some(why) = failure {
                 self.progress.failed(step, &ApiError::new(ErrorClass::Transient, why), look);
                 if start && started.elapsed() > self.pace.longest {

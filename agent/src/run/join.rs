@@ -102,12 +102,22 @@ impl<H: Host> Node<'_, H> {
         let client = self.client(|| self.connect(me, ticket.addresses(), ticket.pin()))?;
         let addresses: Vec<String> = ticket.addresses().iter().map(ToString::to_string).collect();
         self.progress.begun(Step::Enrol, &format!("asking {}", addresses.join(", ")));
+        if !self.host.addresses().iter().any(|(_, address)| !address.is_loopback()) {
+            let error = ApiError::new(ErrorClass::Transient, "no network card has an address yet");
+            return Err(Failure { error, offline: true });
+        }
         let request = EnrolRequest {
             ticket: ticket.public_key(),
             proof: ticket.prove(&me.key),
             facts: facts::collect(self.root),
         };
-        let bound = client.enrol(&request).await?;
+        let answer = client.enrol(&request).await;
+        if let Err(failure) = &answer
+            && failure.error.class.needs_operator()
+        {
+            self.link.answered(false);
+        }
+        let bound = answer?;
         self.link.answered(true);
         let note = format!("bound as {}, {} of {}", bound.node, bound.role, bound.cluster);
         Ok((Event::Bound(bound), note))
