@@ -95,7 +95,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 pub(super) async fn run(args: Args) -> Result<()> {
     let progress = Progress::new(if args.json { Style::Json } else { Style::Human });
     let outcome = match options(args) {
-        Ok(options) => or_interrupted(bake::bake(&options, &progress)).await,
+        Ok(options) => Box::pin(or_interrupted(bake::bake(&options, &progress))).await,
         Err(error) => Err(error),
     };
     match outcome {
