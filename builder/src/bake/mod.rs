@@ -15,7 +15,6 @@
 mod bundle;
 mod installer;
 pub mod kickstart;
-pub mod lock;
 mod node;
 mod os;
 mod pack;
@@ -147,6 +146,7 @@ pub async fn bake(options: &Options, progress: &Progress) -> Result<Baked> {
     let packed = options.out.join(format!(".{}.{}", options.wanted.version, run.id()));
     run.own(&work)?;
     run.own(&packed)?;
+    run.locks_in(&store::locks_dir(&options.cache))?;
     let outcome = in_run(options, progress, run.id(), &work, &packed).await;
     if outcome.is_err() && options.on_error == OnError::Keep {
         progress.warn(format!("kept: {} (`builder gc --yes` removes it)", work.display()));

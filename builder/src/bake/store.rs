@@ -17,11 +17,11 @@ use anyhow::{Context as _, Result};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::lock::{Lock, Mode};
 use crate::image::key::Digest;
 use crate::inputs::digest::Hasher;
 use crate::progress::Progress;
 use crate::run::dirs::create_private;
+use crate::run::lock::{Lock, Mode};
 
 /// A result's disk.
 pub const DISK: &str = "disk.qcow2";
@@ -105,7 +105,7 @@ impl<'a> Store<'a> {
     /// Waits while another builder makes it.
     pub async fn find(&self, stage: &'static str, key: Digest, backing: Option<Digest>) -> Result<Found> {
         let dir = self.cache.join("stages").join(stage).join(key.to_string());
-        let lock_path = self.cache.join("locks").join(format!("{stage}-{key}"));
+        let lock_path = locks_dir(&self.cache).join(format!("{stage}-{key}"));
         let waiting = || self.progress.step(stage, "waiting for another builder that makes the same");
         let lock = Lock::acquire(&lock_path, Mode::Shared, waiting).await?;
         if let Some(made) = self.verify(&dir, backing).await {
@@ -165,6 +165,11 @@ impl<'a> Store<'a> {
         let lock = Lock::acquire(&lock_path, Mode::Shared, || {}).await?;
         Ok(Stored { disk: dir.join(DISK), made, _lock: lock })
     }
+}
+
+/// Where a cache's locks are.
+pub fn locks_dir(cache: &Path) -> PathBuf {
+    cache.join("locks")
 }
 
 /// Brings a file, or a directory's names, to the disk.

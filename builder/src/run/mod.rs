@@ -7,12 +7,14 @@
 //! | [`dirs`] | where state and cache live |
 //! | [`gc`] | what killed runs left, and its removal |
 //! | [`interrupt`] | Ctrl-C as a future |
+//! | [`lock`] | locks between builders |
 //! | [`process`] | naming a process so that it is found again |
 //! | [`record`] | the record on disk |
 
 pub mod dirs;
 pub mod gc;
 pub mod interrupt;
+pub mod lock;
 pub mod process;
 pub mod record;
 
@@ -109,6 +111,13 @@ impl Run {
     pub fn own(&mut self, path: &Path) -> Result<()> {
         let path = std::path::absolute(path).with_context(|| format!("resolving {}", path.display()))?;
         self.record.paths.push(path);
+        self.record.write(&self.dir)
+    }
+
+    /// Writes down that this run takes locks in `dir`: those nobody holds any
+    /// more go with it.
+    pub fn locks_in(&mut self, dir: &Path) -> Result<()> {
+        self.record.lock_dirs.push(dir.to_owned());
         self.record.write(&self.dir)
     }
 

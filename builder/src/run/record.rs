@@ -28,6 +28,9 @@ pub struct Record {
     pub created: Timestamp,
     /// Files and directories it made or was about to make, absolute.
     pub paths: Vec<PathBuf>,
+    /// Directories it takes locks in, shared with other runs.
+    #[serde(default)]
+    pub lock_dirs: Vec<PathBuf>,
     /// Somebody asked to keep what a failed run left.
     #[serde(default)]
     pub kept: bool,
@@ -41,7 +44,15 @@ pub(super) fn runs_dir(state: &Path) -> PathBuf {
 impl Record {
     pub(super) fn new(id: RunId, what: &str) -> Self {
         let (process, created) = (ProcessId::current(), Timestamp::now());
-        Self { id, what: what.to_owned(), process, created, paths: Vec::new(), kept: false }
+        Self {
+            id,
+            what: what.to_owned(),
+            process,
+            created,
+            paths: Vec::new(),
+            lock_dirs: Vec::new(),
+            kept: false,
+        }
     }
 
     pub(super) fn read(dir: &Path) -> Result<Self> {
@@ -88,6 +99,7 @@ impl Record {
                 problems.push(format!("removing {}: {error}", path.display()));
             }
         }
+        self.lock_dirs.iter().for_each(|dir| super::lock::remove_unheld(dir));
         if problems.is_empty()
             && let Err(error) = remove(dir)
         {

@@ -81,6 +81,16 @@ fn is_at(file: &File, path: &Path) -> bool {
     }
 }
 
+/// Removes the locks in `dir` that nobody holds: what killed processes left.
+pub(super) fn remove_unheld(dir: &Path) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        // Held alone for a moment, it is removed as it is given back.
+        if let Ok(lock) = Lock::try_acquire(&entry.path(), Mode::Exclusive) {
+            drop(lock);
+        }
+    }
+}
+
 impl Drop for Lock {
     fn drop(&mut self) {
         let Some(file) = self.file.take() else { return };
@@ -130,6 +140,17 @@ mod tests {
         drop(waiter.await.unwrap());
         assert_eq!(hear.recv().await, None);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn only_what_nobody_holds_is_swept() {
+        let dir = tempfile::tempdir().unwrap();
+        let (stale, used) = (dir.path().join("stale"), dir.path().join("used"));
+        std::fs::write(&stale, b"").unwrap();
+        let user = held(Lock::try_acquire(&used, Mode::Shared).unwrap());
+        remove_unheld(dir.path());
+        assert!(!stale.exists() && used.exists());
+        drop(user);
     }
 
     #[test]
