@@ -63,7 +63,7 @@ REMOVED = (
 MODULES_REMOVED = (
     "arch/x86/crypto arch/x86/kvm drivers/cpufreq drivers/infiniband drivers/gpu drivers/media drivers/hid drivers/usb drivers/xen net/wireless net/bluetooth "
     "drivers/net/ethernet drivers/target drivers/block/drbd drivers/md drivers/comedi drivers/thermal drivers/watchdog drivers/hv drivers/nvdimm drivers/vhost "
-    "drivers/misc drivers/ata drivers/input drivers/platform fs/orangefs fs/cachefiles fs/lockd fs/erofs net/l2tp net/vmw_vsock "
+    "drivers/misc drivers/ata drivers/input/rmi4 drivers/platform fs/orangefs fs/cachefiles fs/lockd fs/erofs net/l2tp net/vmw_vsock "
     "net/sunrpc drivers/iio drivers/staging net/sctp net/tipc net/ceph "
     "net/rds net/smc net/openvswitch net/9p net/dccp net/rxrpc net/sunrpc/xprtrdma fs/smb fs/nfs fs/nfsd fs/9p fs/ocfs2 fs/gfs2 fs/dlm fs/jfs fs/reiserfs fs/btrfs fs/f2fs fs/nilfs2 fs/ufs fs/afs fs/ceph"
 ).split()
