@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use jiff::Timestamp;
 use kiln_coordinator::plan::ClusterFile;
-use kiln_protocol::admin::ClusterStatus;
+use kiln_protocol::admin::{Alarm, ClusterStatus};
 use kiln_protocol::{NodeName, Role};
 
 use super::files;
@@ -21,24 +21,27 @@ pub(super) struct Board<'a> {
     machines: BTreeMap<NodeName, MachineView>,
     status: Option<ClusterStatus>,
     saved: PathBuf,
+    began: Timestamp,
     pub(super) screen: &'a mut Screen,
 }
 
 impl<'a> Board<'a> {
     pub(super) fn new(file: &ClusterFile, saved: PathBuf, screen: &'a mut Screen) -> Self {
         let nodes = file.nodes().iter().map(|node| (node.name.clone(), node.role)).collect();
-        Self { nodes, machines: BTreeMap::new(), status: None, saved, screen }
+        let began = Timestamp::now();
+        Self { nodes, machines: BTreeMap::new(), status: None, saved, began, screen }
     }
 
-    /// Something is being done to a node, or nothing any more.
+    /// Something is being done to a node, until it is observed again.
     pub(super) fn doing(&mut self, node: &NodeName, what: &'static str) {
-        self.machines.entry(node.clone()).or_default().doing = (!what.is_empty()).then_some(what);
+        self.machines.entry(node.clone()).or_default().doing = Some(what);
         self.draw();
     }
 
     /// A node's machine was looked at.
     pub(super) fn observed(&mut self, node: &NodeName, observed: &Observed) {
         let machine = self.machines.entry(node.clone()).or_default();
+        machine.doing = None;
         machine.power = Some(observed.power);
         machine.powered_on = observed.powered_on;
     }
@@ -48,6 +51,10 @@ impl<'a> Board<'a> {
         let timeless = |status: &ClusterStatus| ClusterStatus { at: Timestamp::UNIX_EPOCH, ..status.clone() };
         if self.status.as_ref().map(timeless).as_ref() != Some(&timeless(&status)) {
             files::write_json(&self.saved, &status)?;
+        }
+        let known = |alarm: &Alarm| self.status.as_ref().is_some_and(|before| before.alarms.contains(alarm));
+        for alarm in status.alarms.iter().rev().filter(|alarm| alarm.at >= self.began && !known(alarm)) {
+            self.screen.note(&format!("alarm, node {}: {}", alarm.node, alarm.message));
         }
         self.status = Some(status);
         Ok(())

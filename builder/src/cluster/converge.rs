@@ -41,7 +41,7 @@ pub(super) struct Wanted<'a> {
 }
 
 /// Makes what is missing, starts what is off. `tell` hears what is being done
-/// to which node; an empty text means nothing any more.
+/// to which node.
 pub(super) async fn converge(
     context: &mut Context,
     coordinator: &Coordinator,
@@ -64,7 +64,6 @@ pub(super) async fn converge(
     for (node, spec, action) in plan {
         let done = bring(context, coordinator, wanted, (node, spec), action, &listing, &mut tell).await;
         up.push(done.with_context(|| format!("bringing up node {}", node.name))?);
-        tell(&node.name, "");
     }
     Ok(up)
 }
@@ -111,7 +110,7 @@ async fn bring(
         Action::Again => context.journal.state().tickets.get(&node.name).cloned(),
         Action::Make { generation } => Some(issue(context, wanted, node, generation)?),
         Action::Replace { generation, why } => {
-            tracing::info!("node {} is made anew: {why}", node.name);
+            tracing::warn!("node {} is made anew: {why}", node.name);
             tell(&node.name, "removing");
             if let Some(object) = there.take() {
                 context.delete(object).await?;

@@ -10,6 +10,9 @@ use serde::Serialize;
 
 use crate::provider::PowerState;
 
+/// What stands where nothing is known.
+const UNKNOWN: &str = "-";
+
 /// A node's machine, seen from outside.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MachineView {
@@ -84,7 +87,7 @@ fn row(
         machine: match (machine.doing, machine.power) {
             (Some(doing), _) => doing.to_owned(),
             (None, Some(power)) => power.to_string(),
-            (None, None) => "-".to_owned(),
+            (None, None) => UNKNOWN.to_owned(),
         },
         step: report.map(|report| report.step),
         state: state_of(status),
@@ -178,11 +181,16 @@ impl View {
             let was = before.rows.iter().find(|was| was.node == row.node);
             was.is_some_and(|was| timeless(was) == timeless(row))
         };
-        self.rows.iter().filter(|row| !same(row)).collect()
+        self.rows.iter().filter(|row| !same(row) && !row.is_blank()).collect()
     }
 }
 
 impl Row {
+    /// Whether nothing is known of it yet.
+    fn is_blank(&self) -> bool {
+        self.machine == UNKNOWN && self.step.is_none() && self.state.is_empty()
+    }
+
     /// The row as one line of a log.
     pub fn sentence(&self) -> String {
         let step = self.step.map(|step| format!(", {step}")).unwrap_or_default();
