@@ -1,6 +1,8 @@
 //! Bad input gets a clear error before anything is touched: exit code 2, a
 //! message that says what, on what and what next, and nothing written.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is how a test fails")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;

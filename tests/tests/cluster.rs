@@ -1,6 +1,8 @@
 //! Clusters of real virtual machines: up, again, reboot, down, up again; and
 //! what pulls the ground from under them meanwhile.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is how a test fails")]
+
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;

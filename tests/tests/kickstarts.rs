@@ -1,5 +1,7 @@
 //! The kickstarts we render are valid for the parser Anaconda itself uses.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is how a test fails")]
+
 use std::fs;
 use std::process::Command;
 use std::time::Duration;

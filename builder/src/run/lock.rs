@@ -147,10 +147,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (stale, used) = (dir.path().join("stale"), dir.path().join("used"));
         std::fs::write(&stale, b"").unwrap();
-        let user = held(Lock::try_acquire(&used, Mode::Shared).unwrap());
+        let holder = held(Lock::try_acquire(&used, Mode::Shared).unwrap());
         remove_unheld(dir.path());
         assert!(!stale.exists() && used.exists());
-        drop(user);
+        drop(holder);
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! The real agent against the real coordinator, over real TLS, in one process:
 //! only the machine is made of memory.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is how a test fails")]
+
 mod world;
 
 use std::time::Duration;
@@ -42,7 +44,7 @@ async fn a_server_and_an_agent_join_in_order() {
 #[tokio::test]
 async fn an_unknown_ticket_lets_nobody_in() {
     let world = World::new().await;
-    let stranger = world.agent_with(world.unregistered_ticket());
+    let stranger = Agent::with(world.unregistered_ticket());
     stranger.until(|seen| seen.contains("ticket_unknown")).await;
     assert_eq!(stranger.k3s_starts(), 0);
 }
@@ -51,7 +53,7 @@ async fn an_unknown_ticket_lets_nobody_in() {
 async fn an_expired_ticket_waits_for_more_time_and_then_joins() {
     let world = World::new().await;
     let past = Timestamp::now() - Duration::from_secs(7200);
-    let late = world.agent_with(world.ticket("s1", past, past + Duration::from_secs(3600)).await);
+    let late = Agent::with(world.ticket("s1", past, past + Duration::from_secs(3600)).await);
     late.until(|seen| seen.contains("ticket_expired")).await;
     world.coordinator().extend(&"s1".parse().unwrap(), Duration::from_secs(600)).await.unwrap();
     late.ready().await;
@@ -61,7 +63,7 @@ async fn an_expired_ticket_waits_for_more_time_and_then_joins() {
 async fn a_truncated_ticket_is_named_and_nobody_is_asked() {
     let world = World::new().await;
     let text = world.valid_ticket("s1").await.to_text();
-    let cut = world.agent_with_seed_text(&text[..text.len() - 10]);
+    let cut = Agent::with_seed_text(&text[..text.len() - 10]);
     cut.until(|seen| seen.contains("truncated")).await;
     assert!(cut.file("var/lib/kiln/node.key").is_none(), "{}", cut.console());
 }
@@ -70,9 +72,9 @@ async fn a_truncated_ticket_is_named_and_nobody_is_asked() {
 async fn a_reused_ticket_is_contested_and_holds_the_node_until_an_operator_speaks() {
     let world = World::new().await;
     let ticket = world.valid_ticket("s1").await;
-    let first = world.agent_with(ticket.clone());
+    let first = Agent::with(ticket.clone());
     first.ready().await;
-    let thief = world.agent_with(ticket);
+    let thief = Agent::with(ticket);
     thief.until(|seen| seen.contains("ticket_contested")).await;
     assert_eq!(thief.k3s_starts(), 0);
     let held = world.coordinator().status().await.unwrap();
@@ -88,7 +90,7 @@ async fn a_reused_ticket_is_contested_and_holds_the_node_until_an_operator_speak
 async fn another_coordinator_at_the_address_is_told_nothing() {
     let (pinned, other) = (World::new().await, World::new().await);
     let ticket = pinned.ticket_for_address_of(&other, "s1").await;
-    let misled = other.agent_with(ticket);
+    let misled = Agent::with(ticket);
     misled.until(|seen| seen.contains("pin")).await;
     // It refused in the handshake: that coordinator has seen no key and no name.
     let status = other.coordinator().status().await.unwrap();

@@ -107,8 +107,7 @@ impl World {
             .unwrap()
     }
 
-    /// A ticket for a node, registered unless the coordinator is down: then it
-    /// was registered before, in the words of a test.
+    /// A registered ticket for a node.
     pub(crate) async fn ticket(&self, node: &str, not_before: Timestamp, expires: Timestamp) -> Ticket {
         let ticket = self.unregistered_ticket();
         self.register(&ticket, node, not_before, expires).await;
@@ -119,13 +118,13 @@ impl World {
         let role = if node.starts_with('s') { Role::Server } else { Role::Agent };
         let (node, hints) = (node.parse().unwrap(), Hints::default());
         let record = TicketRecord { node, generation: 1, role, not_before, expires, hints };
-        match &self.running {
-            Some((coordinator, _)) => coordinator.mint(ticket.public_key(), record).await.unwrap(),
-            None => {
-                let coordinator = Coordinator::open(&self.state.path().join("coordinator")).await.unwrap();
-                coordinator.mint(ticket.public_key(), record).await.unwrap();
-            }
-        }
+        // A coordinator that is down is opened for the moment it takes.
+        let closed = match &self.running {
+            Some(_) => None,
+            None => Some(Coordinator::open(&self.state.path().join("coordinator")).await.unwrap()),
+        };
+        let coordinator = closed.as_ref().unwrap_or_else(|| self.coordinator());
+        coordinator.mint(ticket.public_key(), record).await.unwrap();
     }
 
     pub(crate) async fn valid_ticket(&self, node: &str) -> Ticket {
@@ -142,20 +141,7 @@ impl World {
 
     /// An agent with a valid ticket.
     pub(crate) async fn agent(&self, node: &str) -> Agent {
-        self.agent_with(self.valid_ticket(node).await)
-    }
-
-    pub(crate) fn agent_with(&self, ticket: Ticket) -> Agent {
-        Agent::start(Machine::new(Search::Found(Box::new(NodeSeed::new(ticket)), "a test")))
-    }
-
-    /// An agent whose only source of a seed holds this text.
-    pub(crate) fn agent_with_seed_text(&self, text: &str) -> Agent {
-        let search = match NodeSeed::parse(text.as_bytes()) {
-            Ok(seed) => Search::Found(Box::new(seed), "a test"),
-            Err(error) => Search::Nothing(vec![format!("a test: {error}")]),
-        };
-        Agent::start(Machine::new(search))
+        Agent::with(self.valid_ticket(node).await)
     }
 }
 
@@ -241,6 +227,19 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
+    pub(crate) fn with(ticket: Ticket) -> Self {
+        Self::start(Machine::new(Search::Found(Box::new(NodeSeed::new(ticket)), "a test")))
+    }
+
+    /// One whose only source of a seed holds this text.
+    pub(crate) fn with_seed_text(text: &str) -> Self {
+        let search = match NodeSeed::parse(text.as_bytes()) {
+            Ok(seed) => Search::Found(Box::new(seed), "a test"),
+            Err(error) => Search::Nothing(vec![format!("a test: {error}")]),
+        };
+        Self::start(Machine::new(search))
+    }
+
     fn start(machine: Arc<Machine>) -> Self {
         let (stop, stopped) = oneshot::channel();
         let inside = machine.clone();
