@@ -76,8 +76,12 @@ async fn run(args: &[OsString]) -> Result<()> {
     }
     let words: Vec<_> = args.iter().map(|word| shell_word(word)).collect();
     let said = String::from_utf8_lossy(&output.stderr);
-    Err(anyhow!("{} ({})", said.trim(), output.status))
-        .with_context(|| format!("running {PROGRAM} -no_rc {}", words.join(" ")))
+    let failed = Err(anyhow!("{} ({})", said.trim(), output.status))
+        .with_context(|| format!("running {PROGRAM} -no_rc {}", words.join(" ")));
+    if said.contains("exceeds free space") {
+        return failed.context("there is no space left: free some where `--cache` is, or point it elsewhere");
+    }
+    failed
 }
 
 #[cfg(test)]
