@@ -63,7 +63,7 @@ fn the_disk_is_one_zstd_qcow2_without_a_backing_file() {
     assert_eq!(info["format-specific"]["data"]["compression-type"], "zstd");
     assert!(info["backing-filename"].is_null(), "{info:#}");
     let mut check = Command::new("qemu-img");
-    check.args(["check", "--quiet"]).arg(&disk);
+    check.args(["check", "-q"]).arg(&disk);
     run(check, SOON).success();
 }
 
