@@ -1,4 +1,4 @@
-//! What the end-to-end tests share: a [`lab`] that has install media, a k3s
+//! What the end-to-end tests share: a [`lab()`] that has install media, a k3s
 //! and the programs under test, and helpers to run them with a deadline and to
 //! see that they left nothing behind.
 //!
