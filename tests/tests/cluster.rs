@@ -59,8 +59,8 @@ fn from_up_to_down_and_once_more() {
 fn a_coordinator_that_dies_during_first_boot_and_returns() {
     let cluster = Cluster::new("orphans");
     let mut up = start(cluster.up());
-    // Both machines are switched on, neither has enrolled: kill -9.
-    let on = || cluster.machine(&cluster.server).is_some() && cluster.machine(&cluster.agent).is_some();
+    // Both machines run, neither has enrolled: kill -9.
+    let on = || !cluster.console(&cluster.server).is_empty() && !cluster.console(&cluster.agent).is_empty();
     wait_until(JOIN, || on() || up.ended()).expect("the machines were not started");
     up.signal("KILL");
     assert_eq!(up.wait(SOON).status.code(), None);
