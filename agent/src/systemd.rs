@@ -29,7 +29,6 @@ const LOG_DEADLINE: Duration = Duration::from_secs(5);
 )]
 trait Manager {
     fn subscribe(&self) -> zbus::Result<()>;
-    fn reload(&self) -> zbus::Result<()>;
     fn load_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
     fn start_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
     fn enable_unit_files(
@@ -179,11 +178,12 @@ impl Systemd {
         let _ = timeout(at_most, ended).await;
     }
 
-    /// Makes the unit start with the system, from the next boot on.
+    /// Makes the unit start with the system, from the next boot on. systemd is
+    /// not told to read its files again: that takes seconds, and until the next
+    /// boot it would change nothing.
     pub(crate) async fn enable(&self, unit: &str) -> Result<()> {
-        let enabling = || format!("enabling {unit}");
-        self.manager.enable_unit_files(&[unit], false, false).await.with_context(enabling)?;
-        self.manager.reload().await.with_context(enabling)
+        let enabled = self.manager.enable_unit_files(&[unit], false, false).await;
+        enabled.map(|_| ()).with_context(|| format!("enabling {unit}"))
     }
 }
 
@@ -199,6 +199,64 @@ pub(crate) async fn last_words(unit: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// As much of systemd as is asked for, at the other end of a socket.
+    struct FakeManager;
+
+    #[expect(clippy::unused_self, reason = "D-Bus methods are methods")]
+    #[zbus::interface(name = "org.freedesktop.systemd1.Manager")]
+    impl FakeManager {
+        fn subscribe(&self) {}
+
+        async fn start_unit(
+            &self,
+            name: String,
+            mode: String,
+            #[zbus(signal_emitter)] emitter: zbus::object_server::SignalEmitter<'_>,
+        ) -> OwnedObjectPath {
+            assert_eq!(mode, "replace");
+            let job = OwnedObjectPath::try_from("/org/freedesktop/systemd1/job/7").unwrap();
+            for unit in ["network-online.target".to_owned(), name] {
+                Self::job_removed(&emitter, 7, job.clone(), unit, "done".to_owned()).await.unwrap();
+            }
+            job
+        }
+
+        #[zbus(signal)]
+        async fn job_removed(
+            emitter: &zbus::object_server::SignalEmitter<'_>,
+            id: u32,
+            job: OwnedObjectPath,
+            unit: String,
+            result: String,
+        ) -> zbus::Result<()>;
+    }
+
+    async fn connected() -> (zbus::Connection, zbus::Connection) {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        let server = zbus::connection::Builder::unix_stream(theirs)
+            .server(zbus::Guid::generate())
+            .p2p()
+            .serve_at("/org/freedesktop/systemd1", FakeManager)
+            .build();
+        let client = zbus::connection::Builder::unix_stream(ours).p2p().build();
+        let (server, client) = tokio::join!(server, client);
+        (server.unwrap(), client.unwrap())
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_units_job_wakes_who_waits_for_it() {
+        let (_server, client) = connected().await;
+        let systemd = Systemd::connect(&client).await.unwrap();
+        let forever = Duration::from_secs(3600);
+        // Nobody was waiting yet when it ended: it is not missed.
+        systemd.start("k3s.service").await.unwrap();
+        timeout(Duration::from_secs(10), systemd.changed("k3s.service", forever)).await.unwrap();
+        // Another unit's job is none of ours.
+        systemd.start("k3s.service").await.unwrap();
+        let other = timeout(Duration::from_millis(50), systemd.changed("sshd.service", forever)).await;
+        assert!(other.is_err());
+    }
 
     #[test]
     fn a_unit_is_up_on_its_way_or_down_with_a_reason() {
