@@ -19,9 +19,12 @@ use tracing_subscriber::EnvFilter;
 use crate::failure::{Exit, exit_code};
 use crate::run::interrupt::or_interrupted;
 
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 it was tried and failed, 2 what was asked for cannot be \
+(nothing was touched), 130 interrupted (everything was cleaned up).";
+
 /// Bakes golden images and brings clusters up from them.
 #[derive(Debug, Parser)]
-#[command(name = "builder", version, help_expected = true)]
+#[command(name = "builder", version, help_expected = true, after_help = EXIT_CODES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
