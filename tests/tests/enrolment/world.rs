@@ -191,7 +191,10 @@ impl Host for InMemory {
         Ok(())
     }
     fn addresses(&self) -> Vec<(String, IpAddr)> {
-        self.0.units().addresses.iter().map(|address| ("eth1".to_owned(), *address)).collect()
+        // DHCP was there before the agent, as on most networks.
+        let dhcp = ("eth0".to_owned(), IpAddr::from([10, 0, 2, 15]));
+        let given = self.0.units().addresses.clone().into_iter().map(|address| ("eth1".to_owned(), address));
+        std::iter::once(dhcp).chain(given).collect()
     }
     fn add_user(&self, _user: &SshUser) -> Result<()> {
         Ok(())
