@@ -39,9 +39,9 @@ use tokio::sync::watch;
 
 use k3s::{ClusterSecrets, KubeUser, ServerUrl};
 use plan::ClusterFile;
-use store::Store;
 use store::dir::{self, StateDir};
 use store::events::{self, Actor, Event, What};
+use store::{Store, Transaction};
 use strangers::Strangers;
 
 pub use server::{Limits, Server};
@@ -177,6 +177,12 @@ impl Coordinator {
         self.inner.store.read(move |tx| events::list(tx, after, limit)).await
     }
 
+    /// Writes a consistent copy of the registry into a file that is not there
+    /// yet, while everything goes on.
+    pub async fn backup(&self, file: &Path) -> Result<()> {
+        self.inner.store.backup(file).await
+    }
+
     /// A number that grows whenever the status may have changed.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.inner.changes.subscribe()
@@ -256,9 +262,9 @@ impl Coordinator {
     /// Runs a transition, and says so if it changed anything.
     async fn change<T: Send + 'static>(
         &self,
-        transition: impl FnOnce(&rusqlite::Transaction<'_>) -> Result<T> + Send + 'static,
+        transition: impl FnOnce(&Transaction<'_>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let transition = move |tx: &rusqlite::Transaction<'_>| {
+        let transition = move |tx: &Transaction<'_>| {
             let before = tx.total_changes();
             let result = transition(tx)?;
             Ok((result, tx.total_changes() != before))

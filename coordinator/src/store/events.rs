@@ -6,9 +6,9 @@ use std::net::IpAddr;
 use anyhow::{Context as _, Result};
 use jiff::Timestamp;
 use kiln_protocol::admin;
-use rusqlite::{Row, Transaction, params};
+use rusqlite::{Row, params};
 
-use super::{millis, time};
+use super::{Transaction, millis, time};
 
 /// Who does something, and from where.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,9 +7,9 @@ use anyhow::{Context as _, Result};
 use jiff::Timestamp;
 use kiln_protocol::NodeName;
 use kiln_protocol::config::Incarnation;
-use rusqlite::{OptionalExtension as _, Transaction, params};
+use rusqlite::{OptionalExtension as _, params};
 
-use super::{millis, time};
+use super::{Transaction, millis, time};
 use crate::k3s::ClusterSecrets;
 use crate::plan::ClusterFile;
 use crate::registry::gate::Lease;

@@ -3,9 +3,9 @@
 use anyhow::{Context as _, Result};
 use jiff::Timestamp;
 use kiln_protocol::{Fingerprint, TicketKey};
-use rusqlite::{OptionalExtension as _, Transaction, params};
+use rusqlite::{OptionalExtension as _, params};
 
-use super::{millis, seats};
+use super::{Transaction, millis, seats};
 use crate::registry::KeyOwner;
 
 /// What a key is noted for.

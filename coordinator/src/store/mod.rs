@@ -1,21 +1,28 @@
 //! The state on disk: one SQLite database, one connection, one thread.
 //!
-//! Every transition is one transaction, durable when [`Store::write`] returns:
-//! write-ahead log with `synchronous = FULL`. One process at a time has a state
-//! directory open (`dir`).
-//!
-//! Places of later steps: the thread is where several waiting transactions can
-//! share one fsync (group commit); `incarnations` is where the secrets'
-//! document is sealed and opened; a second store would stand behind the
-//! functions of the submodules, which speak in the registry's types.
+//! Every transition is one transaction, durable when [`Store::write`] returns;
+//! those that wait at the same time share one fsync (`group`). What keeps the
+//! tables stands behind [`engine::Engine`], whose suite a second store could
+//! pass; the tables' functions are in the submodules, in the registry's types.
+//! One process at a time has a state directory open (`dir`), and the database
+//! notices if a second one does all the same (`sqlite`).
 
+#[cfg(test)]
+mod conformance_tests;
 pub(crate) mod dir;
+pub(crate) mod engine;
 pub(crate) mod events;
+mod group;
+#[cfg(test)]
+mod group_tests;
 pub(crate) mod incarnations;
 pub(crate) mod keys;
+#[cfg(test)]
+mod memory;
 pub(crate) mod reports;
 mod schema;
 pub(crate) mod seats;
+mod sqlite;
 
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
@@ -23,15 +30,18 @@ use std::thread::JoinHandle;
 
 use anyhow::{Context as _, Result, anyhow};
 use jiff::Timestamp;
-use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
+use rusqlite::TransactionBehavior;
 use tokio::sync::{mpsc, oneshot};
 
-/// Transactions that may wait for the thread before callers wait to queue.
+use engine::Engine;
+pub(crate) use engine::Transaction;
+use group::{Answer, Job};
+use sqlite::{Sqlite, Synchronous};
+
+/// Jobs that may wait for the thread before callers wait to queue.
 const QUEUE: usize = 256;
 
-type Job = Box<dyn FnOnce(&mut Connection) + Send>;
-
-/// The database and its thread. Dropping it closes both.
+/// The tables and their thread. Dropping it closes both.
 #[derive(Debug)]
 pub(crate) struct Store {
     jobs: Option<mpsc::Sender<Job>>,
@@ -42,25 +52,23 @@ impl Store {
     /// Opens the database, making or migrating it as needed. `guard` is kept
     /// until the database is closed.
     pub(crate) fn open(path: &Path, guard: impl Send + 'static) -> Result<Self> {
-        Self::start(connect(path, "FULL")?, guard)
+        Self::start(Box::new(Sqlite::open(path, Synchronous::Full)?), guard)
     }
 
     /// Without waiting for the disk: for tests that do not pull the plug.
     #[cfg(test)]
     pub(crate) fn open_relaxed(path: &Path) -> Result<Self> {
-        Self::start(connect(path, "OFF")?, ())
+        Self::start(Box::new(Sqlite::open(path, Synchronous::Off)?), ())
     }
 
-    fn start(mut connection: Connection, guard: impl Send + 'static) -> Result<Self> {
+    fn start(mut engine: Box<dyn Engine>, guard: impl Send + 'static) -> Result<Self> {
         let (jobs, mut queue) = mpsc::channel::<Job>(QUEUE);
         let thread = std::thread::Builder::new()
             .name("store".to_owned())
             .spawn(move || {
-                while let Some(job) = queue.blocking_recv() {
-                    job(&mut connection);
-                }
-                if let Err((_, error)) = connection.close() {
-                    tracing::warn!("closing the state: {error}");
+                group::serve(engine.as_mut(), &mut queue);
+                if let Err(error) = engine.close() {
+                    tracing::warn!("{error:#}");
                 }
                 drop(guard);
             })
@@ -74,13 +82,17 @@ impl Store {
         &self,
         transition: impl FnOnce(&Transaction<'_>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        self.run(move |connection| {
-            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let result = transition(&transaction)?;
-            transaction.commit().context("making the change durable")?;
-            Ok(result)
-        })
-        .await
+        let (answer, answered) = oneshot::channel();
+        let change = move |tx: Result<&Transaction<'_>, group::Lost>| {
+            let result = tx.map_err(anyhow::Error::from).and_then(|tx| guarded(|| transition(tx)));
+            let keep = result.is_ok();
+            let answer: Answer = Box::new(move |durable| {
+                // A refusal too may rest on what a neighbour did, and is void with it.
+                let _ = answer.send(durable.map_err(anyhow::Error::from).and(result));
+            });
+            (keep, Some(answer))
+        };
+        self.ask(Job::Change(Box::new(change)), answered).await
     }
 
     /// Runs `look` on one consistent view; it changes nothing.
@@ -88,25 +100,35 @@ impl Store {
         &self,
         look: impl FnOnce(&Transaction<'_>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        self.run(move |connection| look(&connection.transaction()?)).await
+        let (answer, answered) = oneshot::channel();
+        let look = move |tx: Result<&Transaction<'_>, group::Lost>| {
+            let result = tx.map_err(anyhow::Error::from).and_then(|tx| guarded(|| look(tx)));
+            let _ = answer.send(result);
+        };
+        self.ask(Job::Look(Box::new(look)), answered).await
     }
 
-    async fn run<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&mut Connection) -> Result<T> + Send + 'static,
-    ) -> Result<T> {
+    /// Writes a copy of what is committed into a file that is not there yet.
+    pub(crate) async fn backup(&self, file: &Path) -> Result<()> {
         let (answer, answered) = oneshot::channel();
-        let job: Job = Box::new(move |connection| {
-            // A defect in one transition must not take the others' store away;
-            // the transaction was rolled back when the panic dropped it.
-            let result = std::panic::catch_unwind(AssertUnwindSafe(|| work(connection)))
-                .unwrap_or_else(|_| Err(anyhow!("a transition panicked")));
-            let _ = answer.send(result);
-        });
+        let file = file.to_owned();
+        let work = move |engine: &mut dyn Engine| {
+            let _ = answer.send(guarded(|| engine.backup(&file)));
+        };
+        self.ask(Job::Engine(Box::new(work)), answered).await
+    }
+
+    async fn ask<T>(&self, job: Job, answered: oneshot::Receiver<Result<T>>) -> Result<T> {
         let jobs = self.jobs.as_ref().expect("the sender is there until the store is dropped");
         jobs.send(job).await.ok().context("the store has stopped")?;
         answered.await.context("the store has stopped")?
     }
+}
+
+/// A defect in one transition must not take the others' store away: its panic
+/// is an error, and undone like one.
+fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    std::panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(anyhow!("a transition panicked")))
 }
 
 impl Drop for Store {
@@ -121,25 +143,11 @@ impl Drop for Store {
 
 /// Makes the tables of a new database and runs its first transaction.
 pub(crate) fn initialise(path: &Path, first: impl FnOnce(&Transaction<'_>) -> Result<()>) -> Result<()> {
-    let mut connection = connect(path, "FULL")?;
+    let mut connection = sqlite::connect(path, Synchronous::Full)?;
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    first(&transaction)?;
+    first(&Transaction::on(&transaction))?;
     transaction.commit().context("making the new state durable")?;
     connection.close().map_err(|(_, error)| error).context("closing the new state")
-}
-
-fn connect(path: &Path, synchronous: &str) -> Result<Connection> {
-    let at = || format!("opening {}", path.display());
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let mut connection = Connection::open_with_flags(path, flags).with_context(at)?;
-    connection
-        .execute_batch(&format!(
-            "PRAGMA journal_mode = WAL; PRAGMA synchronous = {synchronous}; PRAGMA foreign_keys = ON;
-             PRAGMA secure_delete = ON; PRAGMA trusted_schema = OFF;"
-        ))
-        .with_context(at)?;
-    schema::migrate(&mut connection).with_context(at)?;
-    Ok(connection)
 }
 
 /// Times are stored as milliseconds since 1970.

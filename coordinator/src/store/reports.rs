@@ -7,9 +7,9 @@ use anyhow::{Context as _, Result};
 use jiff::Timestamp;
 use kiln_protocol::admin::StepTime;
 use kiln_protocol::api::{Report, Step, StepState, Usage};
-use rusqlite::{OptionalExtension as _, Transaction, params};
+use rusqlite::{OptionalExtension as _, params};
 
-use super::{millis, time};
+use super::{Transaction, millis, time};
 
 /// Boots of one node that are remembered.
 const KEPT_BOOTS: i64 = 8;

@@ -6,7 +6,7 @@ use rusqlite::{Connection, TransactionBehavior};
 
 /// Each brings the schema from the version of its index to the next. Never
 /// edit one that was released: add another.
-const MIGRATIONS: [&str; 1] = [V1];
+const MIGRATIONS: [&str; 2] = [V1, V2];
 
 const V1: &str = "
 -- Every durable key of every kind, each noted once, for one purpose, for ever.
@@ -99,6 +99,15 @@ CREATE TRIGGER events_are_never_deleted BEFORE DELETE ON events
     BEGIN SELECT RAISE(ABORT, 'the audit trail only grows'); END;
 CREATE TRIGGER events_are_never_changed BEFORE UPDATE ON events
     BEGIN SELECT RAISE(ABORT, 'the audit trail only grows'); END;
+";
+
+const V2: &str = "
+-- Who may write: each opener raises the number, and writes as long as it stands.
+CREATE TABLE writer (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    fence INTEGER NOT NULL
+) STRICT;
+INSERT INTO writer (one, fence) VALUES (1, 0);
 ";
 
 /// Brings the database to the newest version.

@@ -6,9 +6,9 @@ use kiln_protocol::admin::{Hints, TicketRecord};
 use kiln_protocol::api::Facts;
 use kiln_protocol::config::Incarnation;
 use kiln_protocol::{Fingerprint, NodeName, TicketKey};
-use rusqlite::{OptionalExtension as _, Row, ToSql, Transaction, params};
+use rusqlite::{OptionalExtension as _, Row, ToSql, params};
 
-use super::{millis, time};
+use super::{Transaction, millis, time};
 use crate::registry::{Seat, State};
 
 const COLUMNS: &str = "id, incarnation, node, generation, role, ticket, not_before, expires, state, key, reason, \

@@ -4,14 +4,13 @@ use anyhow::Result;
 use jiff::Timestamp;
 use kiln_protocol::api::{EnrolAnswer, EnrolRequest};
 use kiln_protocol::{ApiError, ErrorClass, Fingerprint};
-use rusqlite::Transaction;
 
 use super::{cluster, live};
 use crate::registry::enrol::{Consequence, Enrolment, decide};
 use crate::registry::{Seat, State, operator};
 use crate::store::events::{self, Actor, Event, What};
 use crate::store::seats::Moment;
-use crate::store::{incarnations, keys, seats};
+use crate::store::{Transaction, incarnations, keys, seats};
 
 /// Whether the ticket's holder vouched for this key towards this coordinator.
 /// Asked before anything is told about tickets or names.

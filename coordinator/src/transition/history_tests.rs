@@ -14,14 +14,13 @@ use kiln_protocol::config::Incarnation;
 use kiln_protocol::ticket::{Ticket, TicketSeed};
 use kiln_protocol::{ApiError, ErrorClass, Fingerprint, NodeName, Role};
 use proptest::prelude::*;
-use rusqlite::Transaction;
 
 use crate::k3s::ClusterSecrets;
 use crate::plan::fixtures::three_servers;
 use crate::registry::fixtures::{NOW, key};
 use crate::registry::{Seat, State};
 use crate::store::events::Actor;
-use crate::store::{Store, incarnations, seats, test_store};
+use crate::store::{Store, Transaction, incarnations, seats, test_store};
 use crate::transition::{enrol, operator};
 
 const NODES: [&str; 2] = ["a1", "s1"];

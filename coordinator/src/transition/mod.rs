@@ -14,13 +14,12 @@ use std::rc::Rc;
 
 use anyhow::Result;
 use kiln_protocol::{ApiError, ErrorClass};
-use rusqlite::Transaction;
 
 use crate::plan::ClusterFile;
 use crate::registry::gate::{Cluster, Member, Trust};
 use crate::registry::{Seat, State};
 use crate::store::incarnations::Live;
-use crate::store::{incarnations, seats};
+use crate::store::{Transaction, incarnations, seats};
 
 /// The live incarnation, or a refusal.
 fn live(tx: &Transaction<'_>) -> Result<Live> {

@@ -6,14 +6,13 @@ use jiff::Timestamp;
 use kiln_protocol::api::{GateAnswer, GateRequest, Report, Step, StepState};
 use kiln_protocol::config::NodeConfig;
 use kiln_protocol::{ApiError, ErrorClass};
-use rusqlite::Transaction;
 
 use super::{cluster, live, member};
 use crate::plan;
 use crate::registry::{Seat, State};
 use crate::store::events::{self, Actor, Event, What};
 use crate::store::seats::Moment;
-use crate::store::{incarnations, reports, seats};
+use crate::store::{Transaction, incarnations, reports, seats};
 
 /// A boot id is a uuid.
 const MAX_BOOT_ID: usize = 64;

@@ -7,7 +7,6 @@ use jiff::Timestamp;
 use kiln_protocol::admin::TicketRecord;
 use kiln_protocol::config::Incarnation;
 use kiln_protocol::{ApiError, ErrorClass, NodeName, Secret, TicketKey};
-use rusqlite::Transaction;
 
 use super::live;
 use crate::k3s::{ClusterSecrets, KubeUser, ServerUrl};
@@ -15,7 +14,7 @@ use crate::plan::{API_PORT, ClusterFile, change};
 use crate::registry::operator::{self, MintContext};
 use crate::registry::{Seat, State};
 use crate::store::events::{self, Actor, Event, What};
-use crate::store::{incarnations, keys, rounded, seats};
+use crate::store::{Transaction, incarnations, keys, rounded, seats};
 
 /// Puts a cluster file in force; begins an incarnation with `fresh` secrets
 /// when none is live. Returns what changed, in words.

@@ -8,10 +8,9 @@ use kiln_protocol::admin::{
     Alarm, ClusterStatus, LiveCluster, NodeStatus, RegistryState, Stranger, TicketStatus,
 };
 use kiln_protocol::{Fingerprint, NodeName, Role};
-use rusqlite::Transaction;
 
 use crate::registry::{Seat, State};
-use crate::store::{events, incarnations, reports, seats};
+use crate::store::{Transaction, events, incarnations, reports, seats};
 
 /// The whole of it.
 pub(crate) fn status(

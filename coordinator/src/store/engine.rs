@@ -1,0 +1,100 @@
+//! The seam between the registry and what keeps it: [`Engine`].
+//!
+//! The seam is about promises, not about queries. What differs between stores
+//! is when something is durable, what a refusal undoes, who else may write,
+//! and how a consistent copy is made; those are the trait, small enough that
+//! the suite below (`conformance_tests`) says all of it. The registry's tables
+//! stay one set of SQL statements in the submodules' functions, which speak in
+//! the registry's types and reach the engine's connection through
+//! [`Transaction`]. A trait with a method for each of those functions was the
+//! other choice: it would have every rule written twice for a second store,
+//! where a store of another dialect needs the statements once. Such a store
+//! (PostgreSQL, one SERIALIZABLE transaction a group) replaces what
+//! [`Transaction`] stands for, and its tables' functions; the suite runs those
+//! functions and so judges both.
+
+use std::ops::Deref;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail};
+use rusqlite::Connection;
+
+/// What a transition runs in. It sees what was committed and what its
+/// neighbours in the same group did before it.
+#[derive(Debug)]
+pub(crate) struct Transaction<'a> {
+    connection: &'a Connection,
+}
+
+impl<'a> Transaction<'a> {
+    pub(super) fn on(connection: &'a Connection) -> Self {
+        Self { connection }
+    }
+}
+
+impl Deref for Transaction<'_> {
+    type Target = Connection;
+    fn deref(&self) -> &Connection {
+        self.connection
+    }
+}
+
+/// Work on the tables; true keeps what it did, false undoes it.
+pub(crate) type Work<'a> = &'a mut dyn FnMut(&Transaction<'_>) -> bool;
+
+/// A store of the registry. One thread calls it.
+///
+/// A *group* is what happens between [`begin`](Engine::begin) and
+/// [`commit`](Engine::commit): work of several callers that becomes durable at
+/// once, which is what makes durability cheap.
+pub(crate) trait Engine: Send {
+    /// Begins a group. An error if another writer has taken the state.
+    fn begin(&mut self) -> Result<()>;
+
+    /// Runs one caller's work in the group: kept as a whole or undone as a
+    /// whole, and its neighbours' work is untouched either way. An error means
+    /// that the group is lost, and must be [rolled back](Engine::rollback).
+    fn attempt(&mut self, work: Work<'_>) -> Result<()>;
+
+    /// Ends the group. When this returns without an error, the group survives
+    /// whatever happens to the process and the machine; otherwise nothing of
+    /// it was done, as far as anybody who asks later can tell.
+    fn commit(&mut self) -> Result<()>;
+
+    /// Ends the group without a trace of it.
+    fn rollback(&mut self);
+
+    /// Looks at what was committed. Never called within a group.
+    fn read(&mut self, look: &mut dyn FnMut(&Transaction<'_>)) -> Result<()>;
+
+    /// Writes a copy of what was committed into a file that is not there yet.
+    fn backup(&mut self, file: &Path) -> Result<()>;
+
+    /// Closes the store. What was committed stays.
+    fn close(self: Box<Self>) -> Result<()>;
+}
+
+/// [`Engine::attempt`] on a connection with an open transaction.
+pub(super) fn attempt(connection: &Connection, work: Work<'_>) -> Result<()> {
+    let run = |statement: &str| connection.prepare_cached(statement)?.execute([]);
+    run("SAVEPOINT work").context("beginning a transition")?;
+    let keep = work(&Transaction::on(connection));
+    // Some failures, such as a full disk, make SQLite undo the whole transaction.
+    if connection.is_autocommit() {
+        bail!("the store has undone a group of changes");
+    }
+    if !keep {
+        run("ROLLBACK TO work").context("undoing a transition")?;
+    }
+    run("RELEASE work").context("ending a transition")?;
+    Ok(())
+}
+
+/// [`Engine::rollback`] on a connection.
+pub(super) fn rollback(connection: &Connection) {
+    if !connection.is_autocommit()
+        && let Err(error) = connection.execute_batch("ROLLBACK")
+    {
+        tracing::error!("undoing a group of changes: {error}");
+    }
+}

@@ -1,0 +1,129 @@
+//! Group commit: transactions that wait at the same time share one fsync.
+//!
+//! The thread takes everything that waits, lets those who only look do so on
+//! what is committed, runs the changes one after another in one group, commits
+//! it, and only then answers. A refusal undoes its own work only. If the
+//! commit fails, everyone in the group hears why, and nothing was done.
+
+use std::fmt;
+use std::sync::Arc;
+
+use anyhow::Result;
+use tokio::sync::mpsc::Receiver;
+
+use super::engine::{Engine, Transaction};
+
+/// Jobs that one round takes at most.
+const ROUND: usize = 256;
+
+/// Tells a caller how it went, once it is certain.
+pub(super) type Answer = Box<dyn FnOnce(Result<(), Lost>) + Send>;
+/// Runs a transition; says whether to keep what it did, and how to answer.
+pub(super) type Change = Box<dyn FnOnce(Result<&Transaction<'_>, Lost>) -> (bool, Option<Answer>) + Send>;
+/// Looks at the tables, and answers.
+pub(super) type Look = Box<dyn FnOnce(Result<&Transaction<'_>, Lost>) + Send>;
+
+/// Does something with the engine itself, and answers.
+pub(super) type Alone = Box<dyn FnOnce(&mut dyn Engine) + Send>;
+
+/// What the thread is asked.
+pub(super) enum Job {
+    Look(Look),
+    Change(Change),
+    /// Something with the engine itself, on its own.
+    Engine(Alone),
+}
+
+/// Why a group was lost: one error, told to everybody in it.
+#[derive(Debug, Clone)]
+pub(super) struct Lost(Arc<anyhow::Error>);
+
+impl From<anyhow::Error> for Lost {
+    fn from(error: anyhow::Error) -> Self {
+        Self(Arc::new(error))
+    }
+}
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for Lost {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        // Not its cause but itself: what it was is looked for in the chain.
+        let error: &(dyn std::error::Error + Send + Sync + 'static) = (*self.0).as_ref();
+        Some(error)
+    }
+}
+
+/// Serves jobs until nobody can send any more.
+pub(super) fn serve(engine: &mut dyn Engine, queue: &mut Receiver<Job>) {
+    while let Some(first) = queue.blocking_recv() {
+        let waiting = std::iter::from_fn(|| queue.try_recv().ok());
+        round(engine, std::iter::once(first).chain(waiting).take(ROUND));
+    }
+}
+
+fn round(engine: &mut dyn Engine, jobs: impl Iterator<Item = Job>) {
+    let (mut changes, mut alone) = (Vec::new(), Vec::new());
+    for job in jobs {
+        match job {
+            Job::Look(look) => self::look(engine, look),
+            Job::Change(change) => changes.push(change),
+            Job::Engine(work) => alone.push(work),
+        }
+    }
+    if !changes.is_empty() {
+        group(engine, changes);
+    }
+    for work in alone {
+        work(engine);
+    }
+}
+
+fn look(engine: &mut dyn Engine, look: Look) {
+    let mut look = Some(look);
+    let read = engine.read(&mut |tx| {
+        if let Some(look) = look.take() {
+            look(Ok(tx));
+        }
+    });
+    if let (Err(error), Some(look)) = (read, look) {
+        look(Err(error.into()));
+    }
+}
+
+fn group(engine: &mut dyn Engine, changes: Vec<Change>) {
+    let mut changes = changes.into_iter();
+    let mut answers = Vec::with_capacity(changes.len());
+    let mut run = || -> Result<()> {
+        engine.begin()?;
+        for change in changes.by_ref() {
+            let mut change = Some(change);
+            engine.attempt(&mut |tx| {
+                let Some(change) = change.take() else { return false };
+                let (keep, answer) = change(Ok(tx));
+                answers.extend(answer);
+                keep
+            })?;
+        }
+        engine.commit()
+    };
+    let outcome = run().map_err(Lost::from);
+    if outcome.is_err() {
+        engine.rollback();
+    }
+    for answer in answers {
+        answer(outcome.clone());
+    }
+    if let Err(lost) = outcome {
+        // Those whose turn did not come.
+        for change in changes {
+            if let (_, Some(answer)) = change(Err(lost.clone())) {
+                answer(Err(lost.clone()));
+            }
+        }
+    }
+}

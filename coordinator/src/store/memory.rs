@@ -1,0 +1,114 @@
+//! A second engine, for tests: tables in memory, and a disk that holds what
+//! was committed, counts its syncs and can be told to fail.
+
+use std::io::Cursor;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use anyhow::{Result, ensure};
+use rusqlite::{Connection, MAIN_DB};
+
+use super::engine::{self, Engine, Transaction, Work};
+use super::{schema, sqlite};
+
+/// What outlives the process.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Disk(Arc<Mutex<Platter>>);
+
+#[derive(Debug, Default)]
+struct Platter {
+    image: Option<Vec<u8>>,
+    writer: usize,
+    syncs: usize,
+    full: bool,
+}
+
+impl Disk {
+    fn platter(&self) -> MutexGuard<'_, Platter> {
+        self.0.lock().unwrap()
+    }
+
+    /// How often something was made durable.
+    pub(super) fn syncs(&self) -> usize {
+        self.platter().syncs
+    }
+
+    /// From now on, nothing more fits, or it does again.
+    pub(super) fn set_full(&self, full: bool) {
+        self.platter().full = full;
+    }
+}
+
+/// The engine.
+#[derive(Debug)]
+pub(super) struct Memory {
+    connection: Connection,
+    disk: Disk,
+    writer: usize,
+}
+
+impl Memory {
+    pub(super) fn open(disk: &Disk) -> Result<Self> {
+        let mut connection = Connection::open_in_memory()?;
+        let mut platter = disk.platter();
+        if let Some(image) = &platter.image {
+            connection.deserialize_read_exact(MAIN_DB, Cursor::new(image), image.len(), false)?;
+        }
+        connection.execute_batch("PRAGMA foreign_keys = ON; PRAGMA trusted_schema = OFF;")?;
+        schema::migrate(&mut connection)?;
+        platter.image = Some(connection.serialize(MAIN_DB)?.to_vec());
+        platter.writer += 1;
+        let writer = platter.writer;
+        drop(platter);
+        Ok(Self { connection, disk: disk.clone(), writer })
+    }
+
+    fn check_writer(&self) -> Result<()> {
+        ensure!(self.disk.platter().writer == self.writer, "another coordinator has opened this state");
+        Ok(())
+    }
+}
+
+impl Engine for Memory {
+    fn begin(&mut self) -> Result<()> {
+        self.check_writer()?;
+        Ok(self.connection.execute_batch("BEGIN")?)
+    }
+
+    fn attempt(&mut self, work: Work<'_>) -> Result<()> {
+        engine::attempt(&self.connection, work)
+    }
+
+    fn commit(&mut self) -> Result<()> {
+        let mut platter = self.disk.platter();
+        if platter.full {
+            drop(platter);
+            self.rollback();
+            let full = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL);
+            return Err(rusqlite::Error::SqliteFailure(full, None).into());
+        }
+        self.connection.execute_batch("COMMIT")?;
+        platter.image = Some(self.connection.serialize(MAIN_DB)?.to_vec());
+        platter.syncs += 1;
+        Ok(())
+    }
+
+    fn rollback(&mut self) {
+        engine::rollback(&self.connection);
+    }
+
+    fn read(&mut self, look: &mut dyn FnMut(&Transaction<'_>)) -> Result<()> {
+        self.check_writer()?;
+        look(&Transaction::on(&self.connection));
+        Ok(())
+    }
+
+    fn backup(&mut self, file: &Path) -> Result<()> {
+        self.check_writer()?;
+        sqlite::copy(&self.connection, file)
+    }
+
+    fn close(self: Box<Self>) -> Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,179 @@
+//! The engine in use: one SQLite file, write-ahead log, `synchronous = FULL`
+//! (the log is synced at every commit, <https://sqlite.org/pragma.html#pragma_synchronous>).
+//!
+//! Who opens it raises the *fence*, a number in the database, and every group
+//! and every look checks that it still stands. The lock on the directory
+//! (`dir`) keeps a second coordinator out; the fence stops the first one where
+//! that lock did not hold: its file was deleted and made anew, or the file
+//! system only pretends to lock.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result, ensure};
+use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+
+use super::engine::{self, Engine, Transaction, Work};
+use super::schema;
+
+/// How much of a disk's patience a commit has.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Synchronous {
+    /// Durable when it returns.
+    Full,
+    /// For tests that do not pull the plug.
+    #[cfg(test)]
+    Off,
+}
+
+/// A database file that this process writes.
+#[derive(Debug)]
+pub(super) struct Sqlite {
+    connection: Connection,
+    fence: i64,
+}
+
+impl Sqlite {
+    /// Opens the file, which must be there, bringing its tables to the newest
+    /// version, and takes it from whoever had it open before.
+    pub(super) fn open(path: &Path, synchronous: Synchronous) -> Result<Self> {
+        let mut connection = connect(path, synchronous)?;
+        let fence = take(&mut connection).with_context(|| format!("opening {}", path.display()))?;
+        Ok(Self { connection, fence })
+    }
+
+    fn check_fence(&self) -> Result<()> {
+        let fence: i64 = self
+            .connection
+            .prepare_cached("SELECT fence FROM writer")?
+            .query_row([], |row| row.get(0))
+            .context("reading the state's fence")?;
+        ensure!(
+            fence == self.fence,
+            "another coordinator has opened this state since (fence {fence}, ours is {}): this one has \
+             stopped answering from it; stop one of the two",
+            self.fence
+        );
+        Ok(())
+    }
+
+    fn run(&self, statement: &str) -> Result<()> {
+        self.connection.prepare_cached(statement)?.execute([])?;
+        Ok(())
+    }
+}
+
+impl Engine for Sqlite {
+    fn begin(&mut self) -> Result<()> {
+        self.run("BEGIN IMMEDIATE").context("beginning a change")?;
+        self.check_fence().inspect_err(|_| self.rollback())
+    }
+
+    fn attempt(&mut self, work: Work<'_>) -> Result<()> {
+        engine::attempt(&self.connection, work)
+    }
+
+    fn commit(&mut self) -> Result<()> {
+        let committed = self.run("COMMIT").context("making the change durable");
+        committed.inspect_err(|_| self.rollback())
+    }
+
+    fn rollback(&mut self) {
+        engine::rollback(&self.connection);
+    }
+
+    fn read(&mut self, look: &mut dyn FnMut(&Transaction<'_>)) -> Result<()> {
+        self.run("BEGIN")?;
+        let checked = self.check_fence();
+        if checked.is_ok() {
+            look(&Transaction::on(&self.connection));
+        }
+        self.rollback();
+        checked
+    }
+
+    fn backup(&mut self, file: &Path) -> Result<()> {
+        self.check_fence()?;
+        copy(&self.connection, file)
+    }
+
+    fn close(self: Box<Self>) -> Result<()> {
+        self.connection.close().map_err(|(_, error)| error).context("closing the state")
+    }
+}
+
+/// Writes what the connection sees into a new file, without free pages.
+pub(super) fn copy(connection: &Connection, file: &Path) -> Result<()> {
+    let at = || format!("copying the state to {}", file.display());
+    let name = file.to_str().context("a file's name that is not UTF-8").with_context(at)?;
+    connection.execute("VACUUM INTO ?1", [name]).with_context(at)?;
+    Ok(())
+}
+
+/// Opens a database file that is there, with its tables in the newest version.
+pub(super) fn connect(path: &Path, synchronous: Synchronous) -> Result<Connection> {
+    let at = || format!("opening {}", path.display());
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut connection = Connection::open_with_flags(path, flags).with_context(at)?;
+    let synchronous = match synchronous {
+        Synchronous::Full => "FULL",
+        #[cfg(test)]
+        Synchronous::Off => "OFF",
+    };
+    connection
+        .execute_batch(&format!(
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = {synchronous}; PRAGMA foreign_keys = ON;
+             PRAGMA secure_delete = ON; PRAGMA trusted_schema = OFF;"
+        ))
+        .with_context(at)?;
+    schema::migrate(&mut connection).with_context(at)?;
+    Ok(connection)
+}
+
+/// Raises the fence; returns where it now stands.
+fn take(connection: &mut Connection) -> Result<i64> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let fence = transaction
+        .query_row("UPDATE writer SET fence = fence + 1 RETURNING fence", [], |row| row.get(0))
+        .context("raising the state's fence")?;
+    transaction.commit().context("raising the state's fence")?;
+    Ok(fence)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file() -> (tempfile::TempDir, std::path::PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.db");
+        std::fs::File::create_new(&path).unwrap();
+        (dir, path)
+    }
+
+    #[test]
+    fn commits_wait_for_the_disk() {
+        let (_dir, path) = file();
+        let engine = Sqlite::open(&path, Synchronous::Full).unwrap();
+        let pragma =
+            |name: &str| engine.connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+        assert_eq!(pragma("synchronous").unwrap(), 2);
+        let mode: String =
+            engine.connection.pragma_query_value(None, "journal_mode", |row| row.get(0)).unwrap();
+        assert_eq!(mode, "wal");
+    }
+
+    #[test]
+    fn whoever_opens_it_later_is_the_writer_and_the_earlier_one_neither_writes_nor_reads() {
+        let (_dir, path) = file();
+        let mut first = Sqlite::open(&path, Synchronous::Full).unwrap();
+        first.begin().unwrap();
+        first.commit().unwrap();
+        let mut second = Sqlite::open(&path, Synchronous::Full).unwrap();
+        let error = first.begin().unwrap_err().to_string();
+        assert!(error.contains("another coordinator has opened this state"), "{error}");
+        assert!(first.read(&mut |_| panic!("a look at a state that is another's")).is_err());
+        assert!(first.backup(&path.with_extension("copy")).is_err());
+        second.begin().unwrap();
+        second.commit().unwrap();
+    }
+}
