@@ -1,6 +1,7 @@
 //! Everything about a failure in one directory, to look at or to send along.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
@@ -8,6 +9,7 @@ use anyhow::{Context as _, Result};
 
 use super::watch::LogFiles;
 use crate::diagnose::Diagnosis;
+use crate::failure::redact::redact;
 use crate::machine::qemu::vm::QEMU_LOG;
 use crate::run::RunId;
 use crate::run::dirs::create_private;
@@ -39,8 +41,24 @@ pub(super) fn dir(state: &Path, run: &RunId) -> PathBuf {
     state.join("failures").join(run.as_str())
 }
 
+/// The files of a bundle: name, what it is.
+const FILES: [(&str, &str); 8] = [
+    (SCREEN, "the machine's screen when it was given up"),
+    ("serial.log", "ttyS0: firmware, kernel, dracut, Anaconda's text interface"),
+    ("installer.log", "Anaconda's own log, as its rsyslog sent it"),
+    ("marks.log", "what the kickstart's scripts said"),
+    ("qemu.log", "QEMU's own messages"),
+    ("ks.cfg", "the kickstart as it ran"),
+    ("command.txt", "QEMU's command line, as a shell takes it"),
+    ("failure.json", "all of this for programs: class, line, versions of the tools"),
+];
+/// The screenshot's name.
+pub(super) const SCREEN: &str = "screen.png";
+/// The index's name.
+const INDEX: &str = "README.txt";
+
 /// Writes the bundle into `dir`, which is made; a screenshot may be there
-/// already.
+/// already. Secrets are taken out of every text.
 pub(super) fn write(dir: &Path, evidence: &Evidence<'_>) -> Result<()> {
     create_private(dir)?;
     let logs = evidence.logs;
@@ -55,17 +73,33 @@ pub(super) fn write(dir: &Path, evidence: &Evidence<'_>) -> Result<()> {
         if let Ok(bytes) = tail(path)
             && !bytes.is_empty()
         {
-            put(dir, name, &bytes)?;
+            put(dir, name, redact(&String::from_utf8_lossy(&bytes)).as_bytes())?;
         }
     }
-    put(dir, "ks.cfg", evidence.kickstart.as_bytes())?;
-    put(dir, "command.txt", format!("{}\n", evidence.command).as_bytes())?;
+    put(dir, "ks.cfg", redact(evidence.kickstart).as_bytes())?;
+    put(dir, "command.txt", format!("{}\n", redact(evidence.command)).as_bytes())?;
     let failure = serde_json::json!({
         "stage": evidence.stage,
         "diagnosis": evidence.diagnosis,
         "tools": evidence.tools,
     });
-    put(dir, "failure.json", &serde_json::to_vec_pretty(&failure)?)
+    put(dir, "failure.json", redact(&serde_json::to_string_pretty(&failure)?).as_bytes())?;
+    put(dir, INDEX, redact(&index(dir, evidence)).as_bytes())
+}
+
+/// What happened and what is here.
+fn index(dir: &Path, evidence: &Evidence<'_>) -> String {
+    let mut text = format!("The {} stage failed: {}\n\n", evidence.stage, evidence.diagnosis);
+    for (name, what) in FILES {
+        if let Ok(metadata) = std::fs::metadata(dir.join(name)) {
+            let _ = writeln!(text, "{name:<14} {:>8} bytes  {what}", metadata.len());
+        }
+    }
+    let _ = writeln!(text, "\nOf each log the last {} KiB are here; secrets were taken out.\n", TAIL >> 10);
+    for (tool, version) in evidence.tools {
+        let _ = writeln!(text, "{tool}: {version}");
+    }
+    text
 }
 
 fn put(dir: &Path, name: &str, bytes: &[u8]) -> Result<()> {
@@ -104,7 +138,7 @@ mod tests {
                 stage: "os",
                 logs: &logs,
                 vm_dir: dir.path(),
-                kickstart: "cmdline\n",
+                kickstart: "cmdline\nrootpw hunter2\n",
                 command: "qemu-system-x86_64",
                 tools: &BTreeMap::from([("qemu".into(), "7.2".into())]),
             },
@@ -116,5 +150,10 @@ mod tests {
         assert!(!bundle.join("installer.log").exists());
         let failure = std::fs::read_to_string(bundle.join("failure.json")).unwrap();
         assert!(failure.contains("\"stall\"") && failure.contains("7.2"), "{failure}");
+        let index = std::fs::read_to_string(bundle.join(INDEX)).unwrap();
+        assert!(index.contains("nothing moves") && index.contains("next: "), "{index}");
+        assert!(index.contains("serial.log        65536 bytes") && !index.contains("installer.log"), "{index}");
+        let kickstart = std::fs::read_to_string(bundle.join("ks.cfg")).unwrap();
+        assert_eq!(kickstart, "cmdline\nrootpw [redacted]\n");
     }
 }

@@ -145,7 +145,9 @@ impl Bake<'_> {
         create_private(&dir)?;
         if let Some(mut vm) = vm {
             // There is none when the machine is gone already.
-            let _ = vm.screendump(&dir.join("screen.png")).await;
+            if let Err(error) = vm.screendump(&dir.join(bundle::SCREEN)).await {
+                tracing::debug!("no screenshot: {error:#}");
+            }
             vm.stop(STOP_GRACE).await?;
         }
         bundle::write(&dir, evidence)?;

@@ -13,6 +13,7 @@
 //! once the inputs are, so that a name that is taken is refused at once.
 
 mod bundle;
+pub mod explain;
 mod installer;
 pub mod kickstart;
 mod node;
@@ -33,6 +34,7 @@ use tokio::sync::OnceCell;
 pub use installer::{MachineSize, StageFailed};
 
 use crate::failure::BadInput;
+use crate::image::key::{Digest, Key};
 use crate::image::manifest::StageRecord;
 use crate::image::{Manifest, Size};
 use crate::inputs::digest::Hasher;
@@ -165,15 +167,9 @@ async fn in_run(
     create_private(work)?;
     let begin = Instant::now();
     progress.tell(&Event::StageStarted { stage: "inputs" });
-    let template =
-        options.kickstart.as_deref().map_or_else(|| Ok(Template::of(Stage::Os)), Template::read)?;
     let hasher = Hasher::new(&options.cache);
-    let mut warn = |text| progress.warn(text);
-    let wanted = options.wanted.clone();
-    let inputs = Box::pin(Inputs::check(wanted, &hasher, &options.cache, work, &mut warn)).await?;
-    let os_key = os::key(&inputs, &template, options.disk_size)?;
-    let node_key = node::key(&inputs, os_key)?;
-    let key = pack::key(node_key, options.compression);
+    let Prepared { template, inputs, os_key, node_key, key } =
+        prepare(options, progress, &hasher, work).await?;
     let existing = pack::existing(&options.out, &inputs.version, key, &hasher).await?;
     let bake = Bake {
         options,
@@ -209,8 +205,8 @@ async fn in_run(
             room(&options.cache, progress);
             // What a bake needs is missed now rather than in its middle.
             bake.tools().await?;
-            let os = bake.os(&template, os_key).await?;
-            let node = bake.node(&os, node_key).await?;
+            let os = bake.os(&template, &os_key).await?;
+            let node = bake.node(&os, &node_key).await?;
             let packed = bake.pack(&node, packed).await?;
             if options.smoke {
                 bake.smoke(&packed.disk).await?;
@@ -221,6 +217,29 @@ async fn in_run(
     hasher.remember()?;
     let stages = bake.finished.into_inner().unwrap_or_else(PoisonError::into_inner);
     Ok(Baked { dir, manifest, stages, existed })
+}
+
+/// What is to be made from what, and the key of each stage's result.
+struct Prepared {
+    template: Template,
+    inputs: Inputs,
+    os_key: Key,
+    node_key: Key,
+    /// The packed image's.
+    key: Digest,
+}
+
+/// Checks the inputs; `work` is an existing directory of this run.
+async fn prepare(options: &Options, progress: &Progress, hasher: &Hasher, work: &Path) -> Result<Prepared> {
+    let template =
+        options.kickstart.as_deref().map_or_else(|| Ok(Template::of(Stage::Os)), Template::read)?;
+    let mut warn = |text| progress.warn(text);
+    let wanted = options.wanted.clone();
+    let inputs = Box::pin(Inputs::check(wanted, hasher, &options.cache, work, &mut warn)).await?;
+    let os_key = os::key(&inputs, &template, options.disk_size)?;
+    let node_key = node::key(&inputs, os_key.digest)?;
+    let key = pack::key(node_key.digest, options.compression);
+    Ok(Prepared { template, inputs, os_key, node_key, key })
 }
 
 /// What can be told from the options alone.

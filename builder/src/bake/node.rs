@@ -12,7 +12,7 @@ use super::installer::Installation;
 use super::kickstart::{Stage, Template, Values};
 use super::os::since;
 use super::store::{self, Found, New, Stored};
-use crate::image::key::{Digest, KeyBuilder};
+use crate::image::key::{Digest, Key, KeyBuilder};
 use crate::inputs::Inputs;
 use crate::inputs::xorriso::Entry;
 use crate::machine::qemu::{Firmware, img};
@@ -53,7 +53,7 @@ fn parts(inputs: &Inputs) -> Vec<Part> {
 }
 
 /// What the stage's result depends on.
-pub(super) fn key(inputs: &Inputs, os: Digest) -> Result<Digest> {
+pub(super) fn key(inputs: &Inputs, os: Digest) -> Result<Key> {
     let values = Values::without_run(Stage::Node, inputs.k3s_selinux.is_some());
     let mut key = KeyBuilder::new(STAGE, VERSION)
         .with_digest("os", os)
@@ -63,12 +63,12 @@ pub(super) fn key(inputs: &Inputs, os: Digest) -> Result<Digest> {
     for part in parts(inputs) {
         key = key.with_digest(&part.name, part.sha256);
     }
-    Ok(key.finish())
+    Ok(key.key())
 }
 
 impl Bake<'_> {
     /// The node's disk, made now or before: an overlay of `os`.
-    pub(super) async fn node(&self, os: &Stored, key: Digest) -> Result<Stored> {
+    pub(super) async fn node(&self, os: &Stored, key: &Key) -> Result<Stored> {
         let store = self.store();
         let backing = Some(os.made.sha256);
         let permit = match store.find(STAGE, key, backing).await? {
@@ -96,7 +96,8 @@ impl Bake<'_> {
         let done = self.install(&installation, &dir.join("machine")).await?;
         let report = done.report.context("`agent install` succeeded without its report")?;
         let report = serde_json::from_str(&report).context("reading the report of `agent install`")?;
-        let new = New { dir: result, backing, seconds: since(begin), report };
+        let version = self.inputs.version.to_string();
+        let new = New { dir: result, version, backing, seconds: since(begin), report };
         let stored = store.store(permit, new).await.context("keeping the node's disk")?;
         self.stage_ends(STAGE, begin);
         Ok(stored)

@@ -9,7 +9,7 @@ use super::installer::{Installation, kernel_arguments};
 use super::kickstart::{Stage, Template, Values};
 use super::store::{self, Found, New, Stored};
 use crate::image::Size;
-use crate::image::key::{Digest, KeyBuilder};
+use crate::image::key::{Key, KeyBuilder};
 use crate::inputs::Inputs;
 use crate::inputs::xorriso::Entry;
 use crate::machine::qemu::{OvmfFiles, img};
@@ -22,7 +22,7 @@ pub(super) const STAGE: &str = "os";
 
 /// What the stage's result depends on. The processors and the memory of the
 /// installer's machine are not among it.
-pub(super) fn key(inputs: &Inputs, template: &Template, disk_size: Size) -> Result<Digest> {
+pub(super) fn key(inputs: &Inputs, template: &Template, disk_size: Size) -> Result<Key> {
     let values = Values::without_run(Stage::Os, inputs.k3s_selinux.is_some());
     let mut key = KeyBuilder::new(STAGE, VERSION)
         .with_digest("iso", inputs.media.iso.sha256)
@@ -32,12 +32,12 @@ pub(super) fn key(inputs: &Inputs, template: &Template, disk_size: Size) -> Resu
     if let Some(rpm) = &inputs.k3s_selinux {
         key = key.with_digest("k3s-selinux", rpm.sha256);
     }
-    Ok(key.finish())
+    Ok(key.key())
 }
 
 impl Bake<'_> {
     /// The installed disk, made now or before.
-    pub(super) async fn os(&self, template: &Template, key: Digest) -> Result<Stored> {
+    pub(super) async fn os(&self, template: &Template, key: &Key) -> Result<Stored> {
         let store = self.store();
         let permit = match store.find(STAGE, key, None).await? {
             Found::Ready(stored) => {
@@ -72,7 +72,8 @@ impl Bake<'_> {
         };
         self.install(&installation, &dir.join("machine")).await?;
         let report = serde_json::Value::Null;
-        let new = New { dir: result, backing: None, seconds: since(begin), report };
+        let version = self.inputs.version.to_string();
+        let new = New { dir: result, version, backing: None, seconds: since(begin), report };
         let stored = store.store(permit, new).await.context("keeping the installed disk")?;
         self.stage_ends(STAGE, begin);
         Ok(stored)

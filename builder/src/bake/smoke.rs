@@ -26,14 +26,19 @@ fn record(cache: &Path, disk: Digest) -> PathBuf {
     cache.join("stages").join(STAGE).join(format!("{key}.json"))
 }
 
+/// Whether the image with this disk was tried before, and how long that took,
+/// in seconds.
+pub(super) fn tried(cache: &Path, disk: Digest) -> Option<f64> {
+    let known = std::fs::read(record(cache, disk)).ok()?;
+    serde_json::from_slice::<serde_json::Value>(&known).ok()?["seconds"].as_f64()
+}
+
 impl Bake<'_> {
     /// Tries the image whose disk is at `disk`, unless it was tried before.
     pub(super) async fn smoke(&self, disk: &Path) -> Result<()> {
         let digest = self.hasher.hash(disk).await?.sha256;
         let record = record(&self.options.cache, digest);
-        let known = std::fs::read(&record).ok();
-        let known = known.and_then(|json| serde_json::from_slice::<serde_json::Value>(&json).ok());
-        if let Some(seconds) = known.and_then(|known| known["seconds"].as_f64()) {
+        if let Some(seconds) = tried(&self.options.cache, digest) {
             self.finish_stage(STAGE, seconds, true);
             return Ok(());
         }

@@ -7,17 +7,28 @@
 //! ```
 //!
 //! A result is whole or not there: it is made elsewhere, brought to the disk
-//! and renamed. Before it is used again its disk's size and digest are
-//! compared with what was recorded; one that does not fit, or whose backing
-//! disk is another by now, is thrown away and made again.
+//! and renamed, so that `kill -9` at any point leaves the old state or the new
+//! one. Before it is used again its disk's size and digest are compared with
+//! what was recorded; one that does not fit, or whose backing disk is another
+//! by now, is thrown away and made again.
+//!
+//! The digest of a file whose inode, size and times are those it had when it
+//! was last read through is remembered, not computed again: any write through
+//! the file system is noticed, which makes a bake in which nothing changed
+//! cheap. What changes behind the file system's back (a failing disk) is found
+//! by reading all of it, as `builder cache verify` does.
+//!
+//! Whoever uses a result holds its lock shared; removing or replacing it takes
+//! the lock alone, so a disk below a running machine stays.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::image::key::Digest;
+use crate::image::key::{Digest, Key};
 use crate::inputs::digest::Hasher;
 use crate::progress::Progress;
 use crate::run::dirs::create_private;
@@ -42,8 +53,25 @@ pub struct Made {
     pub seconds: f64,
     /// When that was.
     pub created: Timestamp,
+    /// The image it was made for first.
+    #[serde(default)]
+    pub version: String,
+    /// What its key was made of.
+    #[serde(default)]
+    pub parts: BTreeMap<String, String>,
     /// What the stage reported.
     pub report: serde_json::Value,
+}
+
+/// What stands where a result would be.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Look {
+    /// A result that fits.
+    Ready(Box<Made>),
+    /// Something that does not fit its record, or lies over another disk.
+    Stale,
+    /// Nothing.
+    Missing,
 }
 
 /// A result that is there, and stays while this value lives.
@@ -62,6 +90,8 @@ pub struct New {
     /// A directory with nothing in it but what is to be stored, [`DISK`]
     /// included, on the cache's file system.
     pub dir: PathBuf,
+    /// The image it is made for.
+    pub version: String,
     /// The digest of the disk below it.
     pub backing: Option<Digest>,
     /// How long making it took, in seconds.
@@ -85,6 +115,7 @@ pub struct Permit {
     dir: PathBuf,
     lock_path: PathBuf,
     lock: Lock,
+    parts: BTreeMap<String, String>,
 }
 
 /// The results of one cache.
@@ -103,30 +134,54 @@ impl<'a> Store<'a> {
 
     /// Looks for a result; `backing` is the digest the disk below it has now.
     /// Waits while another builder makes it.
-    pub async fn find(&self, stage: &'static str, key: Digest, backing: Option<Digest>) -> Result<Found> {
-        let dir = self.cache.join("stages").join(stage).join(key.to_string());
-        let lock_path = locks_dir(&self.cache).join(format!("{stage}-{key}"));
-        let waiting = || self.progress.step(stage, "waiting for another builder that makes the same");
-        let lock = Lock::acquire(&lock_path, Mode::Shared, waiting).await?;
-        if let Some(made) = self.verify(&dir, backing).await {
-            return Ok(Found::Ready(Stored { disk: dir.join(DISK), made, _lock: lock }));
+    pub async fn find(&self, stage: &'static str, key: &Key, backing: Option<Digest>) -> Result<Found> {
+        let dir = self.dir(stage, key);
+        let lock_path = locks_dir(&self.cache).join(format!("{stage}-{}", key.digest));
+        loop {
+            let waiting = || self.progress.step(stage, "waiting for another builder that makes the same");
+            let lock = Lock::acquire(&lock_path, Mode::Shared, waiting).await?;
+            if let Some(made) = self.verify(&dir, backing).await {
+                return Ok(Found::Ready(Stored { disk: dir.join(DISK), made, _lock: lock }));
+            }
+            drop(lock);
+            let lock = Lock::acquire(&lock_path, Mode::Exclusive, waiting).await?;
+            if self.verify(&dir, backing).await.is_some() {
+                // Somebody made it in between: it is used as everybody does,
+                // not held alone.
+                continue;
+            }
+            if dir.exists() {
+                self.progress.warn(format!("{} does not fit its record and is made again", dir.display()));
+                std::fs::remove_dir_all(&dir).with_context(|| format!("removing {}", dir.display()))?;
+            }
+            return Ok(Found::Missing(Permit { dir, lock_path, lock, parts: key.parts.clone() }));
         }
-        drop(lock);
-        let lock = Lock::acquire(&lock_path, Mode::Exclusive, waiting).await?;
-        // Somebody may have made it in between.
-        if let Some(made) = self.verify(&dir, backing).await {
-            return Ok(Found::Ready(Stored { disk: dir.join(DISK), made, _lock: lock }));
+    }
+
+    /// What there is of a result, without touching it or waiting for anybody.
+    pub async fn look(&self, stage: &str, key: &Key, backing: Option<Digest>) -> Look {
+        let dir = self.dir(stage, key);
+        match self.verify(&dir, backing).await {
+            Some(made) => Look::Ready(Box::new(made)),
+            None if dir.exists() => Look::Stale,
+            None => Look::Missing,
         }
-        if dir.exists() {
-            self.progress.warn(format!("{} does not fit its record and is made again", dir.display()));
-            std::fs::remove_dir_all(&dir).with_context(|| format!("removing {}", dir.display()))?;
-        }
-        Ok(Found::Missing(Permit { dir, lock_path, lock }))
+    }
+
+    /// The records of all results of a stage, newest first.
+    pub fn records(&self, stage: &str) -> Vec<Made> {
+        let entries = std::fs::read_dir(self.cache.join("stages").join(stage)).into_iter().flatten().flatten();
+        let mut records: Vec<Made> = entries.filter_map(|entry| read_record(&entry.path())).collect();
+        records.sort_by_key(|made| std::cmp::Reverse(made.created));
+        records
+    }
+
+    fn dir(&self, stage: &str, key: &Key) -> PathBuf {
+        self.cache.join("stages").join(stage).join(key.digest.to_string())
     }
 
     async fn verify(&self, dir: &Path, backing: Option<Digest>) -> Option<Made> {
-        let json = std::fs::read(dir.join(RESULT)).ok()?;
-        let made: Made = serde_json::from_slice(&json).ok()?;
+        let made = read_record(dir)?;
         if made.format != FORMAT || made.backing != backing {
             return None;
         }
@@ -136,7 +191,7 @@ impl<'a> Store<'a> {
 
     /// Stores what was made. Others may use it from now on.
     pub async fn store(&self, permit: Permit, new: New) -> Result<Stored> {
-        let Permit { dir, lock_path, lock } = permit;
+        let Permit { dir, lock_path, lock, parts } = permit;
         let disk = new.dir.join(DISK);
         sync(&disk)?;
         let hashed = self.hasher.hash(&disk).await?;
@@ -147,6 +202,8 @@ impl<'a> Store<'a> {
             backing: new.backing,
             seconds: new.seconds,
             created: Timestamp::now(),
+            version: new.version,
+            parts,
             report: new.report,
         };
         let result = new.dir.join(RESULT);
@@ -163,8 +220,16 @@ impl<'a> Store<'a> {
         self.hasher.remember()?;
         drop(lock);
         let lock = Lock::acquire(&lock_path, Mode::Shared, || {}).await?;
+        if !dir.join(RESULT).exists() {
+            // Locks change hands; somebody who cleans up may have been first.
+            bail!("{} was removed as soon as it was made: bake again", dir.display());
+        }
         Ok(Stored { disk: dir.join(DISK), made, _lock: lock })
     }
+}
+
+fn read_record(dir: &Path) -> Option<Made> {
+    serde_json::from_slice(&std::fs::read(dir.join(RESULT)).ok()?).ok()
 }
 
 /// Where a cache's locks are.
@@ -182,6 +247,11 @@ pub fn sync(path: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::key::KeyBuilder;
+
+    fn key() -> Key {
+        KeyBuilder::new("os", 1).with("disk size", "10").key()
+    }
 
     struct Lab {
         dir: tempfile::TempDir,
@@ -200,7 +270,7 @@ mod tests {
         }
 
         async fn find(&self, backing: Option<Digest>) -> Found {
-            self.store().find("os", Digest::of(b"key"), backing).await.unwrap()
+            self.store().find("os", &key(), backing).await.unwrap()
         }
 
         async fn make(&self, content: &[u8], backing: Option<Digest>) -> Stored {
@@ -208,7 +278,8 @@ mod tests {
             let dir = self.dir.path().join("new");
             std::fs::create_dir(&dir).unwrap();
             std::fs::write(dir.join(DISK), content).unwrap();
-            let new = New { dir, backing, seconds: 1.0, report: serde_json::Value::Null };
+            let version = "v1".to_owned();
+            let new = New { dir, version, backing, seconds: 1.0, report: serde_json::Value::Null };
             self.store().store(permit, new).await.unwrap()
         }
 
@@ -226,6 +297,46 @@ mod tests {
         assert_eq!(std::fs::read(&stored.disk).unwrap(), b"disk");
         drop(stored);
         assert_eq!(std::fs::read_dir(lab.dir.path().join("locks")).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn looking_touches_nothing() {
+        let lab = Lab::new();
+        let look = async |backing| lab.store().look("os", &key(), backing).await;
+        assert_eq!(look(None).await, Look::Missing);
+        let made = lab.make(b"disk", None).await.made.clone();
+        assert_eq!(made.parts, key().parts);
+        assert_eq!(look(None).await, Look::Ready(Box::new(made.clone())));
+        assert_eq!(look(Some(Digest::of(b"another"))).await, Look::Stale);
+        assert_eq!(lab.store().records("os"), [made]);
+        assert!(lab.is_ready(None).await, "looking removed it");
+    }
+
+    #[tokio::test]
+    async fn whoever_waited_for_a_result_does_not_hold_it_alone() {
+        let lab = Lab::new();
+        let Found::Missing(permit) = lab.find(None).await else { panic!("there already") };
+        let (second, third) = (lab.find(None), lab.find(None));
+        tokio::pin!(second, third);
+        let early = tokio::time::timeout(std::time::Duration::from_millis(150), async {
+            tokio::join!(&mut second, &mut third)
+        });
+        assert!(early.await.is_err(), "did not wait");
+        let dir = lab.dir.path().join("new");
+        std::fs::create_dir(&dir).unwrap();
+        std::fs::write(dir.join(DISK), b"disk").unwrap();
+        let new = New {
+            dir,
+            version: String::new(),
+            backing: None,
+            seconds: 1.0,
+            report: serde_json::Value::Null,
+        };
+        let store = lab.store();
+        let (first, second, third) = tokio::join!(store.store(permit, new), second, third);
+        // All three use it at once.
+        first.unwrap();
+        assert!(matches!((second, third), (Found::Ready(_), Found::Ready(_))));
     }
 
     #[tokio::test]

@@ -79,6 +79,9 @@ pub(super) struct Args {
     /// Do not try clones of the image.
     #[arg(long)]
     no_smoke: bool,
+    /// Say which stages would run and which input made them stale, and do nothing.
+    #[arg(long)]
+    explain: bool,
     /// Events as JSON lines on stdout instead of a display.
     #[arg(long)]
     json: bool,
@@ -93,6 +96,9 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 /// Bakes and prints what came of it.
 pub(super) async fn run(args: Args) -> Result<()> {
+    if args.explain {
+        return explain(args).await;
+    }
     let progress = Progress::new(if args.json { Style::Json } else { Style::Human });
     let outcome = match options(args) {
         Ok(options) => Box::pin(or_interrupted(bake::bake(&options, &progress))).await,
@@ -116,6 +122,20 @@ pub(super) async fn run(args: Args) -> Result<()> {
             Err(error)
         }
     }
+}
+
+/// Prints what a bake would do.
+async fn explain(args: Args) -> Result<()> {
+    let json = args.json;
+    let options = options(args)?;
+    let progress = Progress::new(Style::Human);
+    let explained = or_interrupted(bake::explain::explain(&options, &progress)).await?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&explained)?);
+    } else {
+        print!("{explained}");
+    }
+    Ok(())
 }
 
 fn options(args: Args) -> Result<bake::Options> {

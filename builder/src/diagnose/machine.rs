@@ -136,6 +136,11 @@ mod tests {
             Some(Event::Reset)
         );
         assert_eq!(Event::parse("RESET", &json!({"guest": false, "reason": "host-qmp-system-reset"})), None);
+        // As published in https://github.com/Arc-Compute/LibVF.IO/issues/68.
+        let line = r#"{"timestamp": {"seconds": 1681810214, "microseconds": 80200}, "event": "RESET",
+            "data": {"guest": true, "reason": "guest-reset"}}"#;
+        let recorded: Value = serde_json::from_str(line).unwrap();
+        assert_eq!(Event::parse(recorded["event"].as_str().unwrap(), &recorded["data"]), Some(Event::Reset));
         assert_eq!(Event::parse("RTC_CHANGE", &json!({"offset": 1})), None);
     }
 

@@ -47,12 +47,13 @@ macro_rules! healthy {
 }
 
 /// Name, log it is of, class, whether the log alone ends the bake, part of the line shown.
-fn failures() -> [Sample; 35] {
+fn failures() -> [Sample; 42] {
     samples! {
         "dracut-stage2-1" Serial DracutStage2 Live "Anaconda installer errors begin";
         "dracut-stage2-2" Serial DracutStage2 Live "[ -e \"/dev/root\" ]";
         "dracut-stage2-3" Serial DracutStage2 Live "/dev/centos/root does not exist";
         "dracut-stage2-4" Serial DracutStage2 Live "/dev/disk/by-label/OpenMandrivaLx_2015.0 does not exist";
+        "dracut-stage2-5" Serial DracutStage2 Live "no suitable images";
         "media-check-1" Serial MediaCheck Live "the result is: FAIL.";
         "media-check-2" Serial MediaCheck Live "FATAL: CD check failed";
         "firmware-boot-1" Serial FirmwareBoot Live "No bootable option or device was found";
@@ -62,14 +63,19 @@ fn failures() -> [Sample; 35] {
         "panic-2" Serial Panic Live "sysrq triggered crash";
         "oom-1" Serial Oom Live "Out of memory: Kill process 27438";
         "oom-2" Installer Oom Live "Couldn't fork %post(binutils-2.35.2-43.el9.x86_64): Cannot allocate memory";
+        "oom-3" Serial Oom Live "requires 1536 MB of memory to install";
+        "scriptlet-2" Installer Scriptlet Live "rpm package coreutils-common";
+        "scriptlet-3" Installer Scriptlet Live "rpm package insights-client";
         "scriptlet-1" Installer Scriptlet Live "rpm package grub2-common";
         "ks-parse-1" Installer KsParse Live "line 29 of the kickstart file: Unknown command: ostreecontainer";
+        "ks-parse-2" Serial KsParse Live "unrecognized arguments: --only=sda";
         "storage-1" Serial Storage Live "Requested boot drive \"sdd\" doesn't exist";
         "storage-2" Installer Storage AtEnd "StorageConfigurationError: No usable disks.";
         "storage-3" Serial Storage Live "occurred while installing the boot loader";
         "storage-4" Installer Storage AtEnd "installing package sg3_utils-1.44-6.el8.x86_64 needs 12KB";
         "storage-5" Serial Storage Live "'NoneType' object has no attribute 'short_label'";
         "storage-6" Serial Storage Live "An unknown error has occured";
+        "storage-7" Serial Storage Live "storage configuration failed:";
         "payload-repo-1" Installer PayloadRepo Live "Software selection";
         "payload-repo-2" Installer PayloadRepo Live "Software selection";
         "payload-repo-3" Serial PayloadRepo Live "Error setting up software";
@@ -80,6 +86,7 @@ fn failures() -> [Sample; 35] {
         "installer-1" Serial Installer Live "Failed to create directory \"/mnt/sysroot/var\"";
         "installer-2" Installer Installer Live "Anaconda crashed on signal 11";
         "installer-3" Serial Installer Live "OSError: [Errno 2] No such file or directory";
+        "installer-4" Serial Installer Live "Pane is dead";
         "prompt-wait-1" Serial PromptWait Live "Please make your choice from above";
         "host-qemu-1" Qemu HostQemu Live "Could not access KVM kernel module: Permission denied";
         "host-qemu-2" Qemu HostQemu Live "Failed to get \"write\" lock";

@@ -1,5 +1,7 @@
 //! How a run fails.
 
+pub mod redact;
+
 use std::process::ExitCode;
 
 /// What the builder's exit codes mean.

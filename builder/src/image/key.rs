@@ -1,5 +1,6 @@
 //! Content keys: what a stage's result depends on, as one digest.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -49,37 +50,62 @@ impl From<Digest> for String {
     }
 }
 
+/// A key and what it was made of, so that a person can be told which input
+/// made a result stale.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Key {
+    /// The key itself.
+    pub digest: Digest,
+    /// The parts by name: texts as they are, digests as hex digits.
+    pub parts: BTreeMap<String, String>,
+}
+
 /// Collects what a result depends on. Each part has a name, and names and
 /// values are written with their lengths: no two different lists of parts give
 /// the same key.
 #[derive(Debug)]
-pub struct KeyBuilder(Sha256);
+pub struct KeyBuilder {
+    hash: Sha256,
+    parts: BTreeMap<String, String>,
+}
 
 impl KeyBuilder {
     /// For a result of `stage`, whose rules have the version `version`.
     pub fn new(stage: &str, version: u32) -> Self {
-        Self(Sha256::new()).with("stage", stage).with("version", version.to_string())
+        let empty = Self { hash: Sha256::new(), parts: BTreeMap::new() };
+        empty.with("stage", stage).with("rules", version.to_string())
     }
 
     /// Adds a part.
     #[must_use]
-    pub fn with(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
-        for bytes in [name.as_bytes(), value.as_ref()] {
-            self.0.update((bytes.len() as u64).to_be_bytes());
-            self.0.update(bytes);
-        }
-        self
+    pub fn with(self, name: &str, value: impl AsRef<[u8]>) -> Self {
+        let shown = String::from_utf8_lossy(value.as_ref()).into_owned();
+        self.add(name, value.as_ref(), shown)
     }
 
     /// Adds a digest as a part.
     #[must_use]
     pub fn with_digest(self, name: &str, digest: Digest) -> Self {
-        self.with(name, digest.0)
+        self.add(name, &digest.0, digest.to_string())
+    }
+
+    fn add(mut self, name: &str, value: &[u8], shown: String) -> Self {
+        for bytes in [name.as_bytes(), value] {
+            self.hash.update((bytes.len() as u64).to_be_bytes());
+            self.hash.update(bytes);
+        }
+        self.parts.insert(name.to_owned(), shown);
+        self
     }
 
     /// The key.
     pub fn finish(self) -> Digest {
-        Digest(self.0.finalize().into())
+        self.key().digest
+    }
+
+    /// The key with its parts.
+    pub fn key(self) -> Key {
+        Key { digest: Digest(self.hash.finalize().into()), parts: self.parts }
     }
 }
 
@@ -96,6 +122,14 @@ mod tests {
         for wrong in ["", "zz", &text[1..], &text.replace('e', "g"), &"é".repeat(32)] {
             assert!(Digest::try_from(wrong.to_owned()).is_err(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn a_key_remembers_its_parts() {
+        let key = KeyBuilder::new("os", 1).with("disk size", "10").with_digest("iso", Digest::of(b"")).key();
+        assert_eq!(key.parts["disk size"], "10");
+        assert_eq!(key.parts["iso"], Digest::of(b"").to_string());
+        assert_eq!((key.parts["stage"].as_str(), key.parts["rules"].as_str()), ("os", "1"));
     }
 
     proptest! {

@@ -59,7 +59,6 @@ class Installation:
         self._check_space(plan, archives)
 
         log.progress("Setting up the installation environment")
-        self.failure.strike("environment", log)
         log.progress("Configuring storage")
         storage.make_file_systems(log, plan)
         storage.mount(log, plan)
@@ -71,13 +70,12 @@ class Installation:
         log.progress("Starting package installation process")
         payload.download(log, selection, archives)
         log.progress("Preparing transaction from installation source")
-        payload.unpack(log, selection, archives, lambda: self.failure.strike("half-unpacked", log))
-        self.failure.strike("scriptlets", log)
+        self.failure.strike("transaction", log)
+        payload.unpack(log, selection, archives)
         payload.run_scriptlets(log, selection)
         machine_id = configure.machine_id()
 
         log.progress("Installing boot loader")
-        self.failure.strike("boot-loader", log)
         bootloader.install(log, self.ksdata, self.boot, plan, machine_id, self.version, self.uefi)
         log.progress("Performing post-installation setup tasks")
         storage.write_fstab(plan)
@@ -132,7 +130,6 @@ class Installation:
     def _configure(self) -> None:
         log, ksdata = self.log, self.ksdata
         log.progress("Configuring installed system")
-        self.failure.strike("configure", log)
         configure.selinux(ksdata)
         configure.services(log, ksdata)
         configure.localization(ksdata)
@@ -185,6 +182,7 @@ def main() -> None:
         Path(NOSAVE_FILES[what]).touch()
     _greet(log, version)
     installation = Installation(log, boot, version)
+    installation.failure.strike("startup", log)
     try:
         installation.read_kickstart()
     except KickstartProblem as problem:

@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,22 +89,18 @@ def download(log: Log, selection: Selection, archives: list[Archive]) -> None:
         log.progress(f"Downloading {count} RPMs, {_size(part)} / {_size(total)} ({100 * part // max(total, 1)}%) done.")
 
 
-def unpack(log: Log, selection: Selection, archives: list[Archive], halfway: Callable[[], None]) -> None:
+def unpack(log: Log, selection: Selection, archives: list[Archive]) -> None:
     """Unpack everything, naming packages as the bytes go by."""
     names = _announcer(log, selection.packages)
     total = sum(archive.packed for archive in archives)
     count = len(selection.packages)
     before = announced = 0
-    passed_half = False
     for archive in archives:
         for position in _extract(archive):
             done = before + position
             while announced < count * done // max(total, 1):
                 next(names)
                 announced += 1
-            if not passed_half and 2 * done >= total:
-                passed_half = True
-                halfway()
         before += archive.packed
     for _ in itertools.islice(names, count - announced):
         pass

@@ -39,6 +39,8 @@ pub(in crate::diagnose) const TABLE: &[Pattern] = known! {
     CONSOLE Ends MediaCheck: "FATAL:" .. "check failed" <- "MediaWriter#29; anaconda-diskroot, dracut dmsquash-live-root.sh";
     // dracut: the lines that tell, then the end.
     CONSOLE Cause DracutStage2: "dracut" .. "[ -e \"/dev/" <- "Kubeinit#695: the device dracut still waits for";
+    CONSOLE Cause DracutStage2: "no suitable images" <- "anaconda dracut/anaconda-lib.sh: the volume is there, install.img is not";
+    CONSOLE Cause DracutStage2: "Couldn't mount /dev/" <- "anaconda dracut/anaconda-diskroot";
     CONSOLE Cause DracutStage2: "dracut" .. "/dev/" .. "does not exist" <- "cobbler#1661, OpenMandriva#1218";
     CONSOLE Cause Oom: "Failed writing body" <- "curl, where stage 2 does not fit into memory";
     CONSOLE Opens DracutStage2: "Can't get kickstart from" <- "anaconda dracut/kickstart-lib.sh";

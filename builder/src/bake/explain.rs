@@ -1,0 +1,296 @@
+//! What a bake would do, and why: which stage runs, and which input made it
+//! stale. Nothing is made and nobody is waited for.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
+
+use anyhow::Result;
+use serde::Serialize;
+
+use super::pack::{self, Existing};
+use super::store::{Look, Made, Store};
+use super::{Options, Prepared, check, node, os, prepare, smoke};
+use crate::failure::BadInput;
+use crate::image::key::Key;
+use crate::inputs::digest::Hasher;
+use crate::progress::Progress;
+use crate::run::Run;
+use crate::run::dirs::create_private;
+
+/// Digits of a digest that tell two apart for a person.
+const SHORT: usize = 12;
+
+/// What a bake would do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Explanation {
+    /// The image's name.
+    pub version: String,
+    /// The stages in order.
+    pub stages: Vec<StagePlan>,
+}
+
+/// What a bake would do about one stage.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct StagePlan {
+    /// Its name.
+    pub stage: &'static str,
+    /// Whether it runs, is used again, or stands in the way.
+    pub action: Action,
+    /// Why, in one sentence without a full stop.
+    pub reason: String,
+    /// What is not as it was in the newest result there is.
+    pub changes: Vec<Change>,
+}
+
+/// What becomes of a stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Action {
+    /// It runs.
+    Run,
+    /// An earlier result is used again.
+    Reuse,
+    /// The bake is refused here.
+    Refuse,
+    /// It was asked to be left out.
+    Skip,
+}
+
+/// One part of a key that is not as it was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Change {
+    /// Its name, such as `k3s` or `kickstart`.
+    pub input: String,
+    /// What it was; none when it is new.
+    pub was: Option<String>,
+    /// What it is; none when it is gone.
+    pub is: Option<String>,
+}
+
+/// The parts that differ, by name.
+pub fn changes(was: &BTreeMap<String, String>, is: &BTreeMap<String, String>) -> Vec<Change> {
+    let names: std::collections::BTreeSet<&String> = was.keys().chain(is.keys()).collect();
+    names
+        .into_iter()
+        .filter(|name| was.get(*name) != is.get(*name))
+        .map(|name| Change { input: name.clone(), was: was.get(name).cloned(), is: is.get(name).cloned() })
+        .collect()
+}
+
+/// What becomes of a stage whose results are kept by key. `records`: those of
+/// its results, newest first. `below`: the stage it is made over, if that runs.
+pub fn decide(
+    stage: &'static str,
+    key: &Key,
+    look: &Look,
+    below: Option<&'static str>,
+    version: &str,
+    records: &[Made],
+) -> StagePlan {
+    let plan = |action, reason: String, changes| StagePlan { stage, action, reason, changes };
+    if let (Look::Ready(made), None) = (look, below) {
+        let reason = format!("made before, on {:.0}, in {:.1} s", made.created, made.seconds);
+        return plan(Action::Reuse, reason, Vec::new());
+    }
+    if *look == Look::Stale {
+        let reason = "its result does not fit its record, or lies over another disk than before".to_owned();
+        return plan(Action::Run, reason, Vec::new());
+    }
+    // The newest for the same image says most; else the newest at all.
+    let newest = records.iter().find(|made| made.version == version).or_else(|| records.first());
+    let changed = newest.map(|made| changes(&made.parts, &key.parts)).unwrap_or_default();
+    match (newest, below) {
+        (Some(made), _) if !changed.is_empty() => {
+            let reason = format!("changed since its result of {:.0}", made.created);
+            plan(Action::Run, reason, changed)
+        }
+        (_, Some(below)) => plan(Action::Run, format!("{below} runs, over whose result it is made"), changed),
+        _ => plan(Action::Run, "the cache has no result of it".to_owned(), changed),
+    }
+}
+
+/// What a bake with these options would do.
+pub async fn explain(options: &Options, progress: &Progress) -> Result<Explanation> {
+    check(options)?;
+    let mut run = Run::start(&options.state, "bake --explain")?;
+    let work = options.cache.join("tmp").join(run.id().as_str());
+    run.own(&work)?;
+    create_private(&work)?;
+    let hasher = Hasher::new(&options.cache);
+    let Prepared { inputs, os_key, node_key, key, .. } = prepare(options, progress, &hasher, &work).await?;
+    let store = Store::new(&options.cache, &hasher, progress);
+    let version = inputs.version.to_string();
+
+    let look = store.look(os::STAGE, &os_key, None).await;
+    let os = decide(os::STAGE, &os_key, &look, None, &version, &store.records(os::STAGE));
+    let (backing, below) = match &look {
+        Look::Ready(made) => (Some(made.sha256), None),
+        _ => (None, Some(os::STAGE)),
+    };
+    let look = match below {
+        None => store.look(node::STAGE, &node_key, backing).await,
+        Some(_) => Look::Missing,
+    };
+    let node = decide(node::STAGE, &node_key, &look, below, &version, &store.records(node::STAGE));
+
+    let plan = |stage, action, reason: String| StagePlan { stage, action, reason, changes: Vec::new() };
+    let (pack, disk) = match pack::existing(&options.out, &inputs.version, key, &hasher).await {
+        Ok(Existing::Same(manifest)) => {
+            let reason = format!("{} is this very image", options.out.join(&version).display());
+            (plan(pack::STAGE, Action::Reuse, reason), manifest.outputs.get("disk").map(|disk| disk.sha256))
+        }
+        Ok(Existing::None) => {
+            let reason = format!("{} has no {version}", options.out.display());
+            (plan(pack::STAGE, Action::Run, reason), None)
+        }
+        Err(error) if error.is::<BadInput>() => (plan(pack::STAGE, Action::Refuse, error.to_string()), None),
+        Err(error) => return Err(error),
+    };
+    let smoke = match disk.and_then(|disk| smoke::tried(&options.cache, disk)) {
+        _ if !options.smoke => plan(smoke::STAGE, Action::Skip, "--no-smoke".to_owned()),
+        Some(seconds) => {
+            plan(smoke::STAGE, Action::Reuse, format!("clones of this disk were tried, in {seconds:.1} s"))
+        }
+        None => plan(smoke::STAGE, Action::Run, "clones of this disk were not tried yet".to_owned()),
+    };
+    let mut stages = vec![os, node, pack, smoke];
+    if stages[2].action == Action::Reuse {
+        // A finished image needs neither of its stages.
+        for stage in &mut stages[..2] {
+            stage.action = Action::Reuse;
+            "the image is there and was made from the same".clone_into(&mut stage.reason);
+            stage.changes.clear();
+        }
+    }
+    hasher.remember()?;
+    Ok(Explanation { version, stages })
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}:", self.version)?;
+        for plan in &self.stages {
+            let action = match plan.action {
+                Action::Run => "runs",
+                Action::Reuse => "cached",
+                Action::Refuse => "refused",
+                Action::Skip => "left out",
+            };
+            writeln!(f, "  {:<6} {action:<8}  {}", plan.stage, plan.reason)?;
+            for change in &plan.changes {
+                writeln!(f, "                     {change}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.was, &self.is) {
+            (None, Some(is)) => write!(f, "{} is new: {}", self.input, brief(is)),
+            (Some(was), None) => write!(f, "{} is gone, it was {}", self.input, brief(was)),
+            (Some(was), Some(is)) => match first_difference(was, is) {
+                Some((line, was, is)) => {
+                    write!(f, "{}, line {line}: was `{was}`, is `{is}`", self.input)
+                }
+                None => write!(f, "{}: was {}, is {}", self.input, brief(was), brief(is)),
+            },
+            (None, None) => f.write_str(&self.input),
+        }
+    }
+}
+
+/// The first line that differs, with its number, of texts of several lines.
+fn first_difference<'a>(was: &'a str, is: &'a str) -> Option<(usize, &'a str, &'a str)> {
+    if !was.contains('\n') && !is.contains('\n') {
+        return None;
+    }
+    let lines = was.lines().count().max(is.lines().count());
+    (0..lines)
+        .map(|i| (i + 1, was.lines().nth(i).unwrap_or_default(), is.lines().nth(i).unwrap_or_default()))
+        .find(|(_, was, is)| was != is)
+}
+
+/// A value as a person compares it: a digest's first digits, a text's first line.
+fn brief(value: &str) -> String {
+    if value.len() == 64 && value.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return format!("sha256 {}…", &value[..SHORT]);
+    }
+    let mut lines = value.lines();
+    let mut text = lines.next().unwrap_or_default().to_owned();
+    let more = lines.count();
+    if more > 0 {
+        let _ = write!(text, " (and {more} lines)");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::key::{Digest, KeyBuilder};
+    use jiff::Timestamp;
+
+    fn key(size: &str, iso: &[u8], kickstart: &str) -> Key {
+        let key = KeyBuilder::new("os", 1).with("disk size", size).with("kickstart", kickstart);
+        key.with_digest("iso", Digest::of(iso)).key()
+    }
+
+    fn made(key: &Key, version: &str, second: i64) -> Made {
+        let record = serde_json::json!({
+            "format": 1, "size": 1, "sha256": Digest::of(b""), "backing": null, "seconds": 61.5,
+            "created": Timestamp::from_second(second).unwrap(), "version": version, "parts": key.parts,
+            "report": null,
+        });
+        serde_json::from_value(record).unwrap()
+    }
+
+    #[test]
+    fn what_is_there_is_used_again() {
+        let key = key("10", b"a", "text\n");
+        let look = Look::Ready(Box::new(made(&key, "v1", 0)));
+        let plan = decide("os", &key, &look, None, "v1", &[]);
+        assert_eq!(plan.action, Action::Reuse);
+        assert!(plan.reason.contains("in 61.5 s"), "{}", plan.reason);
+        // Unless what is below it is made anew.
+        let plan = decide("node", &key, &look, Some("os"), "v1", &[made(&key, "v1", 0)]);
+        assert_eq!(plan.action, Action::Run);
+        assert_eq!(plan.reason, "os runs, over whose result it is made");
+    }
+
+    #[test]
+    fn the_newest_result_for_the_same_image_is_compared_with() {
+        let old = key("10", b"a", "text\n");
+        let records = [made(&key("99", b"z", "other\n"), "v9", 20), made(&old, "v1", 10)];
+        let new = key("20", b"b", "text\n");
+        let plan = decide("os", &new, &Look::Missing, None, "v1", &records);
+        assert_eq!(plan.action, Action::Run);
+        let inputs: Vec<&str> = plan.changes.iter().map(|change| change.input.as_str()).collect();
+        assert_eq!(inputs, ["disk size", "iso"]);
+        // No result for this image: the newest of any.
+        let plan = decide("os", &new, &Look::Missing, None, "v2", &records);
+        assert_eq!(plan.changes.len(), 3);
+        let plan = decide("os", &new, &Look::Missing, None, "v1", &[]);
+        assert_eq!(plan.reason, "the cache has no result of it");
+    }
+
+    #[test]
+    fn a_damaged_result_is_said_to_be_one() {
+        let key = key("10", b"a", "");
+        let plan = decide("os", &key, &Look::Stale, None, "v1", &[made(&key, "v1", 0)]);
+        assert_eq!(plan.action, Action::Run);
+        assert!(plan.reason.contains("does not fit its record"));
+    }
+
+    #[test]
+    fn changes_are_shown_as_a_person_compares_them() {
+        let (was, is) = (key("10", b"a", "one\ntwo\nthree\n"), key("20", b"b", "one\nzwei\nthree\n"));
+        let shown: Vec<String> = changes(&was.parts, &is.parts).iter().map(Change::to_string).collect();
+        assert_eq!(shown[0], "disk size: was 10, is 20");
+        assert!(shown[1].starts_with("iso: was sha256 ca978112ca1b…, is sha256 "), "{}", shown[1]);
+        assert_eq!(shown[2], "kickstart, line 2: was `two`, is `zwei`");
+        let extra = changes(&BTreeMap::new(), &BTreeMap::from([("k3s-selinux".into(), "a\nb\nc".into())]));
+        assert_eq!(extra[0].to_string(), "k3s-selinux is new: a (and 2 lines)");
+    }
+}
