@@ -1,10 +1,11 @@
 # The verbs a user types. Everything else is `builder --help`.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build media demo test lint bake up down clean
+.PHONY: help setup build media demo test soak lint man bake up down clean
 
 VERSION ?= alma9-k3-node-amd64-v1.28.5-v1
 CLUSTER ?= examples/demo.toml
+COUNT ?= 20
 BUILDER := target/release/builder
 
 help:  ## this list
@@ -35,6 +36,13 @@ up: build  ## bring CLUSTER up
 
 down: build  ## take CLUSTER down
 	$(BUILDER) down $(CLUSTER)
+
+soak: setup  ## bakes with faults injected, COUNT of them; the result goes to docs/soak.md
+	./tests/soak/run --count $(COUNT)
+
+man: build  ## man pages of builder and coordinator, into target/man
+	$(BUILDER) man target/man
+	target/release/coordinator man target/man
 
 lint:  ## formatting and clippy, warnings are errors
 	cargo fmt --all --check

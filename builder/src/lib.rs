@@ -10,6 +10,7 @@
 //! | [`provider`] | where nodes live |
 //! | [`machine`] | a machine to install on or to run: QEMU |
 //! | [`diagnose`] | what a bake's logs, marks and machine events say about why it failed |
+//! | [`preflight`] | what this host has and lacks, with the remedy |
 //! | [`progress`] | what is being done, for people and as JSON lines |
 //! | [`failure`] | how a run fails: exit codes, and what a bake's logs say |
 //! | [`run`] | run records, so that nothing a run made is ever lost |
@@ -22,6 +23,7 @@ pub mod failure;
 pub mod image;
 pub mod inputs;
 pub mod machine;
+pub mod preflight;
 pub mod progress;
 pub mod provider;
 pub mod run;

@@ -152,7 +152,10 @@ mod tests {
         assert!(failure.contains("\"stall\"") && failure.contains("7.2"), "{failure}");
         let index = std::fs::read_to_string(bundle.join(INDEX)).unwrap();
         assert!(index.contains("nothing moves") && index.contains("next: "), "{index}");
-        assert!(index.contains("serial.log        65536 bytes") && !index.contains("installer.log"), "{index}");
+        assert!(
+            index.contains("serial.log        65536 bytes") && !index.contains("installer.log"),
+            "{index}"
+        );
         let kickstart = std::fs::read_to_string(bundle.join("ks.cfg")).unwrap();
         assert_eq!(kickstart, "cmdline\nrootpw [redacted]\n");
     }

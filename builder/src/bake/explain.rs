@@ -14,8 +14,8 @@ use crate::failure::BadInput;
 use crate::image::key::Key;
 use crate::inputs::digest::Hasher;
 use crate::progress::Progress;
-use crate::run::Run;
 use crate::run::dirs::create_private;
+use crate::run::{Run, orphans};
 
 /// Digits of a digest that tell two apart for a person.
 const SHORT: usize = 12;
@@ -116,6 +116,7 @@ pub async fn explain(options: &Options, progress: &Progress) -> Result<Explanati
     let work = options.cache.join("tmp").join(run.id().as_str());
     run.own(&work)?;
     create_private(&work)?;
+    orphans::claim(&work)?;
     let hasher = Hasher::new(&options.cache);
     let Prepared { inputs, os_key, node_key, key, .. } = prepare(options, progress, &hasher, &work).await?;
     let store = Store::new(&options.cache, &hasher, progress);

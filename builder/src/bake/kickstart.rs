@@ -93,6 +93,11 @@ impl Template {
         Ok(Self { name: path.display().to_string(), text, own: false })
     }
 
+    /// Its text.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
     /// Renders it.
     pub fn render(&self, values: &Values) -> Result<String> {
         let text = render(&self.name, &self.text, values);

@@ -42,7 +42,7 @@ use crate::inputs::{Inputs, Wanted, xorriso};
 use crate::machine::qemu::accel::{self, Evidence};
 use crate::machine::qemu::{Accel, AccelChoice, img};
 use crate::progress::{Event, Progress};
-use crate::run::{Run, RunId, dirs::create_private};
+use crate::run::{Run, RunId, dirs::create_private, orphans};
 use kickstart::{Stage, Template};
 use pack::Existing;
 use store::{Store, Stored};
@@ -165,6 +165,7 @@ async fn in_run(
     packed: &Path,
 ) -> Result<Baked> {
     create_private(work)?;
+    orphans::claim(work)?;
     let begin = Instant::now();
     progress.tell(&Event::StageStarted { stage: "inputs" });
     let hasher = Hasher::new(&options.cache);

@@ -170,7 +170,8 @@ impl<'a> Store<'a> {
 
     /// The records of all results of a stage, newest first.
     pub fn records(&self, stage: &str) -> Vec<Made> {
-        let entries = std::fs::read_dir(self.cache.join("stages").join(stage)).into_iter().flatten().flatten();
+        let entries =
+            std::fs::read_dir(self.cache.join("stages").join(stage)).into_iter().flatten().flatten();
         let mut records: Vec<Made> = entries.filter_map(|entry| read_record(&entry.path())).collect();
         records.sort_by_key(|made| std::cmp::Reverse(made.created));
         records
@@ -325,13 +326,8 @@ mod tests {
         let dir = lab.dir.path().join("new");
         std::fs::create_dir(&dir).unwrap();
         std::fs::write(dir.join(DISK), b"disk").unwrap();
-        let new = New {
-            dir,
-            version: String::new(),
-            backing: None,
-            seconds: 1.0,
-            report: serde_json::Value::Null,
-        };
+        let new =
+            New { dir, version: String::new(), backing: None, seconds: 1.0, report: serde_json::Value::Null };
         let store = lab.store();
         let (first, second, third) = tokio::join!(store.store(permit, new), second, third);
         // All three use it at once.

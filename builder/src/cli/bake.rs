@@ -45,7 +45,7 @@ pub(super) struct Args {
     /// The agent's binary [default: `agent` beside this program].
     #[arg(long, value_name = "FILE")]
     agent: Option<PathBuf>,
-    /// Your own template for the os stage instead of Kiln's (see `builder kickstart os`).
+    /// Your own template for the os stage instead of Kiln's (see `builder kickstart os --template`).
     #[arg(long, value_name = "FILE")]
     kickstart: Option<PathBuf>,
     /// Where the image's directory goes.

@@ -17,6 +17,9 @@ pub(super) struct Args {
     /// As when k3s's SELinux policy is installed from an RPM.
     #[arg(long)]
     k3s_selinux: bool,
+    /// The template itself, as `--kickstart` takes one.
+    #[arg(long, conflicts_with = "kickstart")]
+    template: bool,
 }
 
 /// Prints it, with zeros for the run's id.
@@ -25,6 +28,10 @@ pub(super) fn run(args: &Args) -> Result<()> {
         (Some(path), Stage::Os) => Template::read(path)?,
         _ => Template::of(args.stage),
     };
+    if args.template {
+        print!("{}", template.text());
+        return Ok(());
+    }
     print!("{}", template.render(&Values::without_run(args.stage, args.k3s_selinux))?);
     Ok(())
 }

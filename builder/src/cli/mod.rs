@@ -1,9 +1,12 @@
 //! The command line: one file per subcommand, and what they have in common.
 
 mod bake;
+mod completions;
 mod down;
+mod examples;
 mod gc;
 mod kickstart;
+pub(crate) mod paint;
 mod preflight;
 mod reboot;
 mod status;
@@ -26,6 +29,9 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 it was tried and failed, 2 what 
 #[derive(Debug, Parser)]
 #[command(name = "builder", version, help_expected = true, after_help = EXIT_CODES)]
 struct Cli {
+    /// When output is coloured; NO_COLOR and CLICOLOR are obeyed too.
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t, global = true)]
+    color: paint::Color,
     #[command(subcommand)]
     command: Command,
 }
@@ -36,26 +42,41 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Bake a golden image from AlmaLinux's install medium and a k3s release.
+    #[command(after_help = examples::BAKE)]
     Bake(Box<bake::Args>),
     /// Bring a cluster up, or what is missing of it.
+    #[command(after_help = examples::UP)]
     Up(up::Args),
     /// Take a cluster down: nothing of it remains.
+    #[command(after_help = examples::DOWN)]
     Down(down::Args),
     /// Show what there is of a cluster, without changing anything.
+    #[command(after_help = examples::STATUS)]
     Status(status::Args),
     /// Restart a node and see it come back, with no coordinator running.
+    #[command(after_help = examples::REBOOT)]
     Reboot(reboot::Args),
     /// Check what this host has and lacks, with the remedy.
+    #[command(after_help = examples::PREFLIGHT)]
     Preflight(preflight::Args),
     /// Print a stage's kickstart as a bake would run it.
+    #[command(after_help = examples::KICKSTART)]
     Kickstart(kickstart::Args),
     /// Find and remove what killed runs left: VMs, overlays, temporary files.
+    #[command(after_help = examples::GC)]
     Gc(gc::Args),
+    /// Print a shell's completions.
+    #[command(after_help = examples::COMPLETIONS)]
+    Completions(completions::Args),
+    /// Write the man pages into a directory.
+    #[command(hide = true)]
+    Man(completions::ManArgs),
 }
 
 /// Parses the command line and runs it.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    cli.color.apply();
     tracing_subscriber::fmt()
         .with_env_filter(
             EnvFilter::builder()
@@ -63,6 +84,7 @@ pub fn main() -> ExitCode {
                 .with_env_var("KILN_LOG")
                 .from_env_lossy(),
         )
+        .with_ansi(paint::stderr_is_coloured())
         .without_time()
         .with_target(false)
         .with_writer(std::io::stderr)
@@ -80,9 +102,10 @@ pub fn main() -> ExitCode {
     match outcome {
         Ok(()) => Exit::Success.into(),
         Err(error) => {
-            eprintln!("error: {error}");
+            let bad = paint::BAD;
+            anstream::eprintln!("{bad}error:{bad:#} {error}");
             for cause in error.chain().skip(1) {
-                eprintln!("  because {cause}");
+                anstream::eprintln!("  because {cause}");
             }
             exit_code(&error).into()
         }
@@ -97,8 +120,37 @@ async fn dispatch(command: Command) -> Result<()> {
         Command::Down(args) => or_interrupted(down::run(args)).await,
         Command::Status(args) => or_interrupted(status::run(args)).await,
         Command::Reboot(args) => or_interrupted(reboot::run(args)).await,
-        Command::Preflight(args) => preflight::run(args),
+        Command::Preflight(args) => or_interrupted(Box::pin(preflight::run(args))).await,
         Command::Kickstart(args) => kickstart::run(&args),
-        Command::Gc(args) => or_interrupted(async { gc::run(&args) }).await,
+        Command::Gc(args) => or_interrupted(async { gc::run(args) }).await,
+        Command::Completions(args) => completions::completions(&args),
+        Command::Man(args) => completions::man(&args),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent_and_every_option_has_help() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_subcommand_has_examples_and_they_are_valid() {
+        for subcommand in Cli::command().get_subcommands().filter(|subcommand| !subcommand.is_hide_set()) {
+            let name = subcommand.get_name();
+            let help = subcommand.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let examples: Vec<&str> =
+                help.lines().filter_map(|line| line.strip_prefix("  builder ")).collect();
+            assert!(!examples.is_empty(), "{name} has no examples");
+            for example in examples {
+                let words = std::iter::once("builder").chain(example.split(' '));
+                let parsed = Cli::try_parse_from(words);
+                assert!(parsed.is_ok() && example.starts_with(name), "{example}: {:?}", parsed.err());
+            }
+        }
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Event;
+use crate::cli::paint::POOR;
 
 /// Packages are told each time this part of them is done.
 const PARTS: u64 = 10;
@@ -23,7 +24,7 @@ impl Lines {
     fn text(&mut self, event: &Event) -> Option<String> {
         Some(match event {
             Event::Run { run, what } => format!("{what} (run {run})"),
-            Event::Warning { text } => format!("warning: {text}"),
+            Event::Warning { text } => format!("{POOR}warning:{POOR:#} {text}"),
             Event::StageStarted { stage } => {
                 self.told = None;
                 format!("{stage}: begins")

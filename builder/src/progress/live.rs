@@ -6,6 +6,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::Event;
+use crate::cli::paint::{GOOD, POOR};
 
 /// How often the clock and the spinner move.
 const TICK: Duration = Duration::from_millis(120);
@@ -35,7 +36,7 @@ impl Live {
     pub(super) fn show(&mut self, event: &Event) {
         match event {
             Event::Run { run, what } => self.print(&format!("{what} (run {run})")),
-            Event::Warning { text } => self.print(&format!("warning: {text}")),
+            Event::Warning { text } => self.print(&format!("{POOR}warning:{POOR:#} {text}")),
             Event::StageStarted { stage } => {
                 self.bar.finish_and_clear();
                 self.bar = ProgressBar::new_spinner().with_style(plain()).with_prefix(*stage);
@@ -54,14 +55,14 @@ impl Live {
             Event::StageFinished { stage, seconds, cached } => {
                 self.bar.finish_and_clear();
                 let how = if *cached { "made before, in" } else { "done in" };
-                self.print(&format!("  {stage:<6} {how} {seconds:.1} s"));
+                self.print(&format!("  {GOOD}{stage:<6}{GOOD:#} {how} {seconds:.1} s"));
             }
             Event::Failed { .. } | Event::Finished { .. } => self.bar.finish_and_clear(),
         }
     }
 
     fn print(&self, line: &str) {
-        self.bar.suspend(|| eprintln!("{line}"));
+        self.bar.suspend(|| anstream::eprintln!("{line}"));
     }
 }
 

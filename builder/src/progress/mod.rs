@@ -127,7 +127,7 @@ impl Progress {
             Sink::Lines(lines) => {
                 if let Some(line) = lines.line(elapsed, event) {
                     // Nobody listening is no reason to stop.
-                    let _ = writeln!(std::io::stderr(), "{line}");
+                    let _ = writeln!(anstream::stderr(), "{line}");
                 }
             }
             Sink::Json => {
@@ -175,17 +175,55 @@ fn json(elapsed: Duration, event: &Event) -> String {
 mod tests {
     use super::*;
 
+    /// One of each kind, as `docs/events.md` shows them. Whoever adds a kind
+    /// adds it here and there.
+    fn samples() -> Vec<Event> {
+        let bundle = "/home/me/.local/state/kiln/failures/1f0c8e5b7a9d2346".to_owned();
+        let samples = vec![
+            Event::Run { run: "1f0c8e5b7a9d2346".into(), what: "bake alma9-k3-node-amd64-v1.28.5-v1".into() },
+            Event::Warning { text: "/cache has only 3.1GiB left, a bake needs about 4GiB".into() },
+            Event::StageStarted { stage: "os" },
+            Event::Step { stage: "os", text: "booting the installer".into() },
+            Event::Packages { stage: "os", action: "installing", done: 3, total: 350 },
+            Event::StageFinished { stage: "os", seconds: 61.5, cached: true },
+            Event::Failed {
+                class: Some("ks-parse".into()),
+                message: "the os stage failed: the kickstart does not parse (ks-parse)".into(),
+                bundle: Some(bundle),
+            },
+            Event::Failed { class: None, message: "interrupted".into(), bundle: None },
+            Event::Finished { result: "/images/alma9-k3-node-amd64-v1.28.5-v1".into() },
+        ];
+        for sample in &samples {
+            match sample {
+                Event::Run { .. }
+                | Event::Warning { .. }
+                | Event::StageStarted { .. }
+                | Event::Step { .. }
+                | Event::Packages { .. }
+                | Event::StageFinished { .. }
+                | Event::Failed { .. }
+                | Event::Finished { .. } => {}
+            }
+        }
+        samples
+    }
+
     #[test]
-    fn json_events_are_stable() {
-        let event = Event::Packages { stage: "os", action: "installing", done: 3, total: 350 };
-        assert_eq!(
-            json(Duration::from_micros(1_234_567), &event),
-            r#"{"at":1.235,"event":"packages","stage":"os","action":"installing","done":3,"total":350}"#
-        );
-        let event = Event::StageFinished { stage: "os", seconds: 61.5, cached: true };
-        assert_eq!(
-            json(Duration::ZERO, &event),
-            r#"{"at":0.0,"event":"stage-finished","stage":"os","seconds":61.5,"cached":true}"#
-        );
+    fn json_events_are_those_the_documentation_shows() {
+        let documented = include_str!("../../../docs/events.md");
+        let documented: Vec<&str> = documented.lines().filter(|line| line.starts_with("{\"at\"")).collect();
+        let told: Vec<String> =
+            samples().iter().map(|event| json(Duration::from_micros(1_234_567), event)).collect();
+        assert_eq!(documented, told, "docs/events.md");
+    }
+
+    #[test]
+    fn plain_lines_have_no_colours_of_their_own_but_what_the_stream_may_drop() {
+        let mut lines = lines::Lines::default();
+        let warning = Event::Warning { text: "little room".into() };
+        let line = lines.line(Duration::from_secs(1), &warning).unwrap();
+        let plain = anstream::adapter::strip_str(&line).to_string();
+        assert_eq!(plain, "[    1.0s] warning: little room");
     }
 }

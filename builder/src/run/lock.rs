@@ -81,8 +81,25 @@ fn is_at(file: &File, path: &Path) -> bool {
     }
 }
 
-/// Removes the locks in `dir` that nobody holds: what killed processes left.
-pub(super) fn remove_unheld(dir: &Path) {
+/// The locks in `dir` that nobody holds: what killed processes left.
+pub fn unheld(dir: &Path) -> Vec<PathBuf> {
+    let free = |path: &PathBuf| {
+        let file = File::open(path).ok();
+        file.is_some_and(|file| Flock::lock(file, FlockArg::LockExclusiveNonblock).is_ok())
+    };
+    let mut locks: Vec<PathBuf> = std::fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(free)
+        .collect();
+    locks.sort();
+    locks
+}
+
+/// Removes the locks in `dir` that nobody holds.
+pub fn remove_unheld(dir: &Path) {
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
         // Held alone for a moment, it is removed as it is given back.
         if let Ok(lock) = Lock::try_acquire(&entry.path(), Mode::Exclusive) {
@@ -148,6 +165,7 @@ mod tests {
         let (stale, used) = (dir.path().join("stale"), dir.path().join("used"));
         std::fs::write(&stale, b"").unwrap();
         let holder = held(Lock::try_acquire(&used, Mode::Shared).unwrap());
+        assert_eq!(unheld(dir.path()), [stale.clone()]);
         remove_unheld(dir.path());
         assert!(!stale.exists() && used.exists());
         drop(holder);

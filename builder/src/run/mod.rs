@@ -8,6 +8,7 @@
 //! | [`gc`] | what killed runs left, and its removal |
 //! | [`interrupt`] | Ctrl-C as a future |
 //! | [`lock`] | locks between builders |
+//! | [`orphans`] | what killed runs left in a cache without a record |
 //! | [`process`] | naming a process so that it is found again |
 //! | [`record`] | the record on disk |
 
@@ -15,6 +16,7 @@ pub mod dirs;
 pub mod gc;
 pub mod interrupt;
 pub mod lock;
+pub mod orphans;
 pub mod process;
 pub mod record;
 

@@ -36,6 +36,12 @@ impl ProcessId {
         Self::of(self.pid) == Some(self)
     }
 
+    /// The name of its program, for people.
+    pub fn name(self) -> String {
+        let name = std::fs::read_to_string(format!("/proc/{}/comm", self.pid)).unwrap_or_default();
+        name.trim().to_owned()
+    }
+
     /// Sends a signal, unless it is gone.
     pub fn signal(self, signal: Signal) {
         if self.is_alive() {
@@ -72,6 +78,39 @@ pub fn qemus_in(dir: &Path) -> Vec<ProcessId> {
         .collect()
 }
 
+/// Programs that work on a run's files and outlive a builder that is killed.
+const HELPERS: [&str; 5] = ["qemu", "swtpm", "xorriso", "setfiles", "ksvalidator"];
+
+/// Those programs that run in `dir` or have a path in it on their command
+/// line: machines, and a `qemu-img` or `xorriso` that goes on writing.
+pub fn helpers_of(dir: &Path) -> Vec<ProcessId> {
+    // What is in nobody's directory is looked for by its name alone.
+    let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+    let Some(name) = dir.to_str() else { return Vec::new() };
+    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
+        .filter(|pid| {
+            let proc = Path::new("/proc").join(pid.to_string());
+            let ours = std::fs::read_to_string(proc.join("comm"))
+                .is_ok_and(|comm| HELPERS.iter().any(|helper| comm.starts_with(helper)));
+            ours && (std::fs::read_link(proc.join("cwd")).is_ok_and(|cwd| cwd.starts_with(&dir))
+                || std::fs::read(proc.join("cmdline")).is_ok_and(|words| names(&words, name)))
+        })
+        .filter_map(ProcessId::of)
+        .collect()
+}
+
+/// Whether a command line has a path at or below `dir`.
+fn names(command_line: &[u8], dir: &str) -> bool {
+    let text = String::from_utf8_lossy(command_line);
+    text.match_indices(dir).any(|(at, _)| {
+        let after = text[at + dir.len()..].chars().next();
+        after.is_none_or(|c| matches!(c, '/' | '\0' | ','))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,6 +127,13 @@ mod tests {
         let me = ProcessId::current();
         assert!(me.is_alive());
         assert!(!ProcessId { start: me.start + 1, ..me }.is_alive());
+    }
+
+    #[test]
+    fn a_path_on_a_command_line_is_in_a_directory_or_not() {
+        assert!(names(b"qemu-img\0convert\0/c/tmp/ab/disk.qcow2\0", "/c/tmp/ab"));
+        assert!(names(b"qemu\0-drive\0file=/c/tmp/ab,if=none\0", "/c/tmp/ab"));
+        assert!(!names(b"qemu-img\0/c/tmp/abc/disk.qcow2\0", "/c/tmp/ab"));
     }
 
     #[test]

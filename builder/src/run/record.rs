@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
 use super::RunId;
-use super::process::{ProcessId, qemus_in};
+use super::process::{ProcessId, helpers_of};
 
 const RECORD_FILE: &str = "record.json";
 /// A killed QEMU is gone within this, whatever its disk does.
@@ -73,9 +73,9 @@ impl Record {
         write().with_context(|| format!("writing the run's record {}", path.display()))
     }
 
-    /// VMs that run in what is recorded.
+    /// VMs and other programs that run in what is recorded, or write to it.
     pub fn vms(&self) -> Vec<ProcessId> {
-        self.paths.iter().flat_map(|path| qemus_in(path)).collect()
+        self.paths.iter().flat_map(|path| helpers_of(path)).collect()
     }
 
     /// Ends the VMs, removes the files, and the record when nothing is left.
@@ -92,7 +92,7 @@ impl Record {
         let mut problems: Vec<String> = vms
             .iter()
             .filter(|vm| vm.is_alive())
-            .map(|vm| format!("QEMU process {} does not end", vm.pid))
+            .map(|vm| format!("process {} does not end", vm.pid))
             .collect();
         for path in &self.paths {
             if let Err(error) = remove(path) {

@@ -9,6 +9,7 @@ use kiln_protocol::{Fingerprint, NodeName};
 
 use super::EXIT_CODES;
 use super::duration::Lifetime;
+use super::examples;
 
 /// Where the state is unless said otherwise: what the systemd unit uses.
 pub(super) const DEFAULT_STATE: &str = "/var/lib/kiln-coordinator";
@@ -24,25 +25,41 @@ pub(super) struct Arguments {
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Make a state directory with new keys, and print the coordinator's pin
+    #[command(after_help = examples::INIT)]
     Init(Init),
     /// Answer nodes and admins until told to stop
+    #[command(after_help = examples::SERVE)]
     Serve(Serve),
     /// Make a ticket for one node
+    #[command(after_help = examples::TICKET)]
     Ticket(Ticket),
     /// Show every node and how far it is
+    #[command(after_help = examples::STATUS)]
     Status(Status),
     /// Make a kubeconfig, without asking any node
+    #[command(after_help = examples::KUBECONFIG)]
     Kubeconfig(Kubeconfig),
     /// Put a cluster file in force
+    #[command(after_help = examples::APPLY)]
     Apply(Apply),
     /// Give a node's unused ticket more time
+    #[command(after_help = examples::EXTEND)]
     Extend(Extend),
     /// Trust a held node's key again
+    #[command(after_help = examples::RELEASE)]
     Release(Node),
     /// Take every right of a node away
+    #[command(after_help = examples::REVOKE)]
     Revoke(Node),
     /// End the cluster's present life: no node of it may do anything any more
+    #[command(after_help = examples::END)]
     End(End),
+    /// Print a shell's completions
+    #[command(after_help = examples::COMPLETIONS)]
+    Completions(Completions),
+    /// Write the man pages into a directory
+    #[command(hide = true)]
+    Man(Man),
 }
 
 #[derive(Debug, Args)]
@@ -183,6 +200,19 @@ pub(super) struct End {
     pub(super) remote: Remote,
 }
 
+#[derive(Debug, Args)]
+pub(super) struct Completions {
+    /// The shell they are for
+    pub(super) shell: clap_complete::Shell,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Man {
+    /// The directory they go to; it is made
+    #[arg(value_name = "DIR")]
+    pub(super) dir: PathBuf,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -191,6 +221,22 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent_and_every_option_has_help() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn every_subcommand_has_examples_and_they_are_valid() {
+        for subcommand in Arguments::command().get_subcommands().filter(|command| !command.is_hide_set()) {
+            let name = subcommand.get_name();
+            let help = subcommand.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let examples: Vec<&str> =
+                help.lines().filter_map(|line| line.strip_prefix("  coordinator ")).collect();
+            assert!(!examples.is_empty(), "{name} has no examples");
+            for example in examples {
+                let words = std::iter::once("coordinator").chain(example.split(' '));
+                let parsed = Arguments::try_parse_from(words);
+                assert!(parsed.is_ok() && example.starts_with(name), "{example}: {:?}", parsed.err());
+            }
+        }
     }
 
     #[test]

@@ -2,8 +2,10 @@
 
 mod admin;
 mod arguments;
+mod completions;
 mod connect;
 mod duration;
+mod examples;
 mod serve;
 mod table;
 mod ticket;
@@ -61,6 +63,8 @@ async fn run(command: Command) -> Result<()> {
         Command::Release(node) => admin::release(&node).await,
         Command::Revoke(node) => admin::revoke(&node).await,
         Command::End(end) => admin::end(&end).await,
+        Command::Completions(completions) => completions::completions(&completions),
+        Command::Man(man) => completions::man(&man),
     }
 }
 

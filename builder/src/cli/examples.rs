@@ -1,0 +1,48 @@
+//! Examples at the end of each subcommand's `--help`.
+
+pub(super) const BAKE: &str = "\
+Examples:
+  builder bake --version alma9-k3-node-amd64-v1.28.5-v1 --iso AlmaLinux-9-latest-x86_64-dvd.iso --k3s ./k3s
+  builder bake --version alma9-k3-node-amd64-v1.28.5-v2 --iso dvd.iso --k3s ./k3s --kickstart own.ks --explain
+  builder bake --version alma9-k3-node-amd64-v1.28.5-v1 --iso dvd.iso --k3s ./k3s --json --on-error keep";
+
+pub(super) const UP: &str = "\
+Examples:
+  builder up cluster.toml --image images/alma9-k3-node-amd64-v1.28.5-v1";
+
+pub(super) const DOWN: &str = "\
+Examples:
+  builder down cluster.toml";
+
+pub(super) const STATUS: &str = "\
+Examples:
+  builder status cluster.toml
+  builder status cluster.toml --json";
+
+pub(super) const REBOOT: &str = "\
+Examples:
+  builder reboot cluster.toml k3s-s1";
+
+pub(super) const PREFLIGHT: &str = "\
+Examples:
+  builder preflight
+  builder preflight --kickstart own.ks --offline --json
+
+Exit codes: 0 nothing is missing (there may be warnings), 1 something is.";
+
+pub(super) const KICKSTART: &str = "\
+Examples:
+  builder kickstart os
+  builder kickstart os --template
+  builder kickstart os --kickstart own.ks --k3s-selinux
+  builder kickstart node";
+
+pub(super) const GC: &str = "\
+Examples:
+  builder gc
+  builder gc --yes";
+
+pub(super) const COMPLETIONS: &str = "\
+Examples:
+  builder completions bash
+  builder completions zsh";

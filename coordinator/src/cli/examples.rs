@@ -1,0 +1,48 @@
+//! Examples at the end of each subcommand's `--help`.
+
+pub(super) const INIT: &str = "\
+Examples:
+  coordinator init --state ./state";
+
+pub(super) const SERVE: &str = "\
+Examples:
+  coordinator serve --state ./state --cluster cluster.toml
+  coordinator serve --listen 127.0.0.1:7443";
+
+pub(super) const TICKET: &str = "\
+Examples:
+  coordinator ticket --node k3s-a1 --advertise 10.23.45.5:7443 --out k3s-a1.ticket";
+
+pub(super) const STATUS: &str = "\
+Examples:
+  coordinator status
+  coordinator status --watch";
+
+pub(super) const KUBECONFIG: &str = "\
+Examples:
+  coordinator kubeconfig --out admin.kubeconfig
+  coordinator kubeconfig --user ann --group developers --lifetime 8h";
+
+pub(super) const APPLY: &str = "\
+Examples:
+  coordinator apply cluster.toml";
+
+pub(super) const EXTEND: &str = "\
+Examples:
+  coordinator extend k3s-a1 --lifetime 2h";
+
+pub(super) const RELEASE: &str = "\
+Examples:
+  coordinator release k3s-a1";
+
+pub(super) const REVOKE: &str = "\
+Examples:
+  coordinator revoke k3s-a1";
+
+pub(super) const END: &str = "\
+Examples:
+  coordinator end";
+
+pub(super) const COMPLETIONS: &str = "\
+Examples:
+  coordinator completions bash";
