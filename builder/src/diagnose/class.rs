@@ -214,6 +214,22 @@ mod tests {
     }
 
     #[test]
+    fn the_documentation_has_every_class_with_its_meaning() {
+        let documented = include_str!("../../../docs/failures.md");
+        let tests = include_str!("../../../tests/tests/failures.rs");
+        for class in Class::all() {
+            let row = format!("| `{class}` | {} | ", class.meaning());
+            let row = documented.lines().find_map(|line| line.strip_prefix(row.as_str()));
+            let row = row.unwrap_or_else(|| panic!("{class} is not in docs/failures.md as it is here"));
+            let proofs = row.split('|').next().unwrap_or_default().trim();
+            for proof in proofs.split(", ").filter(|proof| !proof.contains('/')) {
+                let name = format!("fn {}", proof.trim_end_matches('…'));
+                assert!(tests.contains(&name), "{class}: there is no test {proof}");
+            }
+        }
+    }
+
+    #[test]
     fn json_names_are_the_displayed_ones() {
         for class in Class::all() {
             assert_eq!(serde_json::to_string(&class).unwrap(), format!("\"{class}\""));
