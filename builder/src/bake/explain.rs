@@ -11,7 +11,7 @@ use super::pack::{self, Existing};
 use super::store::{Look, Made, Store};
 use super::{Options, Prepared, check, node, os, prepare, smoke};
 use crate::failure::BadInput;
-use crate::image::key::Key;
+use crate::image::key::{Digest, Key};
 use crate::inputs::digest::Hasher;
 use crate::progress::Progress;
 use crate::run::dirs::create_private;
@@ -38,6 +38,8 @@ pub struct StagePlan {
     pub action: Action,
     /// Why, in one sentence without a full stop.
     pub reason: String,
+    /// The key of its result: equal keys, equal results. None of what has no key.
+    pub key: Option<Digest>,
     /// What is not as it was in the newest result there is.
     pub changes: Vec<Change>,
 }
@@ -87,7 +89,9 @@ pub fn decide(
     version: &str,
     records: &[Made],
 ) -> StagePlan {
-    let plan = |action, reason: String, changes| StagePlan { stage, action, reason, changes };
+    let key_digest = Some(key.digest);
+    let plan =
+        |action, reason: String, changes| StagePlan { stage, action, reason, key: key_digest, changes };
     if let (Look::Ready(made), None) = (look, below) {
         let reason = format!("made before, on {:.0}, in {:.1} s", made.created, made.seconds);
         return plan(Action::Reuse, reason, Vec::new());
@@ -134,7 +138,8 @@ pub async fn explain(options: &Options, progress: &Progress) -> Result<Explanati
     };
     let node = decide(node::STAGE, &node_key, &look, below, &version, &store.records(node::STAGE));
 
-    let plan = |stage, action, reason: String| StagePlan { stage, action, reason, changes: Vec::new() };
+    let plan =
+        |stage, action, reason: String| StagePlan { stage, action, reason, key: None, changes: Vec::new() };
     let (pack, disk) = match pack::existing(&options.out, &inputs.version, key, &hasher).await {
         Ok(Existing::Same(manifest)) => {
             let reason = format!("{} is this very image", options.out.join(&version).display());
@@ -154,6 +159,7 @@ pub async fn explain(options: &Options, progress: &Progress) -> Result<Explanati
         }
         None => plan(smoke::STAGE, Action::Run, "clones of this disk were not tried yet".to_owned()),
     };
+    let pack = StagePlan { key: Some(key), ..pack };
     let mut stages = vec![os, node, pack, smoke];
     if stages[2].action == Action::Reuse {
         // A finished image needs neither of its stages.
@@ -230,7 +236,7 @@ fn brief(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::key::{Digest, KeyBuilder};
+    use crate::image::key::KeyBuilder;
     use jiff::Timestamp;
 
     fn key(size: &str, iso: &[u8], kickstart: &str) -> Key {

@@ -29,7 +29,7 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 it was tried and failed, 2 what 
 #[derive(Debug, Parser)]
 #[command(name = "builder", version, help_expected = true, after_help = EXIT_CODES)]
 struct Cli {
-    /// When output is coloured; NO_COLOR and CLICOLOR are obeyed too.
+    /// When output is coloured; the variable `NO_COLOR` is obeyed too.
     #[arg(long, value_name = "WHEN", value_enum, default_value_t, global = true)]
     color: paint::Color,
     #[command(subcommand)]

@@ -165,7 +165,7 @@ mod tests {
         let (stale, used) = (dir.path().join("stale"), dir.path().join("used"));
         std::fs::write(&stale, b"").unwrap();
         let holder = held(Lock::try_acquire(&used, Mode::Shared).unwrap());
-        assert_eq!(unheld(dir.path()), [stale.clone()]);
+        assert_eq!(unheld(dir.path()), std::slice::from_ref(&stale));
         remove_unheld(dir.path());
         assert!(!stale.exists() && used.exists());
         drop(holder);

@@ -48,13 +48,11 @@ pub fn remove(dir: &Path) -> Result<()> {
 
 fn is_orphan(dir: &Path) -> bool {
     let owner = std::fs::read(dir.join(OWNER)).ok();
-    match owner.and_then(|json| serde_json::from_slice::<ProcessId>(&json).ok()) {
-        Some(owner) => !owner.is_alive(),
-        None => {
-            let age = dir.metadata().and_then(|metadata| metadata.modified());
-            age.ok().and_then(|made| made.elapsed().ok()).is_some_and(|age| age > UNCLAIMED)
-        }
+    if let Some(owner) = owner.and_then(|json| serde_json::from_slice::<ProcessId>(&json).ok()) {
+        return !owner.is_alive();
     }
+    let made = dir.metadata().and_then(|metadata| metadata.modified());
+    made.ok().and_then(|made| made.elapsed().ok()).is_some_and(|age| age > UNCLAIMED)
 }
 
 fn entries(dir: &Path) -> impl Iterator<Item = PathBuf> {
@@ -78,7 +76,7 @@ mod tests {
         claim(&mine).unwrap();
         let gone = ProcessId { pid: 1, start: u64::MAX };
         std::fs::write(dead.join(OWNER), serde_json::to_vec(&gone).unwrap()).unwrap();
-        assert_eq!(find(cache.path(), state.path()), [dead.clone()]);
+        assert_eq!(find(cache.path(), state.path()), std::slice::from_ref(&dead));
         remove(&dead).unwrap();
         assert!(!dead.exists() && mine.exists() && fresh.exists());
     }
