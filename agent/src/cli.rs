@@ -3,7 +3,11 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::{Parser, Subcommand};
+use kiln_protocol::Fingerprint;
+use kiln_protocol::seed::Contact;
+use kiln_protocol::ticket::Address;
 
 use crate::{install, progress, run};
 
@@ -28,6 +32,12 @@ enum Command {
         /// Directory with install.json and the files it names
         #[arg(long, value_name = "DIR")]
         payload: PathBuf,
+        /// A coordinator that a machine which finds no ticket asks for an operator's approval
+        #[arg(long, value_name = "HOST:PORT", requires = "pin")]
+        coordinator: Vec<Address>,
+        /// That coordinator's pin, as `coordinator init` printed it
+        #[arg(long, value_name = "HEX", requires = "coordinator")]
+        pin: Option<Fingerprint>,
         /// Print the report as JSON on standard output
         #[arg(long)]
         json: bool,
@@ -46,7 +56,11 @@ impl Cli {
     /// Runs the subcommand; errors are printed here.
     pub fn run(self) -> ExitCode {
         let result = match self.command {
-            Command::Install { root, payload, json } => install::command(&root, &payload, json),
+            Command::Install { root, payload, coordinator, pin, json } => {
+                let contact = pin.map(|pin| Contact::new(coordinator, pin)).transpose();
+                let contact = contact.context("the coordinator to bake in");
+                contact.and_then(|contact| install::command(&root, &payload, contact, json))
+            }
             Command::Run => {
                 log_to_journal();
                 run::command()

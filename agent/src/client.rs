@@ -11,7 +11,7 @@ use std::error::Error as StdError;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use kiln_protocol::api::{self, EnrolAnswer, EnrolRequest, GateAnswer, GateRequest, Report};
+use kiln_protocol::api::{self, ApprovalRequest, EnrolAnswer, EnrolRequest, GateAnswer, GateRequest, Report};
 use kiln_protocol::config::NodeConfig;
 use kiln_protocol::error::ErrorClass;
 use kiln_protocol::ticket::Address;
@@ -60,6 +60,11 @@ impl Client {
     /// Asks that this client's key be taken for the ticket's node.
     pub(crate) async fn enrol(&self, request: &EnrolRequest) -> Result<EnrolAnswer, Failure> {
         self.ask(Method::POST, api::ENROL, Some(request)).await
+    }
+
+    /// Asks whether an operator has approved this client's key.
+    pub(crate) async fn approval(&self, request: &ApprovalRequest) -> Result<EnrolAnswer, Failure> {
+        self.ask(Method::POST, api::APPROVAL, Some(request)).await
     }
 
     /// Fetches what this node is to become.
@@ -117,7 +122,7 @@ impl Client {
             match outcome {
                 Ok((status, bytes)) => {
                     self.preferred.set(index);
-                    return judge(status, bytes).map_err(Failure::from);
+                    return judge(status, bytes).map_err(|error| Failure { heard: true, ..error.into() });
                 }
                 Err(error) => failures.push(unanswered(address, &error)),
             }
@@ -161,6 +166,12 @@ fn unanswered(address: &Address, error: &reqwest::Error) -> Failure {
     if let Some(mismatch) = PinMismatch::find(error) {
         return ApiError::new(ErrorClass::Policy, format!("{address}: {mismatch}"))
             .hint("mint the ticket with the coordinator that is to be joined, or open the way to it")
+            .into();
+    }
+    if tls::is_not_tls(error) {
+        let message = format!("{address}: what answers there does not speak TLS");
+        return ApiError::new(ErrorClass::Transient, message)
+            .hint("a captive portal or a proxy is in the way, or the address is another service's")
             .into();
     }
     let doing = match error {

@@ -14,6 +14,8 @@ pub struct Failure {
     /// There is no way to the coordinator at all: the network is not up yet.
     /// Trying again costs nothing and nobody.
     pub offline: bool,
+    /// The coordinator itself answered, if only to refuse: it can be told why.
+    pub heard: bool,
 }
 
 impl Failure {
@@ -26,7 +28,7 @@ impl Failure {
 
 impl From<ApiError> for Failure {
     fn from(error: ApiError) -> Self {
-        Self { error, offline: false }
+        Self { error, offline: false, heard: false }
     }
 }
 

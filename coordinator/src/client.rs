@@ -5,8 +5,9 @@ use std::error::Error as StdError;
 use std::time::Duration;
 
 use kiln_protocol::admin::{
-    APPLY, ApplyAnswer, ApplyRequest, ClusterStatus, END, EXTEND, ExtendAnswer, ExtendRequest, KUBECONFIG,
-    KubeconfigAnswer, KubeconfigRequest, MINT, MintRequest, NodeRequest, RELEASE, REVOKE, STATUS,
+    APPLY, APPROVE, ApplyAnswer, ApplyRequest, ApproveAnswer, ApproveRequest, CONFIRM, ClusterStatus,
+    ConfirmRequest, END, EXTEND, ExtendAnswer, ExtendRequest, KUBECONFIG, KubeconfigAnswer,
+    KubeconfigRequest, MINT, MintRequest, NodeRequest, RELEASE, REVOKE, STATUS,
 };
 use kiln_protocol::ticket::Address;
 use kiln_protocol::tls::{self, PinMismatch};
@@ -101,6 +102,16 @@ impl Client {
     /// Takes every right of a node away.
     pub async fn revoke(&self, request: &NodeRequest) -> Result<(), ClientError> {
         self.send(Method::POST, REVOKE, Some(request)).await.map(drop)
+    }
+
+    /// Says which key the console of a node's machine shows.
+    pub async fn confirm(&self, request: &ConfirmRequest) -> Result<(), ClientError> {
+        self.send(Method::POST, CONFIRM, Some(request)).await.map(drop)
+    }
+
+    /// Takes a machine without a ticket for a node.
+    pub async fn approve(&self, request: &ApproveRequest) -> Result<ApproveAnswer, ClientError> {
+        self.answer(self.send(Method::POST, APPROVE, Some(request)).await?).await
     }
 
     /// Gives an unused ticket more time.

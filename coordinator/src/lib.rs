@@ -31,9 +31,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use jiff::Timestamp;
-use kiln_protocol::admin::{self, ClusterStatus, TicketRecord};
+use kiln_protocol::admin::{self, ApproveAnswer, ClusterStatus, TicketRecord};
 use kiln_protocol::config::Incarnation;
-use kiln_protocol::{Fingerprint, Identity, NodeName, Secret, TicketKey};
+use kiln_protocol::identity::TypedFingerprint;
+use kiln_protocol::ticket::TicketSeed;
+use kiln_protocol::{ApiError, ErrorClass, Fingerprint, Identity, NodeName, Secret, TicketKey};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -229,6 +231,49 @@ impl Coordinator {
         self.change(move |tx| transition::operator::revoke(tx, &node, &actor, Timestamp::now())).await
     }
 
+    /// Says which key the serial console of a node's machine shows: of this
+    /// generation, or of the newest that is not over. If another key has
+    /// enrolled, the node is held and an alarm is raised. Idempotent.
+    pub async fn confirm(&self, node: &NodeName, generation: Option<u32>, shown: Fingerprint) -> Result<()> {
+        self.confirm_as(node.clone(), generation, shown, Actor::local()).await
+    }
+
+    async fn confirm_as(
+        &self,
+        node: NodeName,
+        generation: Option<u32>,
+        shown: Fingerprint,
+        actor: Actor,
+    ) -> Result<()> {
+        let now = Timestamp::now();
+        self.change(move |tx| transition::vouch::confirm(tx, &node, generation, shown, &actor, now)).await
+    }
+
+    /// Takes the machine whose console shows this key for a node, without a
+    /// ticket. Idempotent.
+    pub async fn approve(&self, node: &NodeName, typed: TypedFingerprint) -> Result<ApproveAnswer> {
+        self.approve_as(node.clone(), typed, Actor::local()).await
+    }
+
+    async fn approve_as(
+        &self,
+        node: NodeName,
+        typed: TypedFingerprint,
+        actor: Actor,
+    ) -> Result<ApproveAnswer> {
+        let key = match (typed.whole(), &self.strangers().waiting(&typed)[..]) {
+            (Some(key), _) | (None, &[key]) => key,
+            (None, waiting) => return Err(not_one(waiting.len()).into()),
+        };
+        // The seed is gone when this returns: nobody can use this ticket.
+        let nobody = TicketSeed::generate().public_key();
+        let now = Timestamp::now();
+        let approved =
+            self.change(move |tx| transition::vouch::approve(tx, &node, key, &nobody, &actor, now)).await?;
+        self.strangers().forget(&key);
+        Ok(approved)
+    }
+
     /// Gives a node's newest unused ticket more time, from now; returns its new end.
     pub async fn extend(&self, node: &NodeName, time: Duration) -> Result<Timestamp> {
         let seconds = u32::try_from(time.as_secs()).context("a ticket's time ends after 136 years")?;
@@ -283,4 +328,15 @@ impl Coordinator {
     fn strangers(&self) -> MutexGuard<'_, Strangers> {
         self.inner.strangers.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Part of a fingerprint does not name one of the machines that wait.
+fn not_one(waiting: usize) -> ApiError {
+    if waiting == 0 {
+        return ApiError::new(ErrorClass::Policy, "no machine that waits has a key that begins so").hint(
+            "type all 64 digits, or wait until the machine has asked again: coordinator status shows it",
+        );
+    }
+    let message = format!("{waiting} machines that wait have keys that begin so");
+    ApiError::new(ErrorClass::Policy, message).hint("type all 64 digits")
 }

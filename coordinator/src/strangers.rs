@@ -1,13 +1,19 @@
-//! Machines that report without being known, in a bounded memory: their keys
+//! Machines that call without being known, in a bounded memory: their keys
 //! are proven, so a failure's beacon before enrolment is authentic, but
 //! anybody can make a key, so nothing of it reaches the disk.
 //!
-//! Later, pending nodes are approved from here by a typed fingerprint.
+//! Machines without a ticket wait here for an operator, who approves one by
+//! typing the fingerprint that its console shows. That this memory can be
+//! filled by others keeps nobody out: a whole fingerprint needs no entry.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 
+use jiff::Timestamp;
+use kiln_protocol::Fingerprint;
 use kiln_protocol::admin::Stranger;
+use kiln_protocol::api::{Facts, Report};
+use kiln_protocol::identity::TypedFingerprint;
 
 /// Machines remembered in all.
 const CAPACITY: usize = 64;
@@ -19,12 +25,29 @@ const PER_SOURCE: usize = 8;
 pub(crate) struct Strangers(VecDeque<Stranger>);
 
 impl Strangers {
-    /// Remembers what one said last. Room is made at the cost of whoever
-    /// takes most of it.
-    pub(crate) fn note(&mut self, stranger: Stranger) {
-        self.0.retain(|known| known.key != stranger.key);
-        if self.0.iter().filter(|known| known.from == stranger.from).count() >= PER_SOURCE {
-            self.forget_oldest_of(stranger.from);
+    /// Remembers the report that one made last.
+    pub(crate) fn report(&mut self, key: Fingerprint, from: IpAddr, report: Report, now: Timestamp) {
+        self.called(key, from, now).report = Some(report);
+    }
+
+    /// Remembers that one has no ticket and waits to be approved.
+    pub(crate) fn wait(&mut self, key: Fingerprint, from: IpAddr, facts: Facts, now: Timestamp) {
+        let stranger = self.called(key, from, now);
+        (stranger.pending, stranger.facts) = (true, Some(facts));
+    }
+
+    /// The keys that wait and fit what was typed.
+    pub(crate) fn waiting(&self, typed: &TypedFingerprint) -> Vec<Fingerprint> {
+        let fits = |stranger: &&Stranger| stranger.pending && typed.matches(&stranger.key);
+        self.0.iter().filter(fits).map(|stranger| stranger.key).collect()
+    }
+
+    /// The entry of one that has just called, which is the newest now. Room is
+    /// made at the cost of whoever takes most of it.
+    fn called(&mut self, key: Fingerprint, from: IpAddr, now: Timestamp) -> &mut Stranger {
+        let known = self.0.iter().position(|known| known.key == key).and_then(|at| self.0.remove(at));
+        if self.0.iter().filter(|known| known.from == from).count() >= PER_SOURCE {
+            self.forget_oldest_of(from);
         } else if self.0.len() >= CAPACITY {
             let mut counts = BTreeMap::<IpAddr, usize>::new();
             for known in &self.0 {
@@ -34,7 +57,9 @@ impl Strangers {
                 self.forget_oldest_of(fullest);
             }
         }
-        self.0.push_back(stranger);
+        let blank = || Stranger { key, from, last_seen: now, pending: false, facts: None, report: None };
+        self.0.push_back(Stranger { from, last_seen: now, ..known.unwrap_or_else(blank) });
+        self.0.back_mut().expect("one was just added")
     }
 
     /// Newest first.
@@ -57,45 +82,64 @@ impl Strangers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use jiff::Timestamp;
-    use kiln_protocol::Fingerprint;
-    use kiln_protocol::api::{Report, Step, StepState};
+    use kiln_protocol::api::{Step, StepState};
 
-    fn stranger(key: usize, from: u8) -> Stranger {
-        Stranger {
-            key: Fingerprint::of_spki(&key.to_be_bytes()),
-            from: IpAddr::from([10, 0, 0, from]),
-            last_seen: Timestamp::UNIX_EPOCH,
-            report: Report {
-                boot_id: "b".into(),
-                sequence: 1,
-                uptime_ms: 1,
-                step: Step::Enrol,
-                state: StepState::Done,
-                facts: None,
-                usage: None,
-            },
+    fn key(number: usize) -> Fingerprint {
+        Fingerprint::of_spki(&number.to_be_bytes())
+    }
+
+    fn report() -> Report {
+        Report {
+            boot_id: "b".into(),
+            sequence: 1,
+            uptime_ms: 1,
+            step: Step::Enrol,
+            state: StepState::Done,
+            facts: None,
+            usage: None,
+        }
+    }
+
+    impl Strangers {
+        fn note(&mut self, number: usize, from: u8) {
+            self.report(key(number), IpAddr::from([10, 0, 0, from]), report(), Timestamp::UNIX_EPOCH);
+        }
+
+        fn keys(&self) -> Vec<Fingerprint> {
+            self.list().iter().map(|stranger| stranger.key).collect()
         }
     }
 
     #[test]
     fn one_machine_is_remembered_once_and_newest_first() {
         let mut strangers = Strangers::default();
-        for key in [1, 2, 1] {
-            strangers.note(stranger(key, 1));
+        for number in [1, 2, 1] {
+            strangers.note(number, 1);
         }
-        assert_eq!(strangers.list(), [stranger(1, 1), stranger(2, 1)]);
-        strangers.forget(&stranger(1, 1).key);
-        assert_eq!(strangers.list(), [stranger(2, 1)]);
+        assert_eq!(strangers.keys(), [key(1), key(2)]);
+        strangers.forget(&key(1));
+        assert_eq!(strangers.keys(), [key(2)]);
     }
 
     #[test]
     fn one_source_cannot_push_the_others_out() {
         let mut strangers = Strangers::default();
-        strangers.note(stranger(0, 1));
-        (1..1000).for_each(|key| strangers.note(stranger(key, 2)));
+        strangers.note(0, 1);
+        (1..1000).for_each(|number| strangers.note(number, 2));
         assert_eq!(strangers.list().len(), 1 + PER_SOURCE);
-        (1000..2000).zip((0..50).cycle()).for_each(|(key, from)| strangers.note(stranger(key, from)));
+        (1000..2000).zip((0..50).cycle()).for_each(|(number, from)| strangers.note(number, from));
         assert!(strangers.list().len() <= CAPACITY);
+    }
+
+    #[test]
+    fn who_waits_is_found_by_what_was_typed_and_goes_on_waiting_when_it_reports() {
+        let (mut strangers, from) = (Strangers::default(), IpAddr::from([10, 0, 0, 1]));
+        strangers.wait(key(1), from, Facts::default(), Timestamp::UNIX_EPOCH);
+        strangers.note(1, 1);
+        strangers.note(2, 1);
+        let typed = |number| key(number).to_string()[..TypedFingerprint::SHORTEST].parse().unwrap();
+        assert_eq!(strangers.waiting(&typed(1)), [key(1)]);
+        assert!(strangers.waiting(&typed(2)).is_empty(), "it has a ticket");
+        assert!(strangers.list()[1].report.is_some());
     }
 }

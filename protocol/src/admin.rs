@@ -2,15 +2,14 @@
 //! the admin routes of the same listener the nodes use, authorised on every
 //! request by the connection's key.
 //!
-//! Later steps add: approval of pending nodes by a typed fingerprint, key
-//! rotation, backup and restore.
+//! Later steps add: key rotation, backup and restore.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::api::{Facts, Report, Step, Usage};
 use crate::config::Incarnation;
-use crate::identity::Fingerprint;
+use crate::identity::{Fingerprint, TypedFingerprint};
 use crate::names::{ClusterName, K3sVersion, NodeName, Role};
 use crate::secret::Secret;
 use crate::ticket::TicketKey;
@@ -25,6 +24,10 @@ pub const KUBECONFIG: &str = "/v1/admin/kubeconfig";
 pub const RELEASE: &str = "/v1/admin/release";
 /// `POST`: [`NodeRequest`], answered with 204: the node's key loses every right.
 pub const REVOKE: &str = "/v1/admin/revoke";
+/// `POST`: [`ConfirmRequest`], answered with 204. Idempotent.
+pub const CONFIRM: &str = "/v1/admin/confirm";
+/// `POST`: [`ApproveRequest`] to [`ApproveAnswer`]. Idempotent.
+pub const APPROVE: &str = "/v1/admin/approve";
 /// `POST`: [`ExtendRequest`] to [`ExtendAnswer`].
 pub const EXTEND: &str = "/v1/admin/extend";
 /// `POST`: [`ApplyRequest`] to [`ApplyAnswer`].
@@ -49,6 +52,10 @@ pub struct TicketRecord {
     pub not_before: Timestamp,
     /// Unless bound, the ticket is of no use from then on.
     pub expires: Timestamp,
+    /// The caller reads the machine's serial console, and will [`CONFIRM`] the
+    /// key that it shows: until then a server is given no secret.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub confirm_console: bool,
     /// What the caller knows of the machine it makes.
     #[serde(default)]
     pub hints: Hints,
@@ -84,6 +91,36 @@ pub struct MintRequest {
 pub struct NodeRequest {
     /// Which.
     pub node: NodeName,
+}
+
+/// Says which key a machine's serial console shows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfirmRequest {
+    /// Which node's machine.
+    pub node: NodeName,
+    /// Which generation of it; the newest that is not over, if not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u32>,
+    /// The key on its console.
+    pub fingerprint: Fingerprint,
+}
+
+/// Takes a machine without a ticket for a node, by the key on its console.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApproveRequest {
+    /// Which node it becomes.
+    pub node: NodeName,
+    /// The key on its console, as a person typed it.
+    pub fingerprint: TypedFingerprint,
+}
+
+/// The machine is the node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApproveAnswer {
+    /// Its key.
+    pub key: Fingerprint,
+    /// The node's generation that it is.
+    pub generation: u32,
 }
 
 /// Gives an unused ticket more time, without touching the node that holds it.
@@ -165,8 +202,8 @@ pub struct ClusterStatus {
     /// What an operator should look at, newest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub alarms: Vec<Alarm>,
-    /// Machines that reported without being known: the newest of them, from a
-    /// bounded memory.
+    /// Machines that called without being known, those that wait to be approved
+    /// among them: the newest, from a bounded memory.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub strangers: Vec<Stranger>,
 }
@@ -216,6 +253,9 @@ pub struct NodeStatus {
     /// The key that is bound to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<Fingerprint>,
+    /// What its machine's console says of that, where somebody reads it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub console: Option<Confirmation>,
     /// When the key was bound.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bound: Option<Timestamp>,
@@ -256,6 +296,18 @@ impl NodeStatus {
     pub fn step_time(&self, step: Step) -> Option<u64> {
         self.steps.iter().find(|time| time.step == step).map(|time| time.uptime_ms)
     }
+}
+
+/// Whether a machine's console shows the key that enrolled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Confirmation {
+    /// Nobody has said yet what it shows, or no key has enrolled yet.
+    Awaited,
+    /// It does.
+    Confirmed,
+    /// It shows another key: whoever enrolled is not that machine.
+    Mismatch,
 }
 
 /// What the registry says of one generation of a node.
@@ -357,7 +409,7 @@ pub struct Event {
     pub alarm: bool,
 }
 
-/// A machine that reported without being known.
+/// A machine that called without being known.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stranger {
     /// Its key, which it has proven to hold.
@@ -366,8 +418,15 @@ pub struct Stranger {
     pub from: std::net::IpAddr,
     /// When it last did.
     pub last_seen: Timestamp,
-    /// What it said.
-    pub report: Report,
+    /// Whether it has no ticket and waits to be approved.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pending: bool,
+    /// What it says of itself, if it waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub facts: Option<Facts>,
+    /// The last report it made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub report: Option<Report>,
 }
 
 #[cfg(test)]

@@ -14,6 +14,9 @@ use crate::ticket::{Proof, TicketKey};
 
 /// `POST`: [`EnrolRequest`] to [`EnrolAnswer`].
 pub const ENROL: &str = "/v1/enrol";
+/// `POST`: [`ApprovalRequest`] to [`EnrolAnswer`]; `pending` until an operator
+/// has approved the connection's key.
+pub const APPROVAL: &str = "/v1/approval";
 /// `GET`: [`crate::config::NodeConfig`].
 pub const CONFIG: &str = "/v1/config";
 /// `POST`: [`GateRequest`] to [`GateAnswer`].
@@ -32,6 +35,13 @@ pub struct EnrolRequest {
     pub ticket: TicketKey,
     /// Its signature over the coordinator's pin and this connection's key.
     pub proof: Proof,
+    /// What the machine says of itself.
+    pub facts: Facts,
+}
+
+/// Asks what has become of a key that no ticket vouches for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApprovalRequest {
     /// What the machine says of itself.
     pub facts: Facts,
 }

@@ -80,6 +80,72 @@ impl From<Fingerprint> for String {
     }
 }
 
+/// A fingerprint as a person types it from a console: whole, or at least its
+/// first [`TypedFingerprint::SHORTEST`] digits. Capitals, spaces, colons and
+/// dashes do not matter.
+///
+/// 20 hex digits are 80 bits: somebody who wants another key taken for the one
+/// on the console would have to make about 2^80 keys to find one that begins
+/// the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct TypedFingerprint(String);
+
+/// A text is not what [`TypedFingerprint`] wants.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("type the fingerprint as the console shows it: all its 64 hex digits, or at least the first 20")]
+pub struct InvalidTypedFingerprint;
+
+impl TypedFingerprint {
+    /// Fewer digits would not tell one key from another for certain.
+    pub const SHORTEST: usize = 20;
+
+    /// Whether a key has this fingerprint, or one that begins so. How long that
+    /// takes says nothing of where they differ.
+    pub fn matches(&self, fingerprint: &Fingerprint) -> bool {
+        let shown = fingerprint.to_string();
+        let differing = self.0.bytes().zip(shown.bytes()).fold(0, |seen, (a, b)| seen | (a ^ b));
+        differing == 0
+    }
+
+    /// The fingerprint, if all of it was typed.
+    pub fn whole(&self) -> Option<Fingerprint> {
+        self.0.parse().ok()
+    }
+}
+
+impl FromStr for TypedFingerprint {
+    type Err = InvalidTypedFingerprint;
+    fn from_str(text: &str) -> Result<Self, InvalidTypedFingerprint> {
+        let digits: String =
+            text.chars().filter(|c| !matches!(c, ' ' | ':' | '-')).map(|c| c.to_ascii_lowercase()).collect();
+        let fits = (Self::SHORTEST..=64).contains(&digits.len());
+        if !fits || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(InvalidTypedFingerprint);
+        }
+        Ok(Self(digits))
+    }
+}
+
+impl fmt::Display for TypedFingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl TryFrom<String> for TypedFingerprint {
+    type Error = InvalidTypedFingerprint;
+    fn try_from(text: String) -> Result<Self, InvalidTypedFingerprint> {
+        text.parse()
+    }
+}
+
+impl From<TypedFingerprint> for String {
+    fn from(typed: TypedFingerprint) -> Self {
+        typed.0
+    }
+}
+
 /// Making or reading a key failed.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
@@ -169,6 +235,27 @@ mod tests {
             text.to_uppercase().parse::<Fingerprint>().is_err() || text.bytes().all(|b| b.is_ascii_digit())
         );
         assert!(text[1..].parse::<Fingerprint>().is_err());
+    }
+
+    #[test]
+    fn a_typed_fingerprint_is_whole_or_long_enough() {
+        let fingerprint = Fingerprint::of_spki(b"node");
+        let shown = fingerprint.to_string();
+        for typed in [
+            shown.clone(),
+            shown.to_uppercase(),
+            shown[..20].to_owned(),
+            format!("{} {}:{}-{}", &shown[..8], &shown[8..16], &shown[16..20], &shown[20..40]),
+        ] {
+            assert!(typed.parse::<TypedFingerprint>().unwrap().matches(&fingerprint), "{typed}");
+        }
+        assert_eq!(shown.parse::<TypedFingerprint>().unwrap().whole(), Some(fingerprint));
+        assert_eq!(shown[..63].parse::<TypedFingerprint>().unwrap().whole(), None);
+        for wrong in ["", &shown[..19], &format!("{shown}0"), &format!("{}g", &shown[..30]), "k3s-s1"] {
+            assert_eq!(wrong.parse::<TypedFingerprint>(), Err(InvalidTypedFingerprint), "{wrong}");
+        }
+        let other = Fingerprint::of_spki(b"other");
+        assert!(!shown[..20].parse::<TypedFingerprint>().unwrap().matches(&other));
     }
 
     #[test]

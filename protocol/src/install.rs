@@ -6,11 +6,15 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::names::K3sVersion;
+use crate::seed::Contact;
 
 /// The file's name in the payload.
 pub const INSTALL_SPEC: &str = "install.json";
 /// Where an installed system says what image it is, as JSON [`ImageRecord`].
 pub const IMAGE_RECORD: &str = "/usr/lib/kiln/image.json";
+/// Where an installed system has the seed that was baked into it, if any: a
+/// coordinator's address and pin, never a ticket.
+pub const BAKED_SEED: &str = "/usr/lib/kiln/seed.json";
 
 /// What the payload is and what it becomes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +28,9 @@ pub struct InstallSpec {
     pub image: ImageRecord,
     /// SHA-256 (hex) of every file of the payload, by its path in it.
     pub files: BTreeMap<String, String>,
+    /// The coordinator that a machine without a ticket asks for approval.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub coordinator: Option<Contact>,
 }
 
 /// What an image says it is.

@@ -12,6 +12,7 @@
 //! | [`tls`] | the verifiers that compare keys and nothing else |
 //! | [`ticket`] | the ticket, its text form and its proof |
 //! | [`seed`] | the document a node finds at first boot |
+//! | [`console`] | the line by which a machine's console names its key |
 //! | [`api`] | requests and answers |
 //! | [`config`] | what a node is told to become |
 //! | [`admin`] | what operators ask and what they see |
@@ -21,6 +22,7 @@
 pub mod admin;
 pub mod api;
 pub mod config;
+pub mod console;
 pub mod error;
 pub mod identity;
 pub mod install;

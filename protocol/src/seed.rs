@@ -1,6 +1,10 @@
 //! What a node finds at its first boot: a ticket and, where the network or the
 //! operator needs it, first settings that are applied before any contact.
 //!
+//! Instead of a ticket it may hold only where the coordinator is and which key
+//! it has: such a machine waits until an operator has approved its key. That
+//! much is no secret and may be baked into an image.
+//!
 //! The same document travels in every channel: as the SMBIOS type 11
 //! credential `kiln.seed`, as `user-data` on a NoCloud volume, as a provider's
 //! user data. It is JSON, may begin with the line `#kiln-seed`, and a bare
@@ -10,9 +14,11 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
+use crate::identity::Fingerprint;
 use crate::names::{MacAddr, NodeName, SshPublicKey, UserName};
-use crate::ticket::{Ticket, TicketFormatError};
+use crate::ticket::{Address, MAX_ADDRESSES, Ticket, TicketFormatError};
 
 /// Longer documents are refused unread: no channel carries more (Hetzner's
 /// user data ends at 32 KiB).
@@ -35,6 +41,9 @@ pub enum SeedError {
     /// A later version's document.
     #[error("the seed is of version {0}, this agent knows 1: bake an image with a newer agent")]
     Version(u32),
+    /// Neither or both of two things of which one is needed.
+    #[error("the seed must hold either a ticket, or the address and pin of a coordinator")]
+    Claim,
     /// The ticket in it is broken.
     #[error(transparent)]
     Ticket(#[from] TicketFormatError),
@@ -111,11 +120,79 @@ pub struct SshUser {
     pub authorized_keys: Vec<SshPublicKey>,
 }
 
+/// Where a coordinator is and which key it has. No secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "RawContact")]
+pub struct Contact {
+    addresses: Vec<Address>,
+    pin: Fingerprint,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawContact {
+    addresses: Vec<Address>,
+    pin: Fingerprint,
+}
+
+impl TryFrom<RawContact> for Contact {
+    type Error = TicketFormatError;
+    fn try_from(RawContact { addresses, pin }: RawContact) -> Result<Self, TicketFormatError> {
+        Self::new(addresses, pin)
+    }
+}
+
+impl Contact {
+    /// Of a coordinator that listens at one of `addresses` (one to
+    /// [`MAX_ADDRESSES`]).
+    pub fn new(addresses: Vec<Address>, pin: Fingerprint) -> Result<Self, TicketFormatError> {
+        if addresses.is_empty() || addresses.len() > MAX_ADDRESSES {
+            return Err(TicketFormatError::Address);
+        }
+        Ok(Self { addresses, pin })
+    }
+}
+
+/// By what right a machine asks to be a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Claim {
+    /// A ticket vouches for it.
+    Ticket(Ticket),
+    /// An operator will, who reads its console.
+    Approval(Contact),
+}
+
+impl Claim {
+    /// Where the coordinator may be reached, in the order to try.
+    pub fn addresses(&self) -> &[Address] {
+        match self {
+            Self::Ticket(ticket) => ticket.addresses(),
+            Self::Approval(contact) => &contact.addresses,
+        }
+    }
+
+    /// The coordinator's key.
+    pub fn pin(&self) -> Fingerprint {
+        match self {
+            Self::Ticket(ticket) => ticket.pin(),
+            Self::Approval(contact) => contact.pin,
+        }
+    }
+
+    /// The ticket, if there is one.
+    pub fn ticket(&self) -> Option<&Ticket> {
+        match self {
+            Self::Ticket(ticket) => Some(ticket),
+            Self::Approval(_) => None,
+        }
+    }
+}
+
 /// The document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeSeed {
-    /// Where to enrol and the word to do it with.
-    pub ticket: Ticket,
+    /// Where to enrol, and by what right.
+    pub claim: Claim,
     /// The host's name until the coordinator gives one.
     pub hostname: Option<NodeName>,
     /// An address for networks without DHCP.
@@ -128,7 +205,10 @@ pub struct NodeSeed {
 #[serde(deny_unknown_fields)]
 struct RawSeed {
     kiln: u32,
-    ticket: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ticket: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    coordinator: Option<Contact>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     hostname: Option<NodeName>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -140,7 +220,12 @@ struct RawSeed {
 impl NodeSeed {
     /// A document that holds only a ticket.
     pub fn new(ticket: Ticket) -> Self {
-        Self { ticket, hostname: None, network: None, user: None }
+        Self { claim: Claim::Ticket(ticket), hostname: None, network: None, user: None }
+    }
+
+    /// A document of a machine that waits to be approved.
+    pub fn without_ticket(contact: Contact) -> Self {
+        Self { claim: Claim::Approval(contact), hostname: None, network: None, user: None }
     }
 
     /// Reads a document, or a bare ticket.
@@ -162,21 +247,31 @@ impl NodeSeed {
             1 => {}
             other => return Err(SeedError::Version(other)),
         }
-        let RawSeed { kiln: _, ticket, hostname, network, user } =
+        let RawSeed { kiln: _, ticket, coordinator, hostname, network, user } =
             serde_json::from_str(text).map_err(json)?;
-        Ok(Self { ticket: ticket.parse()?, hostname, network, user })
+        let claim = match (ticket.map(Zeroizing::new), coordinator) {
+            (Some(ticket), None) => Claim::Ticket(ticket.parse()?),
+            (None, Some(contact)) => Claim::Approval(contact),
+            _ => return Err(SeedError::Claim),
+        };
+        Ok(Self { claim, hostname, network, user })
     }
 
-    /// Writes the document, on one line. It holds the ticket in the clear.
-    pub fn to_text(&self) -> zeroize::Zeroizing<String> {
+    /// Writes the document, on one line. It holds the ticket, if any, in the clear.
+    pub fn to_text(&self) -> Zeroizing<String> {
+        let (ticket, coordinator) = match &self.claim {
+            Claim::Ticket(ticket) => (Some(ticket.to_text().to_string()), None),
+            Claim::Approval(contact) => (None, Some(contact.clone())),
+        };
         let raw = RawSeed {
             kiln: 1,
-            ticket: self.ticket.to_text().to_string(),
+            ticket,
+            coordinator,
             hostname: self.hostname.clone(),
             network: self.network.clone(),
             user: self.user.clone(),
         };
-        zeroize::Zeroizing::new(serde_json::to_string(&raw).expect("a seed has only string keys"))
+        Zeroizing::new(serde_json::to_string(&raw).expect("a seed has only string keys"))
     }
 }
 
@@ -184,7 +279,6 @@ impl NodeSeed {
 mod tests {
     use super::*;
     use crate::ticket::TicketSeed;
-    use crate::{Fingerprint, ticket::Address};
     use proptest::prelude::*;
 
     fn seed() -> NodeSeed {
@@ -216,8 +310,31 @@ mod tests {
     #[test]
     fn a_bare_ticket_is_a_document() {
         let before = seed();
-        let after = NodeSeed::parse(before.ticket.to_text().as_bytes()).unwrap();
-        assert_eq!(after, NodeSeed::new(before.ticket));
+        let ticket = before.claim.ticket().unwrap();
+        let after = NodeSeed::parse(ticket.to_text().as_bytes()).unwrap();
+        assert_eq!(after, NodeSeed::new(ticket.clone()));
+    }
+
+    #[test]
+    fn an_address_and_a_pin_are_a_document_too_and_no_secret() {
+        let pin = Fingerprint::of_spki(b"c");
+        let contact = Contact::new(vec!["10.0.2.2:7443".parse().unwrap()], pin).unwrap();
+        let seed = NodeSeed::without_ticket(contact);
+        let text = format!(r#"{{"kiln":1,"coordinator":{{"addresses":["10.0.2.2:7443"],"pin":"{pin}"}}}}"#);
+        assert_eq!(*seed.to_text(), text);
+        let read = NodeSeed::parse(text.as_bytes()).unwrap();
+        assert_eq!((read.claim.addresses().len(), read.claim.pin(), read.claim.ticket()), (1, pin, None));
+        assert_eq!(read, seed);
+        for (wrong, why) in [
+            (r#"{"kiln":1}"#.to_owned(), "either a ticket, or"),
+            (text.replace("\"kiln\":1", "\"kiln\":1,\"ticket\":\"kiln1.A\""), "either a ticket, or"),
+            (text.replace("[\"10.0.2.2:7443\"]", "[]"), "address"),
+            (text.replace("10.0.2.2:7443", "10.0.2.2:7443/$(id)"), "address"),
+            (text.replace("\"pin\"", "\"pen\""), "unknown field"),
+        ] {
+            let error = NodeSeed::parse(wrong.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
+        }
     }
 
     #[test]

@@ -26,8 +26,8 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{NoServerSessionStorage, ParsedCertificate};
 use rustls::version::TLS13;
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, OtherError,
-    PeerIncompatible, ServerConfig, SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, InvalidMessage,
+    OtherError, PeerIncompatible, ServerConfig, SignatureScheme,
 };
 
 use crate::identity::{Fingerprint, Identity};
@@ -78,6 +78,24 @@ impl PinMismatch {
         }
         None
     }
+}
+
+/// Whether what answered does not speak TLS at all, as a captive portal that
+/// answers in plain HTTP: found anywhere in an error's chain of causes.
+pub fn is_not_tls(error: &(dyn StdError + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        let tls = wrapped.and_then(|e| e.downcast_ref()).or_else(|| error.downcast_ref());
+        if let Some(Error::InvalidMessage(InvalidMessage::InvalidContentType)) = tls {
+            return true;
+        }
+        next = match wrapped {
+            Some(inner) => Some(inner),
+            None => error.source(),
+        };
+    }
+    false
 }
 
 /// The one cryptography provider of the workspace.

@@ -20,7 +20,7 @@ use crate::apply::{self, hostname, labels, network, users};
 use crate::facts;
 use crate::process;
 use crate::root::Root;
-use crate::seed::{self, Credentials, NoCloud, Search, Source};
+use crate::seed::{self, Baked, Credentials, NoCloud, Search, Source};
 use crate::systemd::{Systemd, Verdict, last_words};
 
 const K3S: &str = "/usr/local/bin/k3s";
@@ -84,7 +84,11 @@ impl<'a> ThisMachine<'a> {
     pub fn new(root: &'a Root) -> Self {
         Self {
             root,
-            seeds: vec![Box::new(Credentials::default()), Box::new(NoCloud::default())],
+            seeds: vec![
+                Box::new(Credentials::default()),
+                Box::new(NoCloud::default()),
+                Box::new(Baked::default()),
+            ],
             bus: OnceCell::new(),
             systemd: OnceCell::new(),
             words: RefCell::default(),

@@ -26,6 +26,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
+use kiln_protocol::seed::Contact;
 
 pub use labels::{Chroot, Labels, Tools};
 pub use report::{Placed, Report, Sealed};
@@ -34,8 +35,8 @@ use crate::os_release::OsRelease;
 use crate::root::Root;
 
 /// Runs `agent install` and prints its report.
-pub fn command(root: &Path, payload: &Path, json: bool) -> Result<ExitCode> {
-    let report = install(root, payload, &Chroot)?;
+pub fn command(root: &Path, payload: &Path, coordinator: Option<Contact>, json: bool) -> Result<ExitCode> {
+    let report = install(root, payload, coordinator, &Chroot)?;
     if json {
         println!("{}", serde_json::to_string_pretty(&report).context("writing the report as JSON")?);
     } else {
@@ -47,12 +48,19 @@ pub fn command(root: &Path, payload: &Path, json: bool) -> Result<ExitCode> {
     bail!("{}", report.problems().join("; "))
 }
 
-/// Installs `payload` onto `root`. An error means that it could not go on; a
+/// Installs `payload` onto `root`, with the coordinator that a machine without
+/// a ticket asks, if not the one that the payload names. An error means that it could not go on; a
 /// report that is not ok means that it did, and what is wrong now.
-pub fn install(root: &Path, payload: &Path, tools: &dyn Tools) -> Result<Report> {
+pub fn install(
+    root: &Path,
+    payload: &Path,
+    coordinator: Option<Contact>,
+    tools: &dyn Tools,
+) -> Result<Report> {
     let seal = !is_running_system(root)?;
     let root = Root::open(root)?;
-    let payload = payload::Payload::check(payload)?;
+    let mut payload = payload::Payload::check(payload)?;
+    payload.spec.coordinator = coordinator.or(payload.spec.coordinator);
     check_system(&root)?;
     tools.prepare(&root)?;
     let plan = place::Plan::of(&payload);

@@ -5,7 +5,8 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use kiln_protocol::install::IMAGE_RECORD;
+use kiln_protocol::install::{BAKED_SEED, IMAGE_RECORD};
+use kiln_protocol::seed::NodeSeed;
 use rustix::fs::FileType;
 
 use super::payload::{Payload, sha256};
@@ -107,6 +108,12 @@ impl Plan {
             serde_json::to_string_pretty(&payload.spec.image).context("writing the image's record")?;
         let changed = root.put(IMAGE_RECORD, Access::ours(0o644), format!("{record}\n").as_bytes())?;
         placed.push(Placed { path: IMAGE_RECORD.into(), changed });
+        if let Some(contact) = &payload.spec.coordinator {
+            // Nothing of it is secret, so anybody may read it.
+            let seed = NodeSeed::without_ticket(contact.clone()).to_text();
+            let changed = root.put(BAKED_SEED, Access::ours(0o644), format!("{}\n", *seed).as_bytes())?;
+            placed.push(Placed { path: BAKED_SEED.into(), changed });
+        }
         let (link, unit) = ENABLED;
         make_parent(root, Path::new(link))?;
         placed.push(Placed { path: link.into(), changed: root.symlink(link, unit)? });

@@ -131,7 +131,7 @@ impl Fixture {
     }
 
     fn install(&self) -> Result<Report> {
-        install(&self.dir.path().join("root"), &self.dir.path().join("payload"), &self.tools)
+        install(&self.dir.path().join("root"), &self.dir.path().join("payload"), None, &self.tools)
     }
 }
 
@@ -269,7 +269,7 @@ fn a_root_without_k3s_selinux_is_a_warning_and_one_without_a_policy_an_error() {
     }
     let fixture = Fixture::new();
     let (root, payload) = (fixture.dir.path().join("root"), fixture.dir.path().join("payload"));
-    let report = install(&root, &payload, &NoK3sPolicy(FakeTools::default())).unwrap();
+    let report = install(&root, &payload, None, &NoK3sPolicy(FakeTools::default())).unwrap();
     assert!(report.ok, "{report}");
     assert!(report.warnings[0].contains("k3s-selinux is not installed"), "{report}");
 
@@ -306,4 +306,20 @@ fn links_that_point_out_of_the_root_lead_back_into_it() {
     assert!(error.contains("usr/local"), "{error}");
     assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 1);
     assert_eq!(fs::read(outside.path().join("host.log")).unwrap(), b"keep");
+}
+
+#[test]
+fn a_coordinator_can_be_baked_in_and_a_ticket_cannot() {
+    let fixture = Fixture::new();
+    let (root, payload) = (fixture.dir.path().join("root"), fixture.dir.path().join("payload"));
+    let pin = kiln_protocol::Fingerprint::of_spki(b"c");
+    let contact = Contact::new(vec!["10.0.2.2:7443".parse().unwrap()], pin).unwrap();
+    fixture.install().unwrap();
+    assert!(!fixture.path("usr/lib/kiln/seed.json").exists());
+    install(&root, &payload, Some(contact.clone()), &fixture.tools).unwrap();
+    let seed = fs::read(fixture.path("usr/lib/kiln/seed.json")).unwrap();
+    let seed = kiln_protocol::seed::NodeSeed::parse(&seed).unwrap();
+    assert_eq!(seed, kiln_protocol::seed::NodeSeed::without_ticket(contact.clone()));
+    let again = install(&root, &payload, Some(contact), &fixture.tools).unwrap();
+    assert!(again.ok, "{again}");
 }

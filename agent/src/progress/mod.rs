@@ -14,8 +14,8 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use kiln_protocol::ApiError;
 use kiln_protocol::api::{Facts, Report, Step, StepState};
+use kiln_protocol::{ApiError, Fingerprint};
 
 pub use console::Console;
 pub(crate) use sender::{Link, deliver};
@@ -69,6 +69,11 @@ impl<'a> Progress<'a> {
     pub(crate) fn identify(&self, state: &State) {
         self.status.borrow_mut().identify(state);
         self.write_status();
+    }
+
+    /// Names the node's key to whoever reads the console.
+    pub(crate) fn show_key(&self, key: &Fingerprint) {
+        self.console.line(&kiln_protocol::console::line(key));
     }
 
     /// The step is under way; `detail` says what is waited for.

@@ -62,7 +62,7 @@ impl Status {
     pub(super) fn identify(&mut self, state: &State) {
         self.key = state.me().map(|me| me.key);
         if let State::Enrol { seed, .. } = state {
-            self.coordinator = seed.0.ticket.addresses().to_vec();
+            self.coordinator = seed.0.claim.addresses().to_vec();
         }
         if let Some(home) = state.home() {
             self.bound = Some(home.bound.clone());

@@ -96,6 +96,9 @@ impl<'a, H: Host> Node<'a, H> {
     async fn drive(&self, mut state: State) -> Result<()> {
         let mut backoff = Backoff::new(self.pace);
         self.progress.identify(&state);
+        if let Some(me) = state.me() {
+            self.progress.show_key(&me.key);
+        }
         loop {
             let step = state.step();
             match self.step(&state).await {
@@ -117,6 +120,12 @@ impl<'a, H: Host> Node<'a, H> {
                 Err(failure) => {
                     // Whatever an operator cures may be cured by another seed.
                     self.look_for_seed.set(failure.error.class.needs_operator());
+                    // Somebody has to read it, and may have missed it.
+                    if failure.error.class == ErrorClass::Pending
+                        && let Some(me) = state.me()
+                    {
+                        self.progress.show_key(&me.key);
+                    }
                     self.wait(step, &failure, &mut backoff).await;
                 }
             }

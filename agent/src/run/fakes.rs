@@ -13,7 +13,7 @@ use kiln_protocol::api::{self, EnrolAnswer, EnrolRequest, GateAnswer, GateReques
 use kiln_protocol::config::{Incarnation, NodeConfig};
 use kiln_protocol::error::ErrorClass;
 use kiln_protocol::names::K3sVersion;
-use kiln_protocol::seed::{NodeSeed, SshUser, StaticAddress};
+use kiln_protocol::seed::{Contact, NodeSeed, SshUser, StaticAddress};
 use kiln_protocol::ticket::{Ticket, TicketSeed};
 use kiln_protocol::{ApiError, Fingerprint, Identity, NodeName, Role, tls};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -46,6 +46,10 @@ pub(super) struct Script {
     pub(super) enrolled: Vec<Fingerprint>,
     pub(super) gates: Vec<GateRequest>,
     pub(super) reports: Vec<Report>,
+    /// What machines reported before they were bound.
+    pub(super) beacons: Vec<Report>,
+    /// Keys that an operator has approved.
+    pub(super) approved: Vec<Fingerprint>,
     ticket: TicketSeed,
     pin: Fingerprint,
 }
@@ -70,6 +74,8 @@ impl FakeCoordinator {
             enrolled: Vec::new(),
             gates: Vec::new(),
             reports: Vec::new(),
+            beacons: Vec::new(),
+            approved: Vec::new(),
             ticket: TicketSeed::generate(),
             pin: identity.fingerprint(),
         };
@@ -111,6 +117,12 @@ impl FakeCoordinator {
         NodeSeed::new(ticket.unwrap())
     }
 
+    /// A seed without a ticket.
+    pub(super) fn contact(&self) -> NodeSeed {
+        let contact = Contact::new(vec![self.address.parse().unwrap()], self.identity.fingerprint());
+        NodeSeed::without_ticket(contact.unwrap())
+    }
+
     pub(super) fn address(&self) -> &str {
         &self.address
     }
@@ -146,14 +158,27 @@ impl FakeCoordinator {
 impl Script {
     fn hear(&mut self, key: Fingerprint, path: &str, body: &[u8]) -> String {
         let bound = self.enrolled.first() == Some(&key);
-        if path == api::ENROL {
-            let request: EnrolRequest = serde_json::from_slice(body).unwrap();
-            assert_eq!(request.ticket, self.ticket.public_key());
-            assert!(request.ticket.verifies(&request.proof, &self.pin, &key), "the proof is for another key");
+        if path == api::APPROVAL && !self.approved.contains(&key) {
+            let error = ApiError::new(ErrorClass::Pending, "no ticket").hint("coordinator approve");
+            return response(403, &serde_json::to_string(&error).unwrap());
+        }
+        if path == api::ENROL || path == api::APPROVAL {
+            if path == api::ENROL {
+                let request: EnrolRequest = serde_json::from_slice(body).unwrap();
+                assert_eq!(request.ticket, self.ticket.public_key());
+                assert!(
+                    request.ticket.verifies(&request.proof, &self.pin, &key),
+                    "the proof is for another key"
+                );
+            }
             self.enrolled.push(key);
             let (node, role) = (self.config.node.clone(), self.config.role());
             let answer = EnrolAnswer { cluster: self.config.cluster.clone(), node, role, generation: 1 };
             return response(200, &serde_json::to_string(&answer).unwrap());
+        }
+        if !bound && path == api::REPORT {
+            self.beacons.push(serde_json::from_slice(body).unwrap());
+            return "HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n".to_owned();
         }
         if !bound {
             let error = ApiError::new(ErrorClass::Policy, "this key is not bound");

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use kiln_protocol::api::{EnrolRequest, GateAnswer, GateRequest, Step};
+use kiln_protocol::api::{ApprovalRequest, EnrolRequest, GateAnswer, GateRequest, Step};
 use kiln_protocol::config::{Incarnation, NodeConfig};
 use kiln_protocol::error::ErrorClass;
 use kiln_protocol::seed::NodeSeed;
@@ -85,7 +85,8 @@ impl<H: Host> Node<'_, H> {
     pub(super) fn key(&self) -> Result<Done, Failure> {
         let key = identity::load_or_make(self.root)?.fingerprint();
         let me = Me { key, machine: facts::machine_uuid(self.root) };
-        Ok((Event::KeyMade(me), format!("the node's key is {key}")))
+        // Whoever reads the console confirms the key by this line.
+        Ok((Event::KeyMade(me), format!("fingerprint {key}")))
     }
 
     /// Has the key bound, unless there is another seed to be had.
@@ -98,22 +99,24 @@ impl<H: Host> Node<'_, H> {
             self.forget_client();
             return Ok((Event::SeedFound(*other), format!("another seed found in {source}")));
         }
-        let ticket = &seed.ticket;
-        let client = self.client(|| self.connect(me, ticket.addresses(), ticket.pin()))?;
-        let addresses: Vec<String> = ticket.addresses().iter().map(ToString::to_string).collect();
+        let claim = &seed.claim;
+        let client = self.client(|| self.connect(me, claim.addresses(), claim.pin()))?;
+        let addresses: Vec<String> = claim.addresses().iter().map(ToString::to_string).collect();
         self.progress.begun(Step::Enrol, &format!("asking {}", addresses.join(", ")));
         if !self.host.addresses().iter().any(|(_, address)| !address.is_loopback()) {
             let error = ApiError::new(ErrorClass::Transient, "no network card has an address yet");
-            return Err(Failure { error, offline: true });
+            return Err(Failure { offline: true, ..error.into() });
         }
-        let request = EnrolRequest {
-            ticket: ticket.public_key(),
-            proof: ticket.prove(&me.key),
-            facts: facts::collect(self.root),
+        let facts = facts::collect(self.root);
+        let answer = match claim.ticket() {
+            Some(ticket) => {
+                let (ticket, proof) = (ticket.public_key(), ticket.prove(&me.key));
+                client.enrol(&EnrolRequest { ticket, proof, facts }).await
+            }
+            None => client.approval(&ApprovalRequest { facts }).await,
         };
-        let answer = client.enrol(&request).await;
         if let Err(failure) = &answer
-            && failure.error.class.needs_operator()
+            && failure.heard
         {
             self.link.answered(false);
         }

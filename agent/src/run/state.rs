@@ -163,7 +163,7 @@ impl State {
             (Self::Key { seed }, Event::KeyMade(me)) => Ok(Self::Enrol { seed, me }),
             (Self::Enrol { me, .. }, Event::SeedFound(seed)) => Ok(Self::Enrol { seed: KeptSeed(seed), me }),
             (Self::Enrol { seed, me }, Event::Bound(bound)) => {
-                let (addresses, pin) = (seed.0.ticket.addresses().to_vec(), seed.0.ticket.pin());
+                let (addresses, pin) = (seed.0.claim.addresses().to_vec(), seed.0.claim.pin());
                 Ok(Self::Configure { home: Home { me, addresses, pin, bound } })
             }
             (Self::Configure { home }, Event::Configured(incarnation)) => {

@@ -3,11 +3,13 @@
 //! The sources are asked in this order, and the first seed wins:
 //!
 //! 1. SMBIOS type 11 credentials, as systemd hands them on ([`credentials`]);
-//! 2. a volume labelled `cidata` ([`nocloud`]).
+//! 2. a volume labelled `cidata` ([`nocloud`]);
+//! 3. what was baked into the image ([`baked`]), which holds no ticket.
 //!
-//! A provider's metadata service and an address baked into the image belong
-//! after these: each is one more [`Source`].
+//! A provider's metadata service belongs before the last: it is one more
+//! [`Source`].
 
+mod baked;
 mod credentials;
 mod nocloud;
 
@@ -16,6 +18,7 @@ use std::fmt;
 use anyhow::Result;
 use kiln_protocol::seed::NodeSeed;
 
+pub(crate) use baked::Baked;
 pub(crate) use credentials::Credentials;
 pub(crate) use nocloud::NoCloud;
 

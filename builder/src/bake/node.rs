@@ -113,6 +113,7 @@ impl Bake<'_> {
             run: self.run_id.to_string(),
             image: ImageRecord { version: inputs.version.to_string(), k3s: inputs.k3s_version.clone() },
             files: parts.iter().map(|part| (part.name.clone(), part.sha256.to_string())).collect(),
+            coordinator: None,
         };
         let spec = serde_json::to_string_pretty(&spec)?;
         let mut sources = BTreeMap::from([

@@ -127,8 +127,8 @@ impl Lab {
             let seed = NodeSeed::parse(thing.seed.as_ref().unwrap().as_bytes()).unwrap();
             let known = status.node(&node.name).unwrap();
             assert_eq!(known.registry, RegistryState::Issued);
-            assert_eq!(known.ticket.as_ref().unwrap().ticket, seed.ticket.public_key());
-            assert_eq!((known.generation, seed.ticket.pin()), (1, made.coordinator.pin()));
+            assert_eq!(known.ticket.as_ref().unwrap().ticket, seed.claim.ticket().unwrap().public_key());
+            assert_eq!((known.generation, seed.claim.pin()), (1, made.coordinator.pin()));
         }
     }
 
@@ -141,7 +141,8 @@ impl Lab {
 /// The node of that name enrols with the seed it was given and says it is ready.
 async fn boot(lab: &Lab, made: &Made, node: &str) -> Identity {
     let text = lab.world().objects[&format!("node/{node}")].seed.clone().unwrap();
-    let ticket = NodeSeed::parse(text.as_bytes()).unwrap().ticket;
+    let seed = NodeSeed::parse(text.as_bytes()).unwrap();
+    let ticket = seed.claim.ticket().unwrap();
     let identity = Identity::generate().unwrap();
     let proof = ticket.prove(&identity.fingerprint());
     let request = EnrolRequest { ticket: ticket.public_key(), proof, facts: Facts::default() };
@@ -166,6 +167,39 @@ async fn say(made: &Made, identity: &Identity, path: &str, body: &impl serde::Se
     let answer = client.post(url).json(body).send().await.unwrap();
     let status = answer.status();
     assert!(status.is_success(), "{path}: {status} {}", answer.text().await.unwrap());
+}
+
+/// What a node's machine gets when it asks for its configuration.
+async fn configuration(made: &Made, identity: &Identity) -> u16 {
+    let config = tls::client_config(identity, made.coordinator.pin()).unwrap();
+    let client = reqwest::Client::builder().tls_backend_preconfigured(config).no_proxy().build().unwrap();
+    let url = format!("https://{}{}", made.server.local_addr(), kiln_protocol::api::CONFIG);
+    client.get(url).send().await.unwrap().status().as_u16()
+}
+
+#[tokio::test]
+async fn a_server_gets_its_secrets_once_its_console_was_read_and_a_thief_of_its_ticket_never() {
+    for thief in [false, true] {
+        let mut lab = Lab::new();
+        lab.fake.console = true;
+        let (context, made) = lab.make(&Faults::default()).await.unwrap();
+        let enrolled = boot(&lab, &made, "s1").await;
+        assert_eq!(configuration(&made, &enrolled).await, 403);
+        let confirm = async || {
+            let status = made.coordinator.status().await.unwrap();
+            let confirmed =
+                watch::confirm_consoles(&context.provider, &made.coordinator, &made.nodes, &status);
+            confirmed.await.unwrap();
+            made.coordinator.status().await.unwrap().node(&"s1".parse().unwrap()).unwrap().registry
+        };
+        assert_eq!(confirm().await, RegistryState::Bound, "the console says nothing yet");
+        assert_eq!(configuration(&made, &enrolled).await, 403);
+        let shown = if thief { Identity::generate().unwrap() } else { enrolled };
+        lab.world().consoles.insert("s1".parse().unwrap(), shown.fingerprint());
+        let (registry, answer) = if thief { (RegistryState::Held, 403) } else { (RegistryState::Bound, 200) };
+        assert_eq!(confirm().await, registry);
+        assert_eq!(configuration(&made, &shown).await, answer);
+    }
 }
 
 #[tokio::test]

@@ -156,6 +156,7 @@ fn issue(context: &mut Context, wanted: &Wanted<'_>, node: &PlannedNode, generat
         role: node.role,
         not_before: now,
         expires: now + wanted.ticket_life,
+        confirm_console: context.provider.caps().console,
         hints: Hints::default(),
     };
     let issued = Issued { seed: TicketSeed::generate(), record };

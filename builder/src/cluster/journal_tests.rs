@@ -18,6 +18,7 @@ fn issued(node: u8, generation: u32) -> Issued {
         role: Role::Agent,
         not_before: at,
         expires: at,
+        confirm_console: false,
         hints: kiln_protocol::admin::Hints::default(),
     };
     // One seed per (node, generation), so that events can be compared.

@@ -142,6 +142,7 @@ mod tests {
             role: Role::Agent,
             not_before: Timestamp::UNIX_EPOCH,
             expires: Timestamp::UNIX_EPOCH + SignedDuration::from_mins(minutes),
+            confirm_console: false,
             hints: kiln_protocol::admin::Hints::default(),
         };
         Issued { seed: TicketSeed::generate(), record }

@@ -11,6 +11,7 @@ pub(crate) fn node_status(name: &str) -> NodeStatus {
         registry: RegistryState::Issued,
         reason: None,
         key: None,
+        console: None,
         bound: None,
         passed_gate: None,
         ready: None,

@@ -5,7 +5,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use jiff::Timestamp;
 use kiln_coordinator::Coordinator;
-use kiln_protocol::admin::{ClusterStatus, NodeStatus, RegistryState};
+use kiln_protocol::ErrorClass;
+use kiln_protocol::admin::{ClusterStatus, Confirmation, NodeStatus, RegistryState};
 use kiln_protocol::api::StepState;
 use tokio::time::Instant;
 
@@ -28,6 +29,7 @@ pub(super) async fn until_ready(
     let mut changes = coordinator.changes();
     loop {
         let status = coordinator.status().await.context("asking the coordinator")?;
+        confirm_consoles(provider, coordinator, nodes, &status).await?;
         let mut seen = Vec::new();
         for up in nodes {
             let observed = provider.observe(&up.node).await?;
@@ -56,6 +58,26 @@ pub(super) async fn until_ready(
     }
 }
 
+/// Tells the coordinator which keys the consoles of nodes show that wait for
+/// it: nobody but such a machine itself can write there.
+pub(super) async fn confirm_consoles(
+    provider: &Provider,
+    coordinator: &Coordinator,
+    nodes: &[NodeUp],
+    status: &ClusterStatus,
+) -> Result<()> {
+    for up in nodes {
+        let name = &up.node.node;
+        let waits = |node: &&NodeStatus| node.console == Some(Confirmation::Awaited);
+        let Some(node) = status.node(name).filter(waits) else { continue };
+        if let Some(key) = provider.console_key(&up.node).await? {
+            let confirmed = coordinator.confirm(name, Some(node.generation), key).await;
+            confirmed.with_context(|| format!("confirming the key on the console of node {name}"))?;
+        }
+    }
+    Ok(())
+}
+
 fn is_ready(status: &ClusterStatus, up: &NodeUp) -> bool {
     status.node(&up.node.node).is_some_and(NodeStatus::is_ready)
 }
@@ -81,6 +103,8 @@ fn failure(node: Option<&NodeStatus>, observed: &Observed, began: Timestamp) -> 
         _ => {}
     }
     match &node.report.as_ref()?.state {
+        // It waits for its console to be read, which is done here.
+        StepState::Failed { error } if error.class == ErrorClass::Pending => None,
         StepState::Failed { error } if error.class.needs_operator() && node.last_seen >= Some(began) => {
             Some(error.to_string())
         }
@@ -112,7 +136,8 @@ fn too_late(status: &ClusterStatus, waiting: &[&(&NodeUp, Observed)]) -> String 
     }
     for stranger in &status.strangers {
         let from = stranger.from;
-        if let StepState::Failed { error } = &stranger.report.state {
+        let said = stranger.report.as_ref().map(|report| &report.state);
+        if let Some(StepState::Failed { error }) = said {
             text = format!("{text}\n  a machine nobody knows, at {from}, says: {error}");
         }
     }

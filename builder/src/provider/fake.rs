@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use anyhow::{Result, bail};
-use kiln_protocol::NodeName;
+use kiln_protocol::{Fingerprint, NodeName};
 
 use super::record::{Record, Selector, Subject};
 use super::types::Drift;
@@ -24,6 +24,8 @@ pub(crate) struct World {
     pub(crate) objects: BTreeMap<String, Thing>,
     /// How many nodes were ever made.
     pub(crate) nodes_made: u32,
+    /// The keys that consoles show.
+    pub(crate) consoles: BTreeMap<NodeName, Fingerprint>,
 }
 
 /// Something that exists.
@@ -40,6 +42,8 @@ pub(crate) struct Thing {
 pub(crate) struct Fake {
     pub(crate) world: Arc<Mutex<World>>,
     pub(crate) faults: Faults,
+    /// Whether its nodes' consoles can be read.
+    pub(crate) console: bool,
 }
 
 impl Fake {
@@ -79,8 +83,8 @@ impl Fake {
         Ok((id, true))
     }
 
-    pub(super) fn caps() -> Caps {
-        Caps { name: "fake", max_seed: 4096, console: false, bios: true }
+    pub(super) fn caps(&self) -> Caps {
+        Caps { name: "fake", max_seed: 4096, console: self.console, bios: true }
     }
 
     pub(super) async fn preflight(&self, _nodes: &[NodeSpec]) -> Vec<Finding> {
@@ -151,6 +155,10 @@ impl Fake {
         let power =
             world.objects.get(&Self::node_id(&node.node)).map_or(PowerState::Off, |thing| thing.power);
         Ok(Observed { power, reason: None, powered_on: None, api: None, console_tail: Vec::new() })
+    }
+
+    pub(super) async fn console_key(&self, node: &NodeRef) -> Result<Option<Fingerprint>> {
+        Ok(self.world().consoles.get(&node.node).copied())
     }
 
     pub(super) async fn delete(&self, selector: &Selector, object: &Object) -> Result<Deleted> {

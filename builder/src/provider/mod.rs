@@ -10,6 +10,7 @@
 //! | [`Provider::ensure_node`] | the node exists: made or adopted, by (cluster, node) |
 //! | [`Provider::power`] | it is on, off, or starts again |
 //! | [`Provider::observe`] | whether it runs, and what its console says |
+//! | [`Provider::console_key`] | which key its console shows |
 //! | [`Provider::delete`] | it is gone; gone already is success |
 //!
 //! The rules that hold for all of them:
@@ -33,6 +34,7 @@ mod types;
 pub(crate) mod fake;
 
 use anyhow::Result;
+use kiln_protocol::Fingerprint;
 
 pub use record::{Owner, Record, Selector, Subject};
 pub use types::{
@@ -68,7 +70,7 @@ impl Provider {
         match self {
             Self::Qemu(_) => qemu::Qemu::caps(),
             #[cfg(test)]
-            Self::Fake(_) => fake::Fake::caps(),
+            Self::Fake(fake) => fake.caps(),
         }
     }
 
@@ -107,6 +109,12 @@ impl Provider {
     /// What a node does, seen from outside.
     pub async fn observe(&self, node: &NodeRef) -> Result<Observed> {
         each!(self, p => p.observe(node).await)
+    }
+
+    /// The key that a node's serial console has shown since it was last switched
+    /// on, where that console can be read.
+    pub async fn console_key(&self, node: &NodeRef) -> Result<Option<Fingerprint>> {
+        each!(self, p => p.console_key(node).await)
     }
 
     /// Removes an object, if the record it carries now is the selector's.

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use kiln_protocol::identity::TypedFingerprint;
 use kiln_protocol::ticket::Address;
 use kiln_protocol::{Fingerprint, NodeName};
 
@@ -42,6 +43,12 @@ pub(super) enum Command {
     /// Put a cluster file in force
     #[command(after_help = examples::APPLY)]
     Apply(Apply),
+    /// Say which key the console of a node's machine shows
+    Confirm(Confirm),
+    /// Take a machine without a ticket for a node, by the key its console shows
+    Approve(Approve),
+    /// Show the machines that wait to be approved
+    Pending(Pending),
     /// Give a node's unused ticket more time
     #[command(after_help = examples::EXTEND)]
     Extend(Extend),
@@ -120,6 +127,9 @@ pub(super) struct Ticket {
     /// How long the ticket may wait to be used, such as 30m, 1h, 7d
     #[arg(long, value_name = "TIME", default_value = "1h")]
     pub(super) lifetime: Lifetime,
+    /// Give a server no secret before `coordinator confirm` has named the key on its console
+    #[arg(long)]
+    pub(super) confirm_console: bool,
     /// Make a new ticket even if the last one was not used yet
     #[arg(long)]
     pub(super) new: bool,
@@ -171,6 +181,39 @@ pub(super) struct Apply {
     /// The cluster file
     #[arg(value_name = "FILE")]
     pub(super) file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Confirm {
+    #[command(flatten)]
+    pub(super) remote: Remote,
+    /// Which node
+    #[arg(value_name = "NODE")]
+    pub(super) node: NodeName,
+    /// The 64 hex digits after "kiln: [key] fingerprint" on its console
+    #[arg(value_name = "FINGERPRINT")]
+    pub(super) fingerprint: Fingerprint,
+    /// Of which generation [default: the newest that is not over]
+    #[arg(long, value_name = "N")]
+    pub(super) generation: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Approve {
+    #[command(flatten)]
+    pub(super) remote: Remote,
+    /// Which node of the cluster file it becomes
+    #[arg(value_name = "NODE")]
+    pub(super) node: NodeName,
+    /// What its console shows after "kiln: [key] fingerprint": all of it, or at least 20 digits
+    #[arg(long, value_name = "HEX")]
+    pub(super) fingerprint: TypedFingerprint,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Pending {
+    #[command(flatten)]
+    pub(super) remote: Remote,
 }
 
 #[derive(Debug, Args)]

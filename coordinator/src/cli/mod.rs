@@ -9,6 +9,7 @@ mod examples;
 mod serve;
 mod table;
 mod ticket;
+mod vouch;
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -59,6 +60,9 @@ async fn run(command: Command) -> Result<()> {
         Command::Status(status) => admin::status(&status).await,
         Command::Kubeconfig(kubeconfig) => admin::kubeconfig(&kubeconfig).await,
         Command::Apply(apply) => admin::apply(&apply).await,
+        Command::Confirm(confirm) => vouch::confirm(&confirm).await,
+        Command::Approve(approve) => vouch::approve(&approve).await,
+        Command::Pending(pending) => vouch::pending(&pending).await,
         Command::Extend(extend) => admin::extend(&extend).await,
         Command::Release(node) => admin::release(&node).await,
         Command::Revoke(node) => admin::revoke(&node).await,

@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 
 use jiff::Timestamp;
-use kiln_protocol::admin::{ClusterStatus, NodeStatus, RegistryState};
+use kiln_protocol::Role;
+use kiln_protocol::admin::{ClusterStatus, Confirmation, NodeStatus, RegistryState};
 use kiln_protocol::api::StepState;
 
 const HEAD: [&str; 8] = ["NODE", "ROLE", "GEN", "REGISTRY", "STEP", "UPTIME", "SEEN", "DETAIL"];
@@ -32,14 +33,45 @@ pub fn status_table(status: &ClusterStatus) -> String {
         let _ = writeln!(text, "ALARM {} {}: {}", alarm.at.strftime("%F %T"), alarm.node, alarm.message);
     }
     for stranger in &status.strangers {
-        let said = detail(&stranger.report.state).unwrap_or_default();
-        let _ = writeln!(
-            text,
-            "unknown key {} at {}: {} {said}",
-            stranger.key, stranger.from, stranger.report.step
-        );
+        if let Some(report) = stranger.report.as_ref().filter(|_| !stranger.pending) {
+            let said = detail(&report.state).unwrap_or_default();
+            let _ =
+                writeln!(text, "unknown key {} at {}: {} {said}", stranger.key, stranger.from, report.step);
+        }
+    }
+    if status.strangers.iter().any(|stranger| stranger.pending) {
+        text += &pending_table(status);
     }
     text
+}
+
+/// The machines that wait to be approved. Of each key only the beginning is
+/// shown, too little to approve it by: whoever approves has to read the rest
+/// on the machine's own console.
+pub(super) fn pending_table(status: &ClusterStatus) -> String {
+    let mut text = String::new();
+    for stranger in status.strangers.iter().filter(|stranger| stranger.pending) {
+        let facts = stranger.facts.clone().unwrap_or_default();
+        let said = [("image", facts.image), ("machine", facts.smbios_uuid)];
+        let said = said.iter().filter_map(|(what, text)| Some(format!(", {what} {}", plain(text.as_ref()?))));
+        let (key, seen) = (stranger.key.to_string(), ago(status.at, stranger.last_seen));
+        let said: String = said.collect();
+        let _ = writeln!(
+            text,
+            "waits for approval: key {}… at {}, seen {seen} ago{said}",
+            &key[..8],
+            stranger.from
+        );
+    }
+    if text.is_empty() {
+        return "no machine waits\n".to_owned();
+    }
+    text + "approve one by the key on its console: coordinator approve NODE --fingerprint KEY\n"
+}
+
+/// What another machine says, on one line and not too long.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(64).collect()
 }
 
 fn row(node: &NodeStatus, now: Timestamp) -> [String; 8] {
@@ -54,6 +86,11 @@ fn row(node: &NodeStatus, now: Timestamp) -> [String; 8] {
     let generation = if node.generation == 0 { "-".to_owned() } else { node.generation.to_string() };
     let said = node.report.as_ref().and_then(|report| detail(&report.state));
     let detail = match (node.registry, &node.reason, &node.ticket) {
+        (RegistryState::Bound, _, _)
+            if node.console == Some(Confirmation::Awaited) && node.role == Role::Server =>
+        {
+            format!("read the key on its console: coordinator confirm {} KEY", node.name)
+        }
         (RegistryState::Held | RegistryState::Revoked, Some(reason), _) => reason.clone(),
         (RegistryState::Issued, _, Some(ticket)) => {
             format!("ticket good until {}", ticket.expires.strftime("%F %T UTC"))
@@ -149,6 +186,23 @@ k3s-a2  agent   -    planned   -      -       -
 ALARM 2026-01-01 00:00:00 k3s-a1: look
 "
         );
+    }
+
+    #[test]
+    fn who_waits_is_shown_with_too_little_of_its_key_to_approve_it() {
+        let mut status: ClusterStatus = serde_json::from_str(STATUS).unwrap();
+        assert_eq!(pending_table(&status), "no machine waits\n");
+        let key = Fingerprint::of_spki(b"n");
+        let stranger = format!(
+            r#"{{"key": "{key}", "from": "10.0.0.7", "last_seen": "2026-01-01T00:00:58Z", "pending": true,
+                "facts": {{"image": "alma9\\n-v1"}}}}"#
+        );
+        status.strangers.push(serde_json::from_str(&stranger).unwrap());
+        let text = status_table(&status);
+        let shown = &key.to_string()[..8];
+        let line = format!("waits for approval: key {shown}… at 10.0.0.7, seen 2s ago, image alma9 -v1\n");
+        assert!(text.contains(&line), "{text}");
+        assert!(!text.contains(&key.to_string()[..9]), "{text}");
     }
 
     #[test]

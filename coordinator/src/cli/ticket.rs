@@ -39,7 +39,7 @@ pub(super) async fn ticket(arguments: &Arguments) -> Result<()> {
     let status = client.status().await?;
     let node = status.node(&arguments.node).ok_or_else(|| not_planned(&arguments.node))?;
     let path = journal_path(arguments.journal.as_deref(), pin, &arguments.node)?;
-    let kept = read(&path)?.filter(|_| !arguments.new).filter(|kept| goes_on(kept, pin, node));
+    let kept = read(&path)?.filter(|_| !arguments.new).filter(|kept| goes_on(kept, pin, node, arguments));
     let journal = if let Some(kept) = kept {
         kept
     } else {
@@ -63,14 +63,15 @@ pub(super) async fn ticket(arguments: &Arguments) -> Result<()> {
 
 /// Whether a journalled ticket is the one to hand out: it waits to be used, or
 /// the coordinator was never told of it.
-fn goes_on(kept: &Journal, pin: Fingerprint, node: &NodeStatus) -> bool {
+fn goes_on(kept: &Journal, pin: Fingerprint, node: &NodeStatus, arguments: &Arguments) -> bool {
     let key = kept.seed.public_key();
     let waits =
         node.ticket.as_ref().is_some_and(|ticket| ticket.ticket == key && ticket.expires > Timestamp::now());
     let untold = kept.record.generation == node.next_generation
         && kept.record.role == node.role
         && kept.record.expires > Timestamp::now();
-    kept.pin == pin && (waits || untold)
+    let same = kept.record.confirm_console == arguments.confirm_console;
+    kept.pin == pin && same && (waits || untold)
 }
 
 fn make(arguments: &Arguments, pin: Fingerprint, node: &NodeStatus) -> Result<Journal> {
@@ -82,6 +83,7 @@ fn make(arguments: &Arguments, pin: Fingerprint, node: &NodeStatus) -> Result<Jo
         role: node.role,
         not_before: now - BACKDATED,
         expires: now.checked_add(lifetime).context("the ticket's end is beyond all calendars")?,
+        confirm_console: arguments.confirm_console,
         hints: Hints::default(),
     };
     Ok(Journal { pin, seed: TicketSeed::generate(), record })

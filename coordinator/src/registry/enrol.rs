@@ -4,7 +4,7 @@
 use jiff::Timestamp;
 use kiln_protocol::{ApiError, ErrorClass, Fingerprint};
 
-use super::{KeyOwner, Seat, State};
+use super::{KeyOwner, Seat, State, console};
 
 /// The decision, and what it does to the registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub(crate) enum Enrolment {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Consequence {
     Nothing,
+    /// An alarm, once for each key that tries.
+    Alarm,
     /// One event, however often it is tried.
     NoteOnce,
     /// The node is held and an alarm is raised.
@@ -48,9 +50,10 @@ pub(crate) fn decide(
         State::Bound(_) | State::Held(_) => Enrolment::Refuse(contested(seat), Consequence::NoteOnce),
         State::Issued if now < seat.not_before => refuse(not_yet(seat)),
         State::Issued if now >= seat.expires => refuse(expired(seat)),
-        State::Issued => match owner {
-            Some(owner) => refuse(owned(owner)),
-            None => Enrolment::Bind,
+        State::Issued => match (owner, console::contested(seat, key)) {
+            (Some(owner), _) => refuse(owned(owner)),
+            (None, Some(contested)) => Enrolment::Refuse(contested, Consequence::Alarm),
+            (None, None) => Enrolment::Bind,
         },
     }
 }
@@ -78,7 +81,7 @@ fn contested(seat: &Seat) -> ApiError {
     )
 }
 
-fn owned(owner: &KeyOwner) -> ApiError {
+pub(crate) fn owned(owner: &KeyOwner) -> ApiError {
     match owner {
         KeyOwner::Node { label, .. } => {
             ApiError::new(ErrorClass::NameConflict, format!("this key is already node {label}'s"))
@@ -164,6 +167,14 @@ mod tests {
             let revoked = seat(State::Revoked(Some(key("k"))));
             assert_eq!(class(decide(Some(&revoked), k, None, NOW)).0, ErrorClass::Revoked);
         }
+    }
+
+    #[test]
+    fn once_the_console_was_read_only_its_key_binds() {
+        let seat = Seat { console_key: Some(key("k")), ..seat(State::Issued) };
+        assert_eq!(decide(Some(&seat), key("k"), None, NOW), Enrolment::Bind);
+        let refused = class(decide(Some(&seat), key("thief"), None, NOW));
+        assert_eq!(refused, (ErrorClass::TicketContested, Consequence::Alarm));
     }
 
     #[test]

@@ -19,11 +19,13 @@
 //! Minting alone supersedes nothing. A key is noted once, for one purpose, and
 //! never forgotten.
 //!
-//! Places of later steps: console confirmation stands between BOUND and the
-//! secrets of a server role (a field of the seat, asked by `gate` and
-//! configuration); the clone ratchet is a further way from BOUND to HELD;
-//! rotation changes K of BOUND(K); pending nodes are seats without a ticket.
+//! Console confirmation (`console`) stands between BOUND and the secrets of a
+//! server role. A machine without a ticket is bound by an operator's approval.
+//!
+//! Places of later steps: the clone ratchet is a further way from BOUND to HELD;
+//! rotation changes K of BOUND(K).
 
+pub(crate) mod console;
 pub(crate) mod enrol;
 pub(crate) mod gate;
 pub(crate) mod operator;
@@ -45,6 +47,10 @@ pub(crate) struct Seat {
     pub(crate) not_before: Timestamp,
     pub(crate) expires: Timestamp,
     pub(crate) state: State,
+    /// Whether somebody reads its machine's console and will confirm its key.
+    pub(crate) confirm_console: bool,
+    /// The key that its machine's console shows, as far as somebody said.
+    pub(crate) console_key: Option<Fingerprint>,
     /// Why it is held or revoked, in words.
     pub(crate) reason: Option<String>,
     pub(crate) bound: Option<Timestamp>,
@@ -168,6 +174,8 @@ pub(crate) mod fixtures {
             not_before: NOW,
             expires: later(3600),
             state,
+            confirm_console: false,
+            console_key: None,
             reason: None,
             bound: None,
             passed: None,

@@ -124,6 +124,7 @@ mod tests {
             role: Role::Agent,
             not_before: NOW,
             expires: later(3600),
+            confirm_console: false,
             hints: Hints::default(),
         }
     }

@@ -22,6 +22,7 @@ const OPERATOR_RETRY: u32 = 300;
 pub(super) fn routes(coordinator: Coordinator) -> Router {
     let nodes = Router::new()
         .route(api::ENROL, post(node::enrol))
+        .route(api::APPROVAL, post(node::approval))
         .route(api::CONFIG, get(node::config))
         .route(api::GATE, post(node::gate))
         .route(api::REPORT, post(node::report))
@@ -32,6 +33,8 @@ pub(super) fn routes(coordinator: Coordinator) -> Router {
         .route(admin::KUBECONFIG, post(operator::kubeconfig))
         .route(admin::RELEASE, post(operator::release))
         .route(admin::REVOKE, post(operator::revoke))
+        .route(admin::CONFIRM, post(operator::confirm))
+        .route(admin::APPROVE, post(operator::approve))
         .route(admin::EXTEND, post(operator::extend))
         .route(admin::APPLY, post(operator::apply))
         .route(admin::END, post(operator::end))

@@ -4,8 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use jiff::Timestamp;
-use kiln_protocol::admin::Stranger;
-use kiln_protocol::api::{EnrolAnswer, EnrolRequest, GateAnswer, GateRequest, Report};
+use kiln_protocol::api::{ApprovalRequest, EnrolAnswer, EnrolRequest, GateAnswer, GateRequest, Report};
 use kiln_protocol::config::NodeConfig;
 
 use super::api::{Body, Caller, Refused};
@@ -26,12 +25,29 @@ pub(super) async fn enrol(
     Ok(Json(enrolled))
 }
 
+pub(super) async fn approval(
+    State(coordinator): State<Coordinator>,
+    caller: Caller,
+    Body(ApprovalRequest { facts }): Body<ApprovalRequest>,
+) -> Result<Json<EnrolAnswer>, Refused> {
+    if caller.owner.is_none() {
+        let (key, from) = (caller.peer.key, caller.peer.address.ip().to_canonical());
+        coordinator.strangers().wait(key, from, facts, Timestamp::now());
+        coordinator.changed();
+        return Err(transition::vouch::pending(key).into());
+    }
+    let seat = caller.node()?.id;
+    let approved = coordinator.change(move |tx| transition::vouch::approved(tx, seat, &facts)).await?;
+    Ok(Json(approved))
+}
+
 pub(super) async fn config(
     State(coordinator): State<Coordinator>,
     caller: Caller,
 ) -> Result<Json<NodeConfig>, Refused> {
     let seat = caller.node()?.id;
-    let config = coordinator.inner.store.read(move |tx| transition::node::config(tx, seat)).await?;
+    let config =
+        coordinator.inner.store.read(move |tx| transition::node::config(tx, seat, Timestamp::now())).await?;
     Ok(Json(config))
 }
 
@@ -56,8 +72,7 @@ pub(super) async fn report(
     if caller.owner.is_none() {
         transition::node::check_report(&report)?;
         let from = caller.peer.address.ip().to_canonical();
-        let stranger = Stranger { key: caller.peer.key, from, last_seen: now, report };
-        coordinator.strangers().note(stranger);
+        coordinator.strangers().report(caller.peer.key, from, report, now);
         coordinator.changed();
         return Ok(StatusCode::NO_CONTENT);
     }

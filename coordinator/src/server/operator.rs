@@ -4,8 +4,8 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use kiln_protocol::admin::{
-    ApplyAnswer, ApplyRequest, ClusterStatus, ExtendAnswer, ExtendRequest, KubeconfigAnswer,
-    KubeconfigRequest, MintRequest, NodeRequest,
+    ApplyAnswer, ApplyRequest, ApproveAnswer, ApproveRequest, ClusterStatus, ConfirmRequest, ExtendAnswer,
+    ExtendRequest, KubeconfigAnswer, KubeconfigRequest, MintRequest, NodeRequest,
 };
 use kiln_protocol::{ApiError, ErrorClass};
 
@@ -61,6 +61,23 @@ pub(super) async fn revoke(
 ) -> Result<StatusCode, Refused> {
     coordinator.revoke_as(node, actor).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn confirm(
+    State(coordinator): State<Coordinator>,
+    Admin(actor): Admin,
+    Body(ConfirmRequest { node, generation, fingerprint }): Body<ConfirmRequest>,
+) -> Result<StatusCode, Refused> {
+    coordinator.confirm_as(node, generation, fingerprint, actor).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn approve(
+    State(coordinator): State<Coordinator>,
+    Admin(actor): Admin,
+    Body(ApproveRequest { node, fingerprint }): Body<ApproveRequest>,
+) -> Result<Json<ApproveAnswer>, Refused> {
+    Ok(Json(coordinator.approve_as(node, fingerprint, actor).await?))
 }
 
 pub(super) async fn extend(

@@ -116,6 +116,7 @@ fn seat(tx: &Transaction<'_>, ticket: &TicketKey, generation: u32) -> Result<i64
         role: Role::Agent,
         not_before: NOW,
         expires: NOW + SignedDuration::from_hours(1),
+        confirm_console: false,
         hints: Hints::default(),
     };
     seats::insert(tx, Incarnation(1), ticket, &record)

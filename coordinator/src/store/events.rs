@@ -36,6 +36,9 @@ pub(crate) enum What {
     Bind,
     Supersede,
     Contested,
+    Confirm,
+    Mismatch,
+    Approve,
     Release,
     Revoke,
     Pass,
@@ -55,6 +58,9 @@ impl What {
             Self::Bind => "bind",
             Self::Supersede => "supersede",
             Self::Contested => "ticket_contested",
+            Self::Confirm => "confirm_console",
+            Self::Mismatch => "console_mismatch",
+            Self::Approve => "approve",
             Self::Release => "release",
             Self::Revoke => "revoke",
             Self::Pass => "pass_gate",
@@ -141,24 +147,26 @@ fn read(row: &Row<'_>) -> Result<admin::Event> {
     })
 }
 
-/// An alarm whose seat is still held.
+/// An alarm whose seat is still held, or still waits for its machine.
 #[derive(Debug)]
 pub(crate) struct OpenAlarm {
     pub(crate) at: Timestamp,
     pub(crate) node: String,
     pub(crate) detail: String,
+    pub(crate) held: bool,
 }
 
-/// The newest alarm of each seat that is still held, newest first.
+/// The newest alarm of each seat that is still held or issued, newest first.
 pub(crate) fn open_alarms(tx: &Transaction<'_>) -> Result<Vec<OpenAlarm>> {
     let mut statement = tx.prepare_cached(
-        "SELECT max(events.id), events.at, seats.node, events.detail FROM events JOIN seats ON seats.id = events.seat
-         WHERE events.alarm AND seats.state = 'held' GROUP BY seats.id ORDER BY max(events.id) DESC",
+        "SELECT max(events.id), events.at, seats.node, events.detail, seats.state = 'held'
+         FROM events JOIN seats ON seats.id = events.seat
+         WHERE events.alarm AND seats.state IN ('held', 'issued') GROUP BY seats.id ORDER BY max(events.id) DESC",
     )?;
-    let rows = statement.query_map([], |row| Ok((row.get(1)?, row.get(2)?, row.get(3)?)))?;
+    let rows = statement.query_map([], |row| Ok((row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)))?;
     rows.map(|row| {
-        let (at, node, detail): (i64, String, String) = row?;
-        Ok(OpenAlarm { at: time(at)?, node, detail })
+        let (at, node, detail, held): (i64, String, String, bool) = row?;
+        Ok(OpenAlarm { at: time(at)?, node, detail, held })
     })
     .collect()
 }

@@ -6,7 +6,7 @@ use rusqlite::{Connection, TransactionBehavior};
 
 /// Each brings the schema from the version of its index to the next. Never
 /// edit one that was released: add another.
-const MIGRATIONS: [&str; 2] = [V1, V2];
+const MIGRATIONS: [&str; 3] = [V1, V2, V3];
 
 const V1: &str = "
 -- Every durable key of every kind, each noted once, for one purpose, for ever.
@@ -108,6 +108,12 @@ CREATE TABLE writer (
     fence INTEGER NOT NULL
 ) STRICT;
 INSERT INTO writer (one, fence) VALUES (1, 0);
+";
+
+const V3: &str = "
+-- Whether the console of a seat's machine is read, and which key it shows.
+ALTER TABLE seats ADD COLUMN confirm_console INTEGER NOT NULL DEFAULT 0 CHECK (confirm_console IN (0, 1));
+ALTER TABLE seats ADD COLUMN console_key TEXT;
 ";
 
 /// Brings the database to the newest version.

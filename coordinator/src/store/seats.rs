@@ -12,7 +12,7 @@ use super::{Transaction, millis, time};
 use crate::registry::{Seat, State};
 
 const COLUMNS: &str = "id, incarnation, node, generation, role, ticket, not_before, expires, state, key, reason, \
-                       bound, passed, ready";
+                       bound, passed, ready, confirm_console, console_key";
 
 /// Makes a seat for a ticket that was noted.
 pub(crate) fn insert(
@@ -24,8 +24,8 @@ pub(crate) fn insert(
     let hints = serde_json::to_string(&record.hints).context("writing hints")?;
     tx.execute(
         "INSERT INTO seats (incarnation, node, generation, role, ticket, not_before, expires, minted_expires,
-             hints, state)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7, ?8, 'issued')",
+             hints, confirm_console, state)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7, ?8, ?9, 'issued')",
         params![
             incarnation.0,
             record.node.as_str(),
@@ -34,7 +34,8 @@ pub(crate) fn insert(
             ticket.to_string(),
             millis(record.not_before),
             millis(record.expires),
-            hints
+            hints,
+            record.confirm_console
         ],
     )?;
     Ok(tx.last_insert_rowid())
@@ -90,6 +91,7 @@ pub(crate) fn minted_record(tx: &Transaction<'_>, seat: &Seat) -> Result<TicketR
         role: seat.role,
         not_before: seat.not_before,
         expires: time(expires)?,
+        confirm_console: seat.confirm_console,
         hints,
     })
 }
@@ -126,6 +128,12 @@ pub(crate) fn note_moment(tx: &Transaction<'_>, seat: i64, moment: Moment, now: 
         Moment::Ready => "UPDATE seats SET ready = ?2 WHERE id = ?1 AND ready IS NULL",
     };
     Ok(tx.prepare_cached(update)?.execute(params![seat, millis(now)])? == 1)
+}
+
+/// Keeps what a machine's console shows.
+pub(crate) fn set_console_key(tx: &Transaction<'_>, seat: i64, shown: &Fingerprint) -> Result<()> {
+    tx.execute("UPDATE seats SET console_key = ?2 WHERE id = ?1", params![seat, shown.to_string()])?;
+    Ok(())
 }
 
 /// Gives a ticket another end.
@@ -173,6 +181,7 @@ fn read(row: &Row<'_>) -> Result<Seat> {
     let moment = |column: &str| row.get::<_, Option<i64>>(column)?.map(time).transpose();
     let key: Option<String> = row.get("key")?;
     let key: Option<Fingerprint> = key.map(|key| key.parse()).transpose().context("reading a stored key")?;
+    let console_key = row.get::<_, Option<String>>("console_key")?.map(|key| key.parse());
     let known = key.context("a bound seat has no key");
     let state = match text("state")?.as_str() {
         "issued" => State::Issued,
@@ -192,6 +201,8 @@ fn read(row: &Row<'_>) -> Result<Seat> {
         not_before: time(row.get("not_before")?)?,
         expires: time(row.get("expires")?)?,
         state,
+        confirm_console: row.get("confirm_console")?,
+        console_key: console_key.transpose().context("reading a stored key")?,
         reason: row.get("reason")?,
         bound: moment("bound")?,
         passed: moment("passed")?,

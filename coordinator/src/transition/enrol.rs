@@ -57,7 +57,8 @@ pub(crate) fn enrol(
     }
 }
 
-fn answer(tx: &Transaction<'_>, seat: &Seat) -> Result<EnrolAnswer> {
+/// What a bound key is told.
+pub(super) fn answer(tx: &Transaction<'_>, seat: &Seat) -> Result<EnrolAnswer> {
     Ok(EnrolAnswer {
         cluster: live(tx)?.plan.name().clone(),
         node: seat.node.clone(),
@@ -66,7 +67,14 @@ fn answer(tx: &Transaction<'_>, seat: &Seat) -> Result<EnrolAnswer> {
     })
 }
 
-fn bind(tx: &Transaction<'_>, seat: &Seat, key: Fingerprint, actor: &Actor, now: Timestamp) -> Result<()> {
+/// Makes a key that of a seat.
+pub(super) fn bind(
+    tx: &Transaction<'_>,
+    seat: &Seat,
+    key: Fingerprint,
+    actor: &Actor,
+    now: Timestamp,
+) -> Result<()> {
     let live = live(tx)?;
     let (cluster, _) = cluster(tx, &live)?;
     for earlier in seats::of_node(tx, &seat.node)?.iter().filter(|s| s.generation < seat.generation) {
@@ -98,11 +106,20 @@ fn follow(
     actor: &Actor,
     now: Timestamp,
 ) -> Result<()> {
-    let Some(bound) = seat.state.key() else { return Ok(()) };
     let from = actor.from.map_or("an unknown address".to_owned(), |from| from.to_string());
+    if consequence == Consequence::Alarm {
+        let detail = format!(
+            "{}: key {key} at {from}, which its console does not show, used its ticket",
+            seat.label()
+        );
+        let once = format!("console {} {key}", seat.id);
+        let event = Event { alarm: true, once: Some(&once), ..Event::of(What::Mismatch, seat.id, &detail) };
+        events::note(tx, actor, &event, now)?;
+    }
+    let Some(bound) = seat.state.key() else { return Ok(()) };
     let detail = format!("{} is bound to key {bound}; key {key} at {from} used its ticket too", seat.label());
     match consequence {
-        Consequence::Nothing => {}
+        Consequence::Nothing | Consequence::Alarm => {}
         Consequence::NoteOnce => {
             let once = format!("contested {}", seat.id);
             let event = Event { once: Some(&once), ..Event::of(What::Contested, seat.id, &detail) };

@@ -118,6 +118,7 @@ impl World {
             role,
             not_before: now,
             expires: now + SignedDuration::from_secs(LIFETIME),
+            confirm_console: false,
             hints: kiln_protocol::admin::Hints::default(),
         };
         for _ in 0..2 {

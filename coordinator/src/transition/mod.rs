@@ -9,6 +9,7 @@ pub(crate) mod enrol;
 pub(crate) mod node;
 pub(crate) mod operator;
 pub(crate) mod status;
+pub(crate) mod vouch;
 
 use std::rc::Rc;
 

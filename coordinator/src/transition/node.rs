@@ -9,7 +9,7 @@ use kiln_protocol::{ApiError, ErrorClass};
 
 use super::{cluster, live, member};
 use crate::plan;
-use crate::registry::{Seat, State};
+use crate::registry::{Seat, State, console};
 use crate::store::events::{self, Actor, Event, What};
 use crate::store::seats::Moment;
 use crate::store::{Transaction, incarnations, reports, seats};
@@ -18,9 +18,10 @@ use crate::store::{Transaction, incarnations, reports, seats};
 const MAX_BOOT_ID: usize = 64;
 
 /// The node's configuration, secrets and all.
-pub(crate) fn config(tx: &Transaction<'_>, seat: i64) -> Result<NodeConfig> {
+pub(crate) fn config(tx: &Transaction<'_>, seat: i64, now: Timestamp) -> Result<NodeConfig> {
     let seat = seats::by_id(tx, seat)?;
     trusted(&seat)?;
+    confirmed(&seat, now)?;
     let live = live(tx)?;
     let (cluster, plan) = cluster(tx, &live)?;
     let planned = plan.node(&seat.node).ok_or_else(|| {
@@ -43,6 +44,7 @@ pub(crate) fn gate(
 ) -> Result<GateAnswer> {
     let seat = seats::by_id(tx, seat)?;
     trusted(&seat)?;
+    confirmed(&seat, now)?;
     let live = live(tx)?;
     let (cluster, _) = cluster(tx, &live)?;
     let answer = cluster.ask(&member(&seat), request, now.as_second())?;
@@ -91,6 +93,10 @@ pub(crate) fn check_report(report: &Report) -> Result<(), ApiError> {
         return wrong("numbers are too large");
     }
     Ok(())
+}
+
+fn confirmed(seat: &Seat, now: Timestamp) -> Result<(), ApiError> {
+    console::unconfirmed(seat, now).map_or(Ok(()), Err)
 }
 
 fn trusted(seat: &Seat) -> Result<(), ApiError> {

@@ -9,7 +9,7 @@ use kiln_protocol::admin::{
 };
 use kiln_protocol::{Fingerprint, NodeName, Role};
 
-use crate::registry::{Seat, State};
+use crate::registry::{Seat, State, console};
 use crate::store::{Transaction, events, incarnations, reports, seats};
 
 /// The whole of it.
@@ -63,6 +63,7 @@ fn node_status(
         registry: RegistryState::Planned,
         reason: None,
         key: None,
+        console: None,
         bound: None,
         passed_gate: None,
         ready: None,
@@ -82,6 +83,7 @@ fn node_status(
     status.registry = seat.registry_state(now);
     status.reason.clone_from(&seat.reason);
     status.key = seat.state.key();
+    status.console = console::confirmation(seat);
     (status.bound, status.passed_gate, status.ready) = (seat.bound, seat.passed, seat.ready);
     status.facts = seats::facts(tx, seat.id)?;
     if let Some(boot) = reports::newest(tx, seat.id)? {
@@ -98,11 +100,18 @@ fn alarms(tx: &Transaction<'_>) -> Result<Vec<Alarm>> {
     open.into_iter()
         .map(|alarm| {
             let node: NodeName = alarm.node.parse().context("reading a stored name")?;
-            let message = format!(
-                "{}: compare the keys with the one on the machine's console, then: \
-                 coordinator release {node}, or coordinator revoke {node}",
-                alarm.detail
-            );
+            let message = if alarm.held {
+                format!(
+                    "{}: compare the keys with the one on the machine's console, then: \
+                     coordinator release {node}, or coordinator revoke {node}",
+                    alarm.detail
+                )
+            } else {
+                format!(
+                    "{}: it got nothing; find out who read the ticket. The node itself can still enrol",
+                    alarm.detail
+                )
+            };
             Ok(Alarm { at: alarm.at, node, message })
         })
         .collect()

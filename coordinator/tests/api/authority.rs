@@ -6,12 +6,14 @@ use kiln_protocol::api::{Step, StepState};
 use kiln_protocol::{ErrorClass, Identity};
 use reqwest::Method;
 
-const ADMIN_ROUTES: [(Method, &str); 8] = [
+const ADMIN_ROUTES: [(Method, &str); 10] = [
     (Method::POST, admin::MINT),
     (Method::GET, admin::STATUS),
     (Method::POST, admin::KUBECONFIG),
     (Method::POST, admin::RELEASE),
     (Method::POST, admin::REVOKE),
+    (Method::POST, admin::CONFIRM),
+    (Method::POST, admin::APPROVE),
     (Method::POST, admin::EXTEND),
     (Method::POST, admin::APPLY),
     (Method::POST, admin::END),

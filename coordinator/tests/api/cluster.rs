@@ -264,6 +264,7 @@ async fn tickets_are_for_nodes_of_a_live_cluster_only() {
             role: kiln_protocol::Role::Agent,
             not_before: now,
             expires: now + jiff::SignedDuration::from_hours(1),
+            confirm_console: false,
             hints: kiln_protocol::admin::Hints::default(),
         };
         world.coordinator.mint(world.unknown_ticket().public_key(), record)

@@ -83,7 +83,9 @@ impl World {
         let role = if node.as_str().starts_with('s') { Role::Server } else { Role::Agent };
         let generation = self.coordinator.next_generation(&node).await.unwrap();
         let hints = Hints::default();
-        let record = TicketRecord { node, generation, role, not_before: from, expires: to, hints };
+        let confirm_console = false;
+        let record =
+            TicketRecord { node, generation, role, not_before: from, expires: to, confirm_console, hints };
         let ticket = self.unknown_ticket();
         self.coordinator.mint(ticket.public_key(), record).await.unwrap();
         ticket

@@ -132,6 +132,7 @@ async fn a_recorded_proof_is_worth_nothing_over_another_key_or_to_another_coordi
         role: Role::Agent,
         not_before: Timestamp::now(),
         expires: planned.expires,
+        confirm_console: false,
         hints: kiln_protocol::admin::Hints::default(),
     };
     other.coordinator.mint(ticket.public_key(), record).await.unwrap();

@@ -9,3 +9,4 @@ mod common;
 mod enrol;
 mod state;
 mod transport;
+mod vouch;

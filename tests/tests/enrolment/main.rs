@@ -47,6 +47,18 @@ async fn an_unknown_ticket_lets_nobody_in() {
     let stranger = Agent::with(world.unregistered_ticket());
     stranger.until(|seen| seen.contains("ticket_unknown")).await;
     assert_eq!(stranger.k3s_starts(), 0);
+    // The beacon: its key is proven, so an operator may believe who said it.
+    let key = kiln_protocol::console::key_in(&stranger.console()).unwrap();
+    let end = std::time::Instant::now() + Duration::from_secs(20);
+    loop {
+        let status = world.coordinator().status().await.unwrap();
+        let told = status.strangers.iter().find(|told| told.key == key).and_then(|told| told.report.as_ref());
+        if told.is_some_and(|report| serde_json::to_string(report).unwrap().contains("ticket_unknown")) {
+            break;
+        }
+        assert!(std::time::Instant::now() < end, "no beacon: {status:#?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 #[tokio::test]
@@ -124,4 +136,27 @@ async fn an_agent_that_is_killed_at_any_step_goes_on_with_the_same_key() {
     assert_eq!(agent.file("var/lib/kiln/node.key"), key);
     let status = world.coordinator().status().await.unwrap();
     assert_eq!(status.nodes[0].registry, RegistryState::Bound);
+}
+
+#[tokio::test]
+async fn a_machine_without_a_ticket_joins_once_its_console_was_read_and_typed() {
+    let world = World::new().await;
+    let waiting = Agent::with_seed_text(&world.contact().to_text());
+    waiting.until(|seen| seen.contains("[enrol] pending")).await;
+    let shown = kiln_protocol::console::key_in(&waiting.console()).unwrap();
+    let typed = shown.to_string()[..24].to_uppercase().parse().unwrap();
+    let approved = world.coordinator().approve(&"s1".parse().unwrap(), typed).await.unwrap();
+    assert_eq!(approved.key, shown);
+    waiting.ready().await;
+}
+
+#[tokio::test]
+async fn a_server_goes_on_as_soon_as_its_console_is_confirmed() {
+    let world = World::new().await;
+    let server = Agent::with(world.console_ticket("s1").await);
+    server.until(|seen| seen.contains("[configure] pending")).await;
+    assert!(server.file("var/lib/rancher/k3s/server/tls/server-ca.key").is_none());
+    let shown = kiln_protocol::console::key_in(&server.console()).unwrap();
+    world.coordinator().confirm(&"s1".parse().unwrap(), None, shown).await.unwrap();
+    server.ready().await;
 }

@@ -21,7 +21,7 @@ use kiln_coordinator::plan::ClusterFile;
 use kiln_coordinator::{Coordinator, Server};
 use kiln_protocol::admin::{Hints, TicketRecord};
 use kiln_protocol::names::K3sVersion;
-use kiln_protocol::seed::{NodeSeed, SshUser, StaticAddress};
+use kiln_protocol::seed::{Contact, NodeSeed, SshUser, StaticAddress};
 use kiln_protocol::ticket::TicketSeed;
 use kiln_protocol::{Fingerprint, NodeName, Role, Ticket};
 use tempfile::TempDir;
@@ -110,14 +110,34 @@ impl World {
     /// A registered ticket for a node.
     pub(crate) async fn ticket(&self, node: &str, not_before: Timestamp, expires: Timestamp) -> Ticket {
         let ticket = self.unregistered_ticket();
-        self.register(&ticket, node, not_before, expires).await;
+        self.register(&ticket, node, not_before, expires, false).await;
         ticket
     }
 
-    async fn register(&self, ticket: &Ticket, node: &str, not_before: Timestamp, expires: Timestamp) {
+    /// A valid ticket of a machine whose console is read.
+    pub(crate) async fn console_ticket(&self, node: &str) -> Ticket {
+        let ticket = self.unregistered_ticket();
+        self.register(&ticket, node, Timestamp::now() - HOUR, Timestamp::now() + HOUR, true).await;
+        ticket
+    }
+
+    /// A seed without a ticket.
+    pub(crate) fn contact(&self) -> NodeSeed {
+        let addresses = vec![self.address.to_string().parse().unwrap()];
+        NodeSeed::without_ticket(Contact::new(addresses, self.pin).unwrap())
+    }
+
+    async fn register(
+        &self,
+        ticket: &Ticket,
+        node: &str,
+        not_before: Timestamp,
+        expires: Timestamp,
+        confirm_console: bool,
+    ) {
         let role = if node.starts_with('s') { Role::Server } else { Role::Agent };
         let (node, hints) = (node.parse().unwrap(), Hints::default());
-        let record = TicketRecord { node, generation: 1, role, not_before, expires, hints };
+        let record = TicketRecord { node, generation: 1, role, not_before, expires, confirm_console, hints };
         // A coordinator that is down is opened for the moment it takes.
         let closed = match &self.running {
             Some(_) => None,
@@ -135,7 +155,7 @@ impl World {
     pub(crate) async fn ticket_for_address_of(&self, other: &Self, node: &str) -> Ticket {
         let seed = TicketSeed::generate();
         let ticket = Ticket::new(vec![other.address.to_string().parse().unwrap()], self.pin, seed).unwrap();
-        self.register(&ticket, node, Timestamp::now() - HOUR, Timestamp::now() + HOUR).await;
+        self.register(&ticket, node, Timestamp::now() - HOUR, Timestamp::now() + HOUR, false).await;
         ticket
     }
 

@@ -4,8 +4,20 @@ use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 
+use kiln_protocol::Fingerprint;
+
 /// More than anybody reads of a console's end.
 const BYTES: u64 = 16 * 1024;
+
+/// More than a machine says until its key is confirmed.
+const UNTIL_KEY: u64 = 16 * 1024 * 1024;
+
+/// The key that the console showed last; none if there is no console.
+pub(super) fn key(path: &Path) -> Option<Fingerprint> {
+    let mut bytes = Vec::new();
+    File::open(path).and_then(|file| file.take(UNTIL_KEY).read_to_end(&mut bytes)).ok()?;
+    kiln_protocol::console::key_in(&String::from_utf8_lossy(&bytes))
+}
 
 /// The last `lines` lines; none if there is no console.
 pub(super) fn tail(path: &Path, lines: usize) -> Vec<String> {
@@ -54,6 +66,17 @@ mod tests {
     fn escapes_and_empty_lines_are_taken_out() {
         let said = "\x1b[2J\x1b[01;01HBdsDxe: loading\r\n\r\n\x1b[0;32m  OK  \x1b[0m] Started\tx\r50%\r100%\n\x1b=\x07end";
         assert_eq!(plain_lines(said), ["BdsDxe: loading", "  OK  ] Started x", "50%", "100%", "end"]);
+    }
+
+    #[test]
+    fn the_key_is_found_among_everything_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("console.log");
+        assert_eq!(key(&path), None);
+        let shown = Fingerprint::of_spki(b"n");
+        let line = kiln_protocol::console::line(&shown);
+        std::fs::write(&path, [b"\xff\x1b[2Jboot\r\n", line.as_bytes(), b"\r\nlogin: "].concat()).unwrap();
+        assert_eq!(key(&path), Some(shown));
     }
 
     #[test]

@@ -22,7 +22,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use kiln_protocol::{ClusterName, NodeName};
+use kiln_protocol::{ClusterName, Fingerprint, NodeName};
 use sha2::{Digest as _, Sha256};
 
 use super::record::{Record, Selector, Subject};
@@ -206,6 +206,11 @@ impl Qemu {
             api: api_port.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
             console_tail: console::tail(&dir.join(layout::CONSOLE), TAIL_LINES),
         })
+    }
+
+    #[expect(clippy::unused_async, reason = "the shape of all providers")]
+    pub(super) async fn console_key(&self, node: &NodeRef) -> Result<Option<Fingerprint>> {
+        Ok(console::key(&self.node_dir(&node.cluster, &node.node).join(layout::CONSOLE)))
     }
 
     pub(super) async fn delete(&self, selector: &Selector, object: &Object) -> Result<Deleted> {
