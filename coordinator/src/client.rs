@@ -2,12 +2,14 @@
 //! an admin key.
 
 use std::error::Error as StdError;
+use std::path::Path;
 use std::time::Duration;
 
 use kiln_protocol::admin::{
-    APPLY, APPROVE, ApplyAnswer, ApplyRequest, ApproveAnswer, ApproveRequest, CONFIRM, ClusterStatus,
-    ConfirmRequest, END, EXTEND, ExtendAnswer, ExtendRequest, KUBECONFIG, KubeconfigAnswer,
-    KubeconfigRequest, MINT, MintRequest, NodeRequest, RELEASE, REVOKE, STATUS,
+    ADD_ADMIN, ADMINS, APPLY, APPROVE, AddAdminRequest, AdminsAnswer, ApplyAnswer, ApplyRequest,
+    ApproveAnswer, ApproveRequest, CONFIRM, ClusterStatus, ConfirmRequest, END, EVENTS, EXTEND, EventsAnswer,
+    EventsRequest, ExtendAnswer, ExtendRequest, KUBECONFIG, KubeconfigAnswer, KubeconfigRequest, MINT,
+    MintRequest, NodeRequest, RELEASE, REMOVE_ADMIN, REVOKE, RemoveAdminRequest, STATUS,
 };
 use kiln_protocol::ticket::Address;
 use kiln_protocol::tls::{self, PinMismatch};
@@ -21,6 +23,9 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// For a whole request.
 const REQUEST: Duration = Duration::from_secs(30);
 
+/// Besides what is waited for on purpose.
+const WAIT_MARGIN: Duration = Duration::from_secs(15);
+
 /// A request that did not do what it was for.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -28,7 +33,7 @@ pub enum ClientError {
     #[error("the coordinator at {address} does not answer ({why}): is it running, and is this its address?")]
     Unreachable {
         /// Where it was looked for.
-        address: Address,
+        address: String,
         /// What happened instead.
         why: String,
     },
@@ -36,7 +41,7 @@ pub enum ClientError {
     #[error("at {address}: {mismatch}")]
     Pin {
         /// Where.
-        address: Address,
+        address: String,
         /// Which key was found.
         mismatch: PinMismatch,
     },
@@ -47,7 +52,7 @@ pub enum ClientError {
     #[error("the answer of the coordinator at {address} makes no sense: {why}")]
     Answer {
         /// Where.
-        address: Address,
+        address: String,
         /// What is wrong with it.
         why: String,
     },
@@ -60,12 +65,15 @@ pub enum ClientError {
 #[derive(Debug, Clone)]
 pub struct Client {
     http: reqwest::Client,
-    address: Address,
+    /// What comes before a path.
+    base: String,
+    /// As people call it.
+    address: String,
 }
 
 impl Client {
     /// Prepares to speak to the coordinator whose key is `pin` at `address`.
-    pub fn new(address: Address, identity: &Identity, pin: Fingerprint) -> Result<Self, ClientError> {
+    pub fn new(address: &Address, identity: &Identity, pin: Fingerprint) -> Result<Self, ClientError> {
         let setup = |error: &dyn StdError| ClientError::Setup(chain(error));
         let tls = tls::client_config(identity, pin).map_err(|error| setup(&error))?;
         let http = reqwest::Client::builder()
@@ -76,7 +84,25 @@ impl Client {
             .timeout(REQUEST)
             .build()
             .map_err(|error| setup(&error))?;
-        Ok(Self { http, address })
+        Ok(Self { http, base: format!("https://{address}"), address: address.to_string() })
+    }
+
+    /// Prepares to speak to the coordinator on this host whose socket is at
+    /// `path`. The kernel tells it who asks.
+    pub fn local(path: &Path) -> Result<Self, ClientError> {
+        // Without TLS; but the client wants a provider for it anyway.
+        let setup = |error: &dyn StdError| ClientError::Setup(chain(error));
+        let nobody = Identity::generate().map_err(|error| setup(&error))?;
+        let tls = tls::client_config(&nobody, nobody.fingerprint()).map_err(|error| setup(&error))?;
+        let http = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls)
+            .unix_socket(path)
+            .no_proxy()
+            .connect_timeout(CONNECT)
+            .timeout(REQUEST)
+            .build()
+            .map_err(|error| setup(&error))?;
+        Ok(Self { http, base: "http://coordinator".to_owned(), address: path.display().to_string() })
     }
 
     /// What an operator sees.
@@ -129,13 +155,44 @@ impl Client {
         self.send(Method::POST, END, None::<&()>).await.map(drop)
     }
 
+    /// A part of the audit trail; waits for one if that is asked for.
+    pub async fn events(&self, request: EventsRequest) -> Result<EventsAnswer, ClientError> {
+        let time = Duration::from_secs(request.wait.into()) + WAIT_MARGIN;
+        self.answer(self.send_within(Method::POST, EVENTS, Some(&request), time).await?).await
+    }
+
+    /// Every admin's key there ever was.
+    pub async fn admins(&self) -> Result<AdminsAnswer, ClientError> {
+        self.answer(self.send(Method::GET, ADMINS, None::<&()>).await?).await
+    }
+
+    /// Makes a key an admin's.
+    pub async fn add_admin(&self, request: &AddAdminRequest) -> Result<(), ClientError> {
+        self.send(Method::POST, ADD_ADMIN, Some(request)).await.map(drop)
+    }
+
+    /// Takes an admin's key every right.
+    pub async fn remove_admin(&self, request: &RemoveAdminRequest) -> Result<(), ClientError> {
+        self.send(Method::POST, REMOVE_ADMIN, Some(request)).await.map(drop)
+    }
+
     async fn send<T: Serialize>(
         &self,
         method: Method,
         path: &str,
         body: Option<&T>,
     ) -> Result<reqwest::Response, ClientError> {
-        let mut request = self.http.request(method, format!("https://{}{path}", self.address));
+        self.send_within(method, path, body, REQUEST).await
+    }
+
+    async fn send_within<T: Serialize>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&T>,
+        time: Duration,
+    ) -> Result<reqwest::Response, ClientError> {
+        let mut request = self.http.request(method, format!("{}{path}", self.base)).timeout(time);
         if let Some(body) = body {
             request = request.json(body);
         }

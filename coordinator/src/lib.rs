@@ -11,13 +11,15 @@
 //! | `registry` | the rules: who is who, and who may start k3s when |
 //! | `transition` | the rules, run inside the store's transactions |
 //! | `store` | the state directory and its database |
-//! | `server` | the one listener of nodes and admins |
+//! | `server` | the listener of nodes and admins, the socket, the status page |
+//! | `news` | who waits for a change |
 //! | [`client`] | the admin's side of it |
 //! | [`cli`] | the program `coordinator` |
 
 pub mod cli;
 pub mod client;
 pub mod k3s;
+mod news;
 pub mod plan;
 mod registry;
 mod server;
@@ -31,22 +33,24 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use jiff::Timestamp;
-use kiln_protocol::admin::{self, ApproveAnswer, ClusterStatus, TicketRecord};
+use kiln_protocol::admin::{self, AdminStatus, ApproveAnswer, ClusterStatus, TicketRecord};
 use kiln_protocol::config::Incarnation;
 use kiln_protocol::identity::TypedFingerprint;
+use kiln_protocol::names::AdminName;
 use kiln_protocol::ticket::TicketSeed;
 use kiln_protocol::{ApiError, ErrorClass, Fingerprint, Identity, NodeName, Secret, TicketKey};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use k3s::{ClusterSecrets, KubeUser, ServerUrl};
+use news::News;
 use plan::ClusterFile;
 use store::dir::{self, StateDir};
 use store::events::{self, Actor, Event, What};
 use store::{Store, Transaction};
 use strangers::Strangers;
 
-pub use server::{Limits, Server};
+pub use server::{Limits, Listeners, Server};
 
 /// What the admin key that `init` makes is called.
 const FIRST_ADMIN: &str = "cli";
@@ -63,6 +67,7 @@ struct Inner {
     identity: Identity,
     store: Store,
     changes: watch::Sender<u64>,
+    news: Arc<News>,
     strangers: Mutex<Strangers>,
 }
 
@@ -91,6 +96,7 @@ impl Coordinator {
         store::initialise(&state.database(), move |tx| {
             store::keys::note(tx, &key, store::keys::Kind::Coordinator, "coordinator", now)?;
             store::keys::note(tx, &admin_key, store::keys::Kind::Admin, FIRST_ADMIN, now)?;
+            store::admins::add(tx, &admin_key, FIRST_ADMIN, now)?;
             let detail = format!("coordinator {key}, admin {FIRST_ADMIN} {admin_key}");
             events::note(tx, &Actor::local(), &Event::about_all(What::Init, &detail), now)?;
             Ok(())
@@ -118,7 +124,8 @@ impl Coordinator {
             path.display()
         );
         let strangers = Mutex::default();
-        let inner = Inner { identity, store, changes: watch::Sender::new(0), strangers };
+        let inner =
+            Inner { identity, store, changes: watch::Sender::new(0), news: Arc::default(), strangers };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -133,9 +140,14 @@ impl Coordinator {
     }
 
     /// As [`Coordinator::serve`], with other limits.
-    #[expect(clippy::unused_async, reason = "binding further listeners, as a status page's, will wait")]
     pub async fn serve_within(&self, listener: TcpListener, limits: Limits) -> Result<Server> {
-        server::start(self.clone(), listener, limits)
+        self.serve_at(Listeners::nodes(listener), limits).await
+    }
+
+    /// As [`Coordinator::serve`], with more than one listener.
+    #[expect(clippy::unused_async, reason = "it needs a runtime, and its callers are async anyway")]
+    pub async fn serve_at(&self, listeners: Listeners, limits: Limits) -> Result<Server> {
+        server::start(self.clone(), listeners, limits)
     }
 
     /// Makes `cluster` the file in force: begins an incarnation (CA set, tokens, node
@@ -148,6 +160,12 @@ impl Coordinator {
         let now = Timestamp::now();
         let fresh = ClusterSecrets::generate(now)?;
         self.change(move |tx| transition::operator::apply(tx, &plan, &fresh, &actor, now)).await
+    }
+
+    /// What [`Coordinator::apply`] would do: to which incarnation, and what
+    /// changes, in words.
+    pub async fn preview(&self, plan: ClusterFile) -> Result<(Incarnation, Vec<String>)> {
+        self.inner.store.read(move |tx| transition::operator::preview(tx, &plan)).await
     }
 
     /// Registers a ticket's public key. Idempotent. The node must be in the
@@ -171,7 +189,15 @@ impl Coordinator {
     /// What an operator sees.
     pub async fn status(&self) -> Result<ClusterStatus> {
         let (pin, strangers, now) = (self.pin(), self.strangers().list(), Timestamp::now());
-        self.inner.store.read(move |tx| transition::status::status(tx, pin, strangers, now)).await
+        let presence = self.inner.news.presence();
+        self.inner.store.read(move |tx| transition::status::status(tx, pin, strangers, &presence, now)).await
+    }
+
+    /// What metrics say of the state.
+    async fn look(&self) -> Result<transition::status::Look> {
+        let (strangers, presence) = (self.strangers().list().len(), self.inner.news.presence());
+        let connected = presence.values().filter(|seen| seen.connected).count();
+        self.inner.store.read(move |tx| transition::status::look(tx, connected, strangers)).await
     }
 
     /// The audit trail after line `after` (0 for all of it), at most `limit` lines.
@@ -295,6 +321,20 @@ impl Coordinator {
         self.change(move |tx| transition::operator::end(tx, &actor, Timestamp::now())).await
     }
 
+    /// Every admin's key there ever was, oldest first.
+    pub async fn admins(&self) -> Result<Vec<AdminStatus>> {
+        self.inner.store.read(store::admins::list).await
+    }
+
+    async fn add_admin_as(&self, name: AdminName, key: Fingerprint, actor: Actor) -> Result<()> {
+        self.change(move |tx| transition::admins::add(tx, &name, key, &actor, Timestamp::now())).await
+    }
+
+    /// From the next request on; questions that are held open end at once.
+    async fn remove_admin_as(&self, name: AdminName, actor: Actor) -> Result<()> {
+        self.change(move |tx| transition::admins::remove(tx, &name, &actor, Timestamp::now())).await
+    }
+
     /// What a key was noted for, if it was.
     async fn owner(&self, key: Fingerprint) -> Result<Option<registry::KeyOwner>> {
         self.inner.store.read(move |tx| store::keys::owner(tx, &key)).await
@@ -309,14 +349,19 @@ impl Coordinator {
         &self,
         transition: impl FnOnce(&Transaction<'_>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
+        // The store has a thread of its own; its lines belong to this request.
+        let span = tracing::Span::current();
         let transition = move |tx: &Transaction<'_>| {
-            let before = tx.total_changes();
-            let result = transition(tx)?;
-            Ok((result, tx.total_changes() != before))
+            let (before, newest) = (tx.total_changes(), events::newest(tx)?);
+            let result = span.in_scope(|| transition(tx))?;
+            let anything = tx.total_changes() != before;
+            let concerned = if anything { Some(events::concerned(tx, newest)?) } else { None };
+            Ok((result, concerned))
         };
-        let (result, changed) = self.inner.store.write(transition).await?;
-        if changed {
+        let (result, concerned) = self.inner.store.write(transition).await?;
+        if let Some(concerned) = concerned {
             self.changed();
+            self.inner.news.tell(&concerned);
         }
         Ok(result)
     }

@@ -15,9 +15,11 @@ use kiln_protocol::admin::Stranger;
 use kiln_protocol::api::{Facts, Report};
 use kiln_protocol::identity::TypedFingerprint;
 
+use crate::server::Source;
+
 /// Machines remembered in all.
 const CAPACITY: usize = 64;
-/// Machines remembered from one address.
+/// Machines remembered from one source: an IPv4 address or an IPv6 /64.
 const PER_SOURCE: usize = 8;
 
 /// The newest of them, oldest first.
@@ -46,12 +48,12 @@ impl Strangers {
     /// made at the cost of whoever takes most of it.
     fn called(&mut self, key: Fingerprint, from: IpAddr, now: Timestamp) -> &mut Stranger {
         let known = self.0.iter().position(|known| known.key == key).and_then(|at| self.0.remove(at));
-        if self.0.iter().filter(|known| known.from == from).count() >= PER_SOURCE {
-            self.forget_oldest_of(from);
+        if self.0.iter().filter(|known| source(known) == from.into()).count() >= PER_SOURCE {
+            self.forget_oldest_of(from.into());
         } else if self.0.len() >= CAPACITY {
-            let mut counts = BTreeMap::<IpAddr, usize>::new();
+            let mut counts = BTreeMap::<Source, usize>::new();
             for known in &self.0 {
-                *counts.entry(known.from).or_default() += 1;
+                *counts.entry(source(known)).or_default() += 1;
             }
             if let Some((fullest, _)) = counts.into_iter().max_by_key(|(_, count)| *count) {
                 self.forget_oldest_of(fullest);
@@ -72,11 +74,15 @@ impl Strangers {
         self.0.retain(|known| known.key != *key);
     }
 
-    fn forget_oldest_of(&mut self, source: IpAddr) {
-        if let Some(at) = self.0.iter().position(|known| known.from == source) {
+    fn forget_oldest_of(&mut self, of: Source) {
+        if let Some(at) = self.0.iter().position(|known| source(known) == of) {
             self.0.remove(at);
         }
     }
+}
+
+fn source(stranger: &Stranger) -> Source {
+    stranger.from.into()
 }
 
 #[cfg(test)]

@@ -101,6 +101,10 @@ struct Serving(Child);
 impl Serving {
     /// Starts it and waits until it tells systemd that it is ready.
     fn start(host: &Host) -> Self {
+        Self::start_with(host, &[])
+    }
+
+    fn start_with(host: &Host, more: &[&str]) -> Self {
         let socket = host.path("notify");
         let _ = fs::remove_file(&socket);
         let notified = UnixDatagram::bind(&socket).unwrap();
@@ -108,6 +112,8 @@ impl Serving {
         let cluster = host.path("cluster.toml");
         let child = host
             .command(&["serve", "--listen", "127.0.0.1:0", "--cluster", cluster.to_str().unwrap()])
+            .args(["--status-listen", "127.0.0.1:0"])
+            .args(more)
             .env("NOTIFY_SOCKET", &socket)
             .stderr(Stdio::piped())
             .spawn()
@@ -265,28 +271,125 @@ fn a_killed_coordinator_is_reported_and_starts_again() {
     assert_eq!(host.status().live.unwrap().incarnation.0, 1);
 }
 
+/// What a running `serve` says of where it listens.
+fn endpoint(host: &Host, what: &str) -> String {
+    let text = fs::read(host.path("state/endpoint.json")).unwrap();
+    let endpoint: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    endpoint[what].as_str().unwrap().to_owned()
+}
+
 #[test]
 fn another_coordinator_at_the_address_is_named_as_such() {
     let (host, other) = (Host::initialised(), Host::initialised());
     let _serving = Serving::start(&other);
-    fs::copy(other.path("state/endpoint.json"), host.path("state/endpoint.json")).unwrap();
-    assert!(host.fails(3, &["status"]).contains("not the pinned"));
+    let (address, pin) = (endpoint(&other, "address"), host.ok(&["init", "--if-missing"]));
+    let key = host.path("state/admin.key");
+    let remote = ["--address", &address, "--pin", pin.trim(), "--admin-key", key.to_str().unwrap()];
+    assert!(host.fails(3, &[&["status"][..], &remote].concat()).contains("not the pinned"));
 }
 
 #[test]
-fn a_remote_admin_needs_address_pin_and_key() {
+fn a_remote_admin_has_a_key_of_its_own_until_it_is_removed() {
     let host = Host::initialised();
     let _serving = Serving::start(&host);
-    let endpoint: serde_json::Value =
-        serde_json::from_slice(&fs::read(host.path("state/endpoint.json")).unwrap()).unwrap();
-    let pin = host.ok(&["init", "--if-missing"]);
+    let (address, pin) = (endpoint(&host, "address"), host.ok(&["init", "--if-missing"]));
     let key = host.path("elsewhere.key");
-    fs::copy(host.path("state/admin.key"), &key).unwrap();
-    let address = endpoint["address"].as_str().unwrap();
-    let remote = ["--address", address, "--pin", pin.trim(), "--admin-key", key.to_str().unwrap()];
-    assert!(host.ok(&[&["status"][..], &remote].concat()).contains("cluster test"));
+    let key_text = key.to_str().unwrap();
+    let remote = ["--address", &address, "--pin", pin.trim(), "--admin-key", key_text];
+    let remotely = |arguments: &[&'static str]| [arguments, &remote].concat();
+
+    let fingerprint = host.ok(&["admin", "key", key_text]);
+    assert_eq!(mode(&key), 0o600);
+    assert!(host.fails(1, &["admin", "key", key_text]).contains("File exists"));
+    assert!(host.fails(4, &remotely(&["status"])).contains("only an admin's key may do this"));
+    let added = host.ok(&["admin", "add", "ops", "--fingerprint", fingerprint.trim()]);
+    assert!(added.contains("ops is an admin") && added.contains(pin.trim()), "{added}");
+    assert!(host.ok(&remotely(&["status"])).contains("cluster test"));
+    assert!(host.ok(&remotely(&["admin", "list"])).contains(fingerprint.trim()));
     fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
-    assert!(host.fails(1, &[&["status"][..], &remote].concat()).contains("read by others"));
+    assert!(host.fails(1, &remotely(&["status"])).contains("read by others"));
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+
+    host.ok(&["admin", "remove", "ops"]);
+    assert!(host.fails(4, &remotely(&["status"])).contains("was removed"));
+    let made = host.path("made.key");
+    host.ok(&["admin", "add", "ops", "--make", made.to_str().unwrap()]);
+    assert_eq!(mode(&made), 0o600);
+    host.fails(2, &["admin", "add", "nobody"]);
+    host.fails(2, &["admin", "add", "../x", "--fingerprint", fingerprint.trim()]);
+    assert!(host.fails(4, &["admin", "remove", "nobody"]).contains("no admin nobody"));
+}
+
+#[test]
+fn the_audit_trail_is_read_on_from_where_one_stopped_and_exported_as_json_lines() {
+    let host = Host::initialised();
+    let _serving = Serving::start(&host);
+    let lines = host.ok(&["events", "--json"]);
+    let events: Vec<kiln_protocol::admin::Event> =
+        lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(events.iter().map(|event| event.what.as_str()).collect::<Vec<_>>(), ["init", "begin"]);
+    host.ok(&["kubeconfig"]);
+    let since = events.last().unwrap().id.to_string();
+    let text = host.ok(&["events", "--since", &since]);
+    assert_eq!(text.lines().count(), 1, "{text}");
+    assert!(text.contains("local uid ") && text.contains(": kubeconfig: "), "{text}");
+
+    let mut follower =
+        host.command(&["events", "--follow", "--since", &since]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = std::io::BufReader::new(follower.stdout.take().unwrap());
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut lines, &mut line).unwrap();
+    assert_eq!(line, text);
+    host.ok(&["end"]);
+    line.clear();
+    std::io::BufRead::read_line(&mut lines, &mut line).unwrap();
+    assert!(line.contains(": end: "), "{line}");
+    follower.kill().unwrap();
+    follower.wait().unwrap();
+}
+
+#[test]
+fn what_a_file_changes_is_shown_before_it_is_applied() {
+    let host = Host::initialised();
+    let _serving = Serving::start(&host);
+    let edited = host.path("edited.toml");
+    fs::write(&edited, CLUSTER.replace("cores = 1", "cores = 2")).unwrap();
+    let edited = edited.to_str().unwrap();
+    let line = "s1: cores: 1 becomes 2 (for machines made from now on)";
+    let dry = host.ok(&["apply", "--dry-run", edited]);
+    assert!(dry.contains(line) && dry.contains("nothing was done"), "{dry}");
+    assert!(host.ok(&["apply", "--dry-run", edited]).contains(line), "it was done all the same");
+    assert!(host.ok(&["apply", edited]).contains(line));
+    assert!(host.ok(&["apply", edited]).contains("nothing changes"));
+}
+
+#[test]
+fn until_ready_gives_up_with_an_exit_code_and_a_summary() {
+    let host = Host::initialised();
+    let cluster = host.path("cluster.toml");
+    let until = ["serve", "--listen", "127.0.0.1:0", "--no-status", "--until-ready", "--timeout", "1s"];
+    let no_file = host.fails(1, &until);
+    assert!(no_file.contains("give one with --cluster"), "{no_file}");
+    let stuck = host.fails(5, &[&until[..], &["--cluster", cluster.to_str().unwrap()]].concat());
+    assert!(stuck.contains("1 of 1 are missing") && stuck.contains("s1: no ticket was minted"), "{stuck}");
+    host.fails(2, &["serve", "--timeout", "1s"]);
+}
+
+#[test]
+fn a_log_for_machines_is_one_json_object_a_line() {
+    let host = Host::initialised();
+    let mut serving = Serving::start_with(&host, &["--log-format", "json"]);
+    host.ok(&["end"]);
+    serving.signal(Signal::SIGTERM);
+    let mut log = String::new();
+    std::io::Read::read_to_string(&mut serving.0.stderr.take().unwrap(), &mut log).unwrap();
+    let lines: Vec<serde_json::Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let ended = lines.iter().find(|line| line["message"].as_str().unwrap_or("").starts_with("end:")).unwrap();
+    let request = &ended["span"];
+    assert!(
+        request["id"].is_string() && request["who"].as_str().unwrap().starts_with("local uid"),
+        "{ended}"
+    );
 }
 
 #[test]
@@ -312,6 +415,22 @@ fn hangup_reads_the_cluster_file_again() {
     }
     serving.signal(Signal::SIGINT);
     assert_eq!(serving.exit_code(), Some(0));
+}
+
+#[test]
+fn the_status_page_listens_where_it_was_told_to() {
+    let host = Host::initialised();
+    let _serving = Serving::start(&host);
+    let mut stream = std::net::TcpStream::connect(endpoint(&host, "status")).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    std::io::Write::write_all(
+        &mut stream,
+        b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n",
+    )
+    .unwrap();
+    let mut answer = String::new();
+    std::io::Read::read_to_string(&mut stream, &mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("ok\n"), "{answer}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::api::{Facts, Report, Step, Usage};
 use crate::config::Incarnation;
 use crate::identity::{Fingerprint, TypedFingerprint};
-use crate::names::{ClusterName, K3sVersion, NodeName, Role};
+use crate::names::{AdminName, ClusterName, K3sVersion, NodeName, Role};
 use crate::secret::Secret;
 use crate::ticket::TicketKey;
 
@@ -34,6 +34,16 @@ pub const EXTEND: &str = "/v1/admin/extend";
 pub const APPLY: &str = "/v1/admin/apply";
 /// `POST` without a body, answered with 204: the live incarnation ends.
 pub const END: &str = "/v1/admin/end";
+/// `POST`: [`EventsRequest`] to [`EventsAnswer`].
+pub const EVENTS: &str = "/v1/admin/events";
+/// `GET`: [`AdminsAnswer`].
+pub const ADMINS: &str = "/v1/admin/admins";
+/// `POST`: [`AddAdminRequest`], answered with 204. Idempotent.
+pub const ADD_ADMIN: &str = "/v1/admin/admins/add";
+/// `POST`: [`RemoveAdminRequest`], answered with 204. Idempotent.
+pub const REMOVE_ADMIN: &str = "/v1/admin/admins/remove";
+/// Events that one answer holds at most.
+pub const MAX_EVENTS: u32 = 1000;
 /// Bodies of admin requests larger than this many bytes are refused.
 pub const MAX_ADMIN_BODY: usize = 1024 * 1024;
 
@@ -174,15 +184,76 @@ pub struct KubeconfigAnswer {
 pub struct ApplyRequest {
     /// The file's text, TOML.
     pub cluster_file: String,
+    /// Only say what would change.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
 }
 
-/// The cluster file is in force.
+/// The cluster file is in force, or would be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApplyAnswer {
     /// The live incarnation.
     pub incarnation: Incarnation,
-    /// What changed, in words; empty when nothing did.
+    /// What changed and what that does to which node, in words; empty when
+    /// nothing did.
     pub changes: Vec<String>,
+}
+
+/// Asks for the audit trail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventsRequest {
+    /// The lines after this number; 0 for all.
+    pub after: u64,
+    /// At most so many lines, and never more than [`MAX_EVENTS`].
+    pub limit: u32,
+    /// Seconds to wait for a line if there is none, at most
+    /// [`crate::api::MAX_WAIT`].
+    #[serde(default)]
+    pub wait: u32,
+}
+
+/// A part of the audit trail.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventsAnswer {
+    /// In order.
+    pub events: Vec<Event>,
+}
+
+/// Makes a key an admin's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddAdminRequest {
+    /// What the audit trail is to call it.
+    pub name: AdminName,
+    /// The key.
+    pub key: Fingerprint,
+}
+
+/// Takes an admin's key every right.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoveAdminRequest {
+    /// Whose.
+    pub name: AdminName,
+}
+
+/// Every admin's key there ever was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdminsAnswer {
+    /// Oldest first.
+    pub admins: Vec<AdminStatus>,
+}
+
+/// An admin's key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdminStatus {
+    /// What the audit trail calls it.
+    pub name: AdminName,
+    /// The key.
+    pub key: Fingerprint,
+    /// Since when.
+    pub added: Timestamp,
+    /// Since when it may do nothing any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removed: Option<Timestamp>,
 }
 
 /// What an operator sees of the cluster.
@@ -281,12 +352,27 @@ pub struct NodeStatus {
     /// What its agent last said it had used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
-    /// When its last report came.
+    /// When it was last heard of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_seen: Option<Timestamp>,
+    /// Whether its agent is connected and waits for a change of its
+    /// configuration.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub connected: bool,
 }
 
+/// Seconds of silence after which a node that was heard of is stale. An agent
+/// that cannot reach the coordinator tries every five minutes.
+const STALE: i64 = 900;
+
 impl NodeStatus {
+    /// Whether nothing was heard of it at `now` for longer than an agent that
+    /// runs and reaches the coordinator is silent.
+    pub fn is_stale(&self, now: Timestamp) -> bool {
+        let silent = |seen: Timestamp| now.duration_since(seen).as_secs() > STALE;
+        self.registry == RegistryState::Bound && !self.connected && self.last_seen.is_some_and(silent)
+    }
+
     /// Whether its key is bound and it has said that it is ready.
     pub fn is_ready(&self) -> bool {
         self.registry == RegistryState::Bound && self.ready.is_some()

@@ -17,8 +17,16 @@ pub const ENROL: &str = "/v1/enrol";
 /// `POST`: [`ApprovalRequest`] to [`EnrolAnswer`]; `pending` until an operator
 /// has approved the connection's key.
 pub const APPROVAL: &str = "/v1/approval";
-/// `GET`: [`crate::config::NodeConfig`].
+/// `GET`: [`crate::config::NodeConfig`], with an `ETag`.
+///
+/// With that tag in `If-None-Match` and `Prefer: wait=SECONDS` (RFC 7240) the
+/// question is held open until the configuration is another one: 304 when it
+/// is not after so many seconds, at most [`MAX_WAIT`].
 pub const CONFIG: &str = "/v1/config";
+/// The longest a question is held open, in seconds.
+pub const MAX_WAIT: u32 = 300;
+/// Names a request in the coordinator's log; in every answer's header.
+pub const REQUEST_ID: &str = "x-request-id";
 /// `POST`: [`GateRequest`] to [`GateAnswer`].
 pub const GATE: &str = "/v1/gate";
 /// `POST`: [`Report`], answered with 204.

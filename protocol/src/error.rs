@@ -77,7 +77,7 @@ impl fmt::Display for ErrorClass {
 }
 
 /// A refusal, as the API sends it and as reports carry it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[derive(Debug, Clone, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{class}: {message}{}", hint.as_ref().map(|h| format!(" ({h})")).unwrap_or_default())]
 pub struct ApiError {
     /// What kind of refusal.
@@ -90,12 +90,24 @@ pub struct ApiError {
     /// Seconds after which another try makes sense.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after: Option<u32>,
+    /// The request it answers, as the coordinator's log calls it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<String>,
+}
+
+/// Two refusals are the same if they say the same; which request was told so
+/// is no part of it.
+impl PartialEq for ApiError {
+    fn eq(&self, other: &Self) -> bool {
+        let said = |error: &Self| (error.class, error.retry_after);
+        said(self) == said(other) && self.message == other.message && self.hint == other.hint
+    }
 }
 
 impl ApiError {
     /// An error without hint and without a retry time.
     pub fn new(class: ErrorClass, message: impl Into<String>) -> Self {
-        Self { class, message: message.into(), hint: None, retry_after: None }
+        Self { class, message: message.into(), hint: None, retry_after: None, request: None }
     }
 
     /// Adds what to do next.

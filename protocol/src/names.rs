@@ -107,6 +107,21 @@ checked_text! {
     SubjectAltName, "tls-san", check_host
 }
 
+checked_text! {
+    /// What an admin's key is called in the audit trail: a person or a job.
+    AdminName, "admin name", check_admin
+}
+
+fn check_admin(text: &str) -> Result<(), &'static str> {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"._@-".contains(&b);
+    match text.bytes().next() {
+        Some(first) if first.is_ascii_alphanumeric() && text.len() <= 64 && text.bytes().all(allowed) => {
+            Ok(())
+        }
+        _ => Err("must be 1 to 64 letters, digits, '.', '_', '@' or '-', and begin with a letter or digit"),
+    }
+}
+
 fn check_label(text: &str) -> Result<(), &'static str> {
     let edge = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
     let bytes = text.as_bytes();

@@ -110,11 +110,27 @@ pub fn fingerprint_of(certificate: &CertificateDer<'_>) -> Result<Fingerprint, E
         return Err(refused("the certificate is larger than 2 KiB"));
     }
     let parsed = ParsedCertificate::try_from(certificate)?;
-    let spki = parsed.subject_public_key_info();
+    fingerprint_of_spki(&parsed.subject_public_key_info())
+}
+
+fn fingerprint_of_spki(spki: &[u8]) -> Result<Fingerprint, Error> {
     if spki.len() != 91 || !spki.starts_with(&P256_SPKI_PREFIX) {
         return Err(refused("the key is not P-256 with an uncompressed point"));
     }
-    Ok(Fingerprint::of_spki(&spki))
+    Ok(Fingerprint::of_spki(spki))
+}
+
+/// The fingerprint of the key in a PEM file: a public key or a certificate
+/// around one, of a kind that we accept.
+pub fn fingerprint_of_pem(pem: &[u8]) -> Result<Fingerprint, Error> {
+    use rustls::pki_types::SubjectPublicKeyInfoDer;
+    use rustls::pki_types::pem::PemObject as _;
+    if let Ok(certificate) = CertificateDer::from_pem_slice(pem) {
+        return fingerprint_of(&certificate);
+    }
+    let spki = SubjectPublicKeyInfoDer::from_pem_slice(pem)
+        .map_err(|_| refused("it holds neither a public key nor a certificate in PEM form"))?;
+    fingerprint_of_spki(&spki)
 }
 
 /// A client's configuration: shows `identity`, speaks only to the server

@@ -21,6 +21,7 @@ pub(crate) fn node_status(name: &str) -> NodeStatus {
         facts: None,
         usage: None,
         last_seen: None,
+        connected: false,
     }
 }
 

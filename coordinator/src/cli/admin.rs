@@ -19,7 +19,7 @@ const WATCH: Duration = Duration::from_secs(1);
 const CLEAR: &str = "\x1b[H\x1b[2J";
 
 pub(super) async fn status(arguments: &Status) -> Result<()> {
-    let (client, _) = connect(&arguments.remote)?;
+    let client = connect(&arguments.remote)?;
     let mut status = client.status().await?;
     if !arguments.watch {
         return print(&shown(&status, arguments.json)?);
@@ -44,7 +44,7 @@ fn shown(status: &ClusterStatus, json: bool) -> Result<String> {
 }
 
 pub(super) async fn kubeconfig(arguments: &Kubeconfig) -> Result<()> {
-    let (client, _) = connect(&arguments.remote)?;
+    let client = connect(&arguments.remote)?;
     let user = match (&arguments.user, &arguments.group) {
         (Some(name), Some(group)) => Some(KubeUserName { name: name.clone(), group: group.clone() }),
         _ => None,
@@ -58,33 +58,43 @@ pub(super) async fn kubeconfig(arguments: &Kubeconfig) -> Result<()> {
 pub(super) async fn apply(arguments: &Apply) -> Result<()> {
     // Read here first: its errors name the file.
     let cluster_file = read_cluster_file(&arguments.file)?.text().to_owned();
-    let (client, _) = connect(&arguments.remote)?;
-    let answer = client.apply(&ApplyRequest { cluster_file }).await?;
-    let mut text = format!("incarnation {} is live\n", answer.incarnation);
-    if answer.changes.is_empty() {
-        text += "nothing changed\n";
+    let client = connect(&arguments.remote)?;
+    // Shown before it is done, and refused before anything of it is.
+    let look = ApplyRequest { cluster_file: cluster_file.clone(), dry_run: true };
+    let preview = client.apply(&look).await?;
+    print(&changes_in_words(&preview.changes))?;
+    if arguments.dry_run {
+        return print("nothing was done: this was a dry run\n");
     }
-    for change in answer.changes {
-        text = text + "  " + &change + "\n";
+    let answer = client.apply(&ApplyRequest { cluster_file, dry_run: false }).await?;
+    if answer.changes != preview.changes {
+        print(&format!("meanwhile it had changed; in force now:\n{}", changes_in_words(&answer.changes)))?;
     }
-    print(&text)
+    print(&format!("incarnation {} is live\n", answer.incarnation))
+}
+
+fn changes_in_words(changes: &[String]) -> String {
+    if changes.is_empty() {
+        return "nothing changes\n".to_owned();
+    }
+    changes.iter().fold(String::new(), |text, change| text + "  " + change + "\n")
 }
 
 pub(super) async fn extend(arguments: &Extend) -> Result<()> {
-    let (client, _) = connect(&arguments.remote)?;
+    let client = connect(&arguments.remote)?;
     let seconds = u32::try_from(arguments.lifetime.seconds()).context("--lifetime is too long")?;
     let answer = client.extend(&ExtendRequest { node: arguments.node.clone(), seconds }).await?;
     print(&format!("the ticket of {} may be used before {}\n", arguments.node, answer.expires))
 }
 
 pub(super) async fn release(arguments: &Node) -> Result<()> {
-    let (client, _) = connect(&arguments.remote)?;
+    let client = connect(&arguments.remote)?;
     client.release(&NodeRequest { node: arguments.node.clone() }).await?;
     print(&format!("the key of {} is trusted\n", arguments.node))
 }
 
 pub(super) async fn revoke(arguments: &Node) -> Result<()> {
-    let (client, _) = connect(&arguments.remote)?;
+    let client = connect(&arguments.remote)?;
     client.revoke(&NodeRequest { node: arguments.node.clone() }).await?;
     print(&format!(
         "{0} may do nothing here any more; what it knows of k3s it still knows: a server's CAs and tokens \
@@ -95,7 +105,7 @@ pub(super) async fn revoke(arguments: &Node) -> Result<()> {
 }
 
 pub(super) async fn end(arguments: &End) -> Result<()> {
-    let (client, _) = connect(&arguments.remote)?;
+    let client = connect(&arguments.remote)?;
     client.end().await?;
     print("no cluster is live\n")
 }

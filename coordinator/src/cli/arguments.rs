@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use kiln_protocol::identity::TypedFingerprint;
+use kiln_protocol::names::AdminName;
 use kiln_protocol::ticket::Address;
 use kiln_protocol::{Fingerprint, NodeName};
 
@@ -40,14 +41,17 @@ pub(super) enum Command {
     /// Make a kubeconfig, without asking any node
     #[command(after_help = examples::KUBECONFIG)]
     Kubeconfig(Kubeconfig),
-    /// Put a cluster file in force
+    /// Show what a cluster file changes, and put it in force
     #[command(after_help = examples::APPLY)]
     Apply(Apply),
     /// Say which key the console of a node's machine shows
+    #[command(after_help = examples::CONFIRM)]
     Confirm(Confirm),
     /// Take a machine without a ticket for a node, by the key its console shows
+    #[command(after_help = examples::APPROVE)]
     Approve(Approve),
     /// Show the machines that wait to be approved
+    #[command(after_help = examples::PENDING)]
     Pending(Pending),
     /// Give a node's unused ticket more time
     #[command(after_help = examples::EXTEND)]
@@ -61,6 +65,12 @@ pub(super) enum Command {
     /// End the cluster's present life: no node of it may do anything any more
     #[command(after_help = examples::END)]
     End(End),
+    /// Show the audit trail: who did what to which node, when, from where
+    #[command(after_help = examples::EVENTS)]
+    Events(Events),
+    /// Say who may ask this coordinator from elsewhere
+    #[command(after_help = examples::ADMIN)]
+    Admin(Admin),
     /// Print a shell's completions
     #[command(after_help = examples::COMPLETIONS)]
     Completions(Completions),
@@ -76,8 +86,8 @@ pub(super) struct State {
     pub(super) state: PathBuf,
 }
 
-/// Which coordinator is asked: the one that serves `--state` on this host, or
-/// one elsewhere.
+/// Which coordinator is asked: the one that serves `--state` on this host, at
+/// its socket, or one elsewhere with an admin's key.
 #[derive(Debug, Args)]
 pub(super) struct Remote {
     #[command(flatten)]
@@ -112,6 +122,31 @@ pub(super) struct Serve {
     /// Put this cluster file in force; SIGHUP reads it again
     #[arg(long, value_name = "FILE")]
     pub(super) cluster: Option<PathBuf>,
+    /// Where the status page, /metrics and /healthz are, in plain HTTP; they
+    /// change nothing and show no secret [default: 127.0.0.1:7444, if it is free]
+    #[arg(long, value_name = "IP:PORT")]
+    pub(super) status_listen: Option<SocketAddr>,
+    /// No status page
+    #[arg(long, conflicts_with = "status_listen")]
+    pub(super) no_status: bool,
+    /// How the log on standard error is written
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = LogFormat::Text)]
+    pub(super) log_format: LogFormat,
+    /// Stop once every node of the cluster file is ready; for CI
+    #[arg(long)]
+    pub(super) until_ready: bool,
+    /// How long --until-ready waits
+    #[arg(long, value_name = "TIME", default_value = "15m", requires = "until_ready")]
+    pub(super) timeout: Lifetime,
+}
+
+/// How a log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum LogFormat {
+    /// A line for people
+    Text,
+    /// A JSON object a line
+    Json,
 }
 
 #[derive(Debug, Args)]
@@ -181,6 +216,9 @@ pub(super) struct Apply {
     /// The cluster file
     #[arg(value_name = "FILE")]
     pub(super) file: PathBuf,
+    /// Only show what would change
+    #[arg(long)]
+    pub(super) dry_run: bool,
 }
 
 #[derive(Debug, Args)]
@@ -241,6 +279,90 @@ pub(super) struct Node {
 pub(super) struct End {
     #[command(flatten)]
     pub(super) remote: Remote,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Events {
+    #[command(flatten)]
+    pub(super) remote: Remote,
+    /// Go on with new lines as they come, until interrupted
+    #[arg(long)]
+    pub(super) follow: bool,
+    /// Print a JSON object a line
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Begin after the line of this number
+    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    pub(super) since: u64,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Admin {
+    #[command(subcommand)]
+    pub(super) command: AdminCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum AdminCommand {
+    /// Make a key for an admin on this machine, and print its fingerprint
+    Key(AdminKey),
+    /// Let a key do what admins may
+    Add(AdminAdd),
+    /// Show every admin's key there ever was
+    List(AdminList),
+    /// Take an admin's key every right, at once and for good
+    Remove(AdminRemove),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct AdminKey {
+    /// The file to write the private key to (mode 0600); it must not exist
+    #[arg(value_name = "FILE")]
+    pub(super) file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct AdminAdd {
+    #[command(flatten)]
+    pub(super) remote: Remote,
+    #[command(flatten)]
+    pub(super) key: AdminKeySource,
+    /// What the audit trail is to call it
+    #[arg(value_name = "NAME")]
+    pub(super) name: AdminName,
+}
+
+/// Where the key of a new admin is from.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(super) struct AdminKeySource {
+    /// The key's fingerprint, as `admin key` printed it
+    #[arg(long, value_name = "HEX")]
+    pub(super) fingerprint: Option<Fingerprint>,
+    /// A PEM file with the public key, or with a certificate around it
+    #[arg(long, value_name = "FILE")]
+    pub(super) public_key: Option<PathBuf>,
+    /// Make a key and write it to this file (mode 0600), which must not exist
+    #[arg(long, value_name = "FILE")]
+    pub(super) make: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct AdminList {
+    #[command(flatten)]
+    pub(super) remote: Remote,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct AdminRemove {
+    #[command(flatten)]
+    pub(super) remote: Remote,
+    /// Whose key
+    #[arg(value_name = "NAME")]
+    pub(super) name: AdminName,
 }
 
 #[derive(Debug, Args)]

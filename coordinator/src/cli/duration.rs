@@ -8,6 +8,10 @@ use std::time::Duration;
 pub(super) struct Lifetime(Duration);
 
 impl Lifetime {
+    pub(super) fn time(self) -> Duration {
+        self.0
+    }
+
     pub(super) fn seconds(self) -> u64 {
         self.0.as_secs()
     }

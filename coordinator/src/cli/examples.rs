@@ -7,7 +7,8 @@ Examples:
 pub(super) const SERVE: &str = "\
 Examples:
   coordinator serve --state ./state --cluster cluster.toml
-  coordinator serve --listen 127.0.0.1:7443";
+  coordinator serve --listen 127.0.0.1:7443
+  coordinator serve --state ./state --cluster cluster.toml --until-ready --timeout 20m";
 
 pub(super) const TICKET: &str = "\
 Examples:
@@ -25,7 +26,20 @@ Examples:
 
 pub(super) const APPLY: &str = "\
 Examples:
+  coordinator apply --dry-run cluster.toml
   coordinator apply cluster.toml";
+
+pub(super) const CONFIRM: &str = "\
+Examples:
+  coordinator confirm k3s-s1 0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f";
+
+pub(super) const APPROVE: &str = "\
+Examples:
+  coordinator approve k3s-a1 --fingerprint 0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f";
+
+pub(super) const PENDING: &str = "\
+Examples:
+  coordinator pending";
 
 pub(super) const EXTEND: &str = "\
 Examples:
@@ -42,6 +56,18 @@ Examples:
 pub(super) const END: &str = "\
 Examples:
   coordinator end";
+
+pub(super) const EVENTS: &str = "\
+Examples:
+  coordinator events --follow
+  coordinator events --json --since 1200";
+
+pub(super) const ADMIN: &str = "\
+Examples:
+  coordinator admin key ops.key
+  coordinator admin add ops --public-key ops.pem
+  coordinator admin list
+  coordinator admin remove ops";
 
 pub(super) const COMPLETIONS: &str = "\
 Examples:

@@ -1,14 +1,17 @@
 //! The program `coordinator`: one file a subcommand.
 
 mod admin;
+mod admins;
 mod arguments;
 mod completions;
 mod connect;
 mod duration;
+mod events;
 mod examples;
 mod serve;
-mod table;
+pub(crate) mod table;
 mod ticket;
+mod until_ready;
 mod vouch;
 
 use std::fmt::Write as _;
@@ -32,7 +35,8 @@ Exit codes:
   1  failed
   2  the command line is wrong
   3  the coordinator cannot be reached, or another one answers
-  4  the coordinator refused";
+  4  the coordinator refused
+  5  serve --until-ready: not every node was ready in time";
 
 /// Parses the command line and runs it.
 pub fn main() -> ExitCode {
@@ -67,6 +71,8 @@ async fn run(command: Command) -> Result<()> {
         Command::Release(node) => admin::release(&node).await,
         Command::Revoke(node) => admin::revoke(&node).await,
         Command::End(end) => admin::end(&end).await,
+        Command::Events(events) => events::events(&events).await,
+        Command::Admin(admin) => admins::admin(&admin.command).await,
         Command::Completions(completions) => completions::completions(&completions),
         Command::Man(man) => completions::man(&man),
     }
@@ -74,9 +80,9 @@ async fn run(command: Command) -> Result<()> {
 
 fn exit_code(error: &anyhow::Error) -> ExitCode {
     match error.downcast_ref::<ClientError>() {
-        Some(ClientError::Unreachable { .. } | ClientError::Pin { .. }) => ExitCode::from(3),
         Some(ClientError::Refused(_)) => ExitCode::from(4),
-        None if error.is::<connect::NotServed>() => ExitCode::from(3),
+        _ if connect::is_unreachable(error) => ExitCode::from(3),
+        _ if error.is::<until_ready::NotReady>() => ExitCode::from(5),
         _ => ExitCode::FAILURE,
     }
 }
@@ -92,6 +98,9 @@ fn render(error: &anyhow::Error) -> String {
         let _ = writeln!(text, "coordinator: {} ({})", refusal.message, refusal.class);
         if let Some(hint) = &refusal.hint {
             let _ = writeln!(text, "  {hint}");
+        }
+        if let Some(request) = &refusal.request {
+            let _ = writeln!(text, "  request {request} in the coordinator's log");
         }
         return text;
     }

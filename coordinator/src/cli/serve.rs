@@ -1,6 +1,8 @@
 //! `init` and `serve`.
 
 use std::fs;
+use std::io::IsTerminal as _;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
@@ -8,13 +10,13 @@ use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::arguments::{Init, Serve};
+use super::arguments::{Init, LogFormat, Serve};
 use super::connect::Endpoint;
-use super::print;
-use crate::Coordinator;
+use super::{print, until_ready};
 use crate::plan::ClusterFile;
 use crate::store::dir::{self, StateDir};
 use crate::store::events::Actor;
+use crate::{Coordinator, Limits, Listeners};
 
 pub(super) fn init(arguments: &Init) -> Result<()> {
     let path = &arguments.state.state;
@@ -27,40 +29,78 @@ pub(super) fn init(arguments: &Init) -> Result<()> {
 }
 
 pub(super) async fn serve(arguments: &Serve) -> Result<()> {
-    start_logging();
+    start_logging(arguments.log_format);
     let mut signals = Signals::new()?;
     let coordinator = Coordinator::open(&arguments.state.state).await?;
     if let Some(file) = &arguments.cluster {
         apply(&coordinator, file).await?;
     }
-    let listener = TcpListener::bind(arguments.listen)
-        .await
-        .with_context(|| format!("listening on {}: give another one with --listen", arguments.listen))?;
-    let server = coordinator.serve(listener).await?;
     let state = StateDir::new(&arguments.state.state);
-    let endpoint = Endpoint { address: server.local_addr() };
+    let mut listeners = Listeners::nodes(
+        TcpListener::bind(arguments.listen)
+            .await
+            .with_context(|| format!("listening on {}: give another one with --listen", arguments.listen))?,
+    );
+    listeners.status = status_listener(arguments).await?;
+    listeners.socket = Some(state.socket());
+    let server = coordinator.serve_at(listeners, Limits::default()).await?;
+    let endpoint = Endpoint { address: server.local_addr(), status: server.status_addr() };
     dir::replace_private(&state.endpoint(), &serde_json::to_vec(&endpoint)?)?;
-    tracing::info!(listen = %server.local_addr(), pin = %coordinator.pin(), "serving");
+    let status = server.status_addr().map_or("none".to_owned(), |address| format!("http://{address}/"));
+    tracing::info!(listen = %server.local_addr(), status, pin = %coordinator.pin(), "serving");
     notify(&[NotifyState::Ready]);
+    let outcome = if arguments.until_ready {
+        let time = arguments.timeout.time();
+        tokio::select! {
+            ready = until_ready::wait(&coordinator, time) => ready,
+            () = follow_signals(&mut signals, &coordinator, arguments) => {
+                Err(until_ready::stopped(&coordinator.status().await?).into())
+            }
+        }
+    } else {
+        follow_signals(&mut signals, &coordinator, arguments).await;
+        Ok(())
+    };
+    tracing::info!("stopping");
+    notify(&[NotifyState::Stopping]);
+    // Gone before the listener, so that no command finds it and is cut off.
+    let _ = fs::remove_file(state.endpoint());
+    let _ = fs::remove_file(state.socket());
+    tokio::select! {
+        () = server.shutdown() => {}
+        () = signals.next_stop() => tracing::warn!("told twice: stopping at once"),
+    }
+    outcome
+}
+
+/// Reads the cluster file again as often as it is told to; returns when told
+/// to stop.
+async fn follow_signals(signals: &mut Signals, coordinator: &Coordinator, arguments: &Serve) {
     while signals.next().await == Order::Reload {
         match &arguments.cluster {
             None => tracing::warn!("told to reload, but no --cluster file was given"),
             Some(file) => {
-                if let Err(error) = apply(&coordinator, file).await {
+                if let Err(error) = apply(coordinator, file).await {
                     tracing::error!("the cluster file stays as it was: {error:#}");
                 }
             }
         }
     }
-    tracing::info!("stopping");
-    notify(&[NotifyState::Stopping]);
-    // Gone before the listener, so that no command finds it and is cut off.
-    let _ = fs::remove_file(state.endpoint());
-    tokio::select! {
-        () = server.shutdown() => {}
-        () = signals.next_stop() => tracing::warn!("told twice: stopping at once"),
+}
+
+/// The listener of the status page. One that was asked for has to be there;
+/// the default one must not keep a coordinator from serving nodes.
+async fn status_listener(arguments: &Serve) -> Result<Option<TcpListener>> {
+    const DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7444);
+    if arguments.no_status {
+        return Ok(None);
     }
-    Ok(())
+    let Some(address) = arguments.status_listen else {
+        let bound = TcpListener::bind(DEFAULT).await;
+        return Ok(bound.inspect_err(|error| tracing::warn!("no status page: {DEFAULT}: {error}")).ok());
+    };
+    let bound = TcpListener::bind(address).await;
+    bound.map(Some).with_context(|| format!("listening on {address}: give another one with --status-listen"))
 }
 
 async fn apply(coordinator: &Coordinator, file: &Path) -> Result<()> {
@@ -122,15 +162,16 @@ fn notify(states: &[NotifyState<'_>]) {
     }
 }
 
-fn start_logging() {
+fn start_logging(format: LogFormat) {
     use tracing_subscriber::EnvFilter;
     let filter = EnvFilter::try_from_env("KILN_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let log =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     // A second one, in-process, is not an error.
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(terminal)
-        .with_target(false)
-        .try_init();
+    let _ = match format {
+        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).try_init(),
+        LogFormat::Json => {
+            log.json().flatten_event(true).with_current_span(true).with_span_list(false).try_init()
+        }
+    };
 }

@@ -7,7 +7,8 @@ use kiln_protocol::Role;
 use kiln_protocol::admin::{ClusterStatus, Confirmation, NodeStatus, RegistryState};
 use kiln_protocol::api::StepState;
 
-const HEAD: [&str; 8] = ["NODE", "ROLE", "GEN", "REGISTRY", "STEP", "UPTIME", "SEEN", "DETAIL"];
+/// The columns.
+pub(crate) const HEAD: [&str; 8] = ["NODE", "ROLE", "GEN", "REGISTRY", "STEP", "UPTIME", "SEEN", "DETAIL"];
 
 /// The status as people read it: a line on the cluster, a table of its nodes,
 /// then whatever needs attention.
@@ -74,7 +75,8 @@ fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(64).collect()
 }
 
-fn row(node: &NodeStatus, now: Timestamp) -> [String; 8] {
+/// The cells of one node.
+pub(crate) fn row(node: &NodeStatus, now: Timestamp) -> [String; 8] {
     let (step, uptime) = match &node.report {
         None => ("-".to_owned(), "-".to_owned()),
         Some(report) => {
@@ -82,7 +84,12 @@ fn row(node: &NodeStatus, now: Timestamp) -> [String; 8] {
             (format!("{}{failed}", report.step), seconds(report.uptime_ms))
         }
     };
-    let seen = node.last_seen.map_or("-".to_owned(), |seen| ago(now, seen));
+    let seen = match node.last_seen {
+        _ if node.connected => "now".to_owned(),
+        None => "-".to_owned(),
+        Some(seen) if node.is_stale(now) => format!("{} (stale)", ago(now, seen)),
+        Some(seen) => ago(now, seen),
+    };
     let generation = if node.generation == 0 { "-".to_owned() } else { node.generation.to_string() };
     let said = node.report.as_ref().and_then(|report| detail(&report.state));
     let detail = match (node.registry, &node.reason, &node.ticket) {

@@ -35,8 +35,9 @@ struct Journal {
 }
 
 pub(super) async fn ticket(arguments: &Arguments) -> Result<()> {
-    let (client, pin) = connect::connect(&arguments.remote)?;
+    let client = connect::connect(&arguments.remote)?;
     let status = client.status().await?;
+    let pin = status.pin;
     let node = status.node(&arguments.node).ok_or_else(|| not_planned(&arguments.node))?;
     let path = journal_path(arguments.journal.as_deref(), pin, &arguments.node)?;
     let kept = read(&path)?.filter(|_| !arguments.new).filter(|kept| goes_on(kept, pin, node, arguments));

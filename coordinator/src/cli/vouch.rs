@@ -8,7 +8,7 @@ use super::connect::connect;
 use super::{print, table};
 
 pub(super) async fn confirm(arguments: &Confirm) -> Result<()> {
-    let (client, _) = connect(&arguments.remote)?;
+    let client = connect(&arguments.remote)?;
     let Confirm { node, fingerprint, generation, .. } = arguments;
     let request = ConfirmRequest { node: node.clone(), generation: *generation, fingerprint: *fingerprint };
     client.confirm(&request).await?;
@@ -21,7 +21,7 @@ pub(super) async fn confirm(arguments: &Confirm) -> Result<()> {
 }
 
 pub(super) async fn approve(arguments: &Approve) -> Result<()> {
-    let (client, _) = connect(&arguments.remote)?;
+    let client = connect(&arguments.remote)?;
     let request = ApproveRequest { node: arguments.node.clone(), fingerprint: arguments.fingerprint.clone() };
     let approved = client.approve(&request).await?;
     print(&format!(
@@ -31,6 +31,6 @@ pub(super) async fn approve(arguments: &Approve) -> Result<()> {
 }
 
 pub(super) async fn pending(arguments: &Pending) -> Result<()> {
-    let (client, _) = connect(&arguments.remote)?;
+    let client = connect(&arguments.remote)?;
     print(&table::pending_table(&client.status().await?))
 }

@@ -1,9 +1,13 @@
 //! What an edited cluster file may do to a live incarnation. k3s picks its
 //! datastore, addresses and options at its first start, so much of a node is
 //! settled once it has a ticket; the rest may change.
+//!
+//! Each change is said with what it does: an operator reads it before it is
+//! put in force.
 
 use std::collections::BTreeSet;
 
+use kiln_protocol::seed::SshUser;
 use kiln_protocol::{ApiError, ErrorClass, NodeName};
 
 use super::{ClusterFile, PlannedNode};
@@ -29,24 +33,31 @@ pub(crate) fn check(
     if !settled.is_empty() {
         check_cluster(old, new)?;
     }
-    note(&mut changes, "k3s", &old.k3s, &new.k3s);
-    note(&mut changes, "image", &old.image, &new.image);
-    note(&mut changes, "provider", &old.provider, &new.provider);
+    // These three only change before any node has begun.
+    note(&mut changes, "k3s", &old.k3s, &new.k3s, "for every node");
+    note(&mut changes, "provider", &old.provider, &new.provider, "for every node");
+    note(&mut changes, "network", &shown(old.network), &shown(new.network), "for every node");
+    if (old.traefik, &old.disable, &old.tls_san) != (new.traefik, &new.disable, &new.tls_san) {
+        changes.push("traefik, disable or tls_san (for every server)".to_owned());
+    }
+    note(&mut changes, "image", &old.image, &new.image, LATER);
     for node in &new.nodes {
         match old.node(&node.name) {
-            None => changes.push(format!("{} {} is new", node.role, node.name)),
+            None => {
+                changes.push(format!("{} {} is new: it needs a machine and a ticket", node.role, node.name));
+            }
             Some(before) => {
                 if settled.contains(&node.name) {
                     check_node(before, node)?;
                 }
-                note_node(&mut changes, before, node);
+                note_node(&mut changes, before, node, settled.contains(&node.name));
             }
         }
     }
     for node in &old.nodes {
         if new.node(&node.name).is_none() {
             let what =
-                if settled.contains(&node.name) { "leaves; revoke it when it is gone" } else { "leaves" };
+                if settled.contains(&node.name) { "leaves: revoke it when it is gone" } else { "leaves" };
             changes.push(format!("{} {} {what}", node.role, node.name));
         }
     }
@@ -68,8 +79,7 @@ fn check_cluster(old: &ClusterFile, new: &ClusterFile) -> Result<(), ApiError> {
         return Err(fixed("provider", &old.provider, &new.provider));
     }
     if old.network != new.network {
-        let text = |network: Option<ipnet::IpNet>| network.map_or("none".to_owned(), |n| n.to_string());
-        return Err(fixed("network", &text(old.network), &text(new.network)));
+        return Err(fixed("network", &shown(old.network), &shown(new.network)));
     }
     if old.first_server().name != new.first_server().name {
         return Err(fixed("the first server", &old.first_server().name, &new.first_server().name));
@@ -115,27 +125,70 @@ fn check_node(old: &PlannedNode, new: &PlannedNode) -> Result<(), ApiError> {
     Ok(())
 }
 
-fn note_node(changes: &mut Vec<String>, old: &PlannedNode, new: &PlannedNode) {
+/// What concerns machines, and no running one.
+const LATER: &str = "for machines made from now on";
+
+fn note_node(changes: &mut Vec<String>, old: &PlannedNode, new: &PlannedNode, settled: bool) {
     let name = &new.name;
-    note(changes, &format!("{name}: role"), &old.role, &new.role);
-    note(changes, &format!("{name}: cores"), &old.cores, &new.cores);
-    note(changes, &format!("{name}: memory"), &old.memory, &new.memory);
-    note(changes, &format!("{name}: disk"), &old.disk, &new.disk);
-    let rest = |node: &PlannedNode| {
-        (node.address, node.mac, node.gateway, node.nameservers.clone(), node.external_address)
+    let now = if settled { "its agent applies it while it runs" } else { "when it joins" };
+    let mut note = |what: &str, old: &dyn ToString, new: &dyn ToString, effect: &str| {
+        note(changes, &format!("{name}: {what}"), old, new, effect);
     };
-    if rest(old) != rest(new) {
-        changes.push(format!("{name}: network"));
-    }
-    if old.users != new.users {
-        changes.push(format!("{name}: users"));
-    }
+    note("role", &old.role, &new.role, now);
+    note("cores", &old.cores, &new.cores, LATER);
+    note("memory", &old.memory, &new.memory, LATER);
+    note("disk", &old.disk, &new.disk, LATER);
+    note("address", &shown(old.address), &shown(new.address), now);
+    note("mac", &old.mac, &new.mac, LATER);
+    note("external_address", &shown(old.external_address), &shown(new.external_address), now);
+    note("gateway", &shown(old.gateway), &shown(new.gateway), now);
+    note("nameservers", &listed(&old.nameservers), &listed(&new.nameservers), now);
+    changes.extend(users(old, new).into_iter().map(|what| format!("{name}: {what} ({now})")));
 }
 
-fn note(changes: &mut Vec<String>, what: &str, old: &impl ToString, new: &impl ToString) {
+/// What changes for whom, in the words of who may log in.
+fn users(old: &PlannedNode, new: &PlannedNode) -> Vec<String> {
+    let mut changes = Vec::new();
+    for user in &new.users {
+        let Some(before) = old.users.iter().find(|before| before.name == user.name) else {
+            changes.push(format!("user {} is new, with {}", user.name, keys(user.authorized_keys.len())));
+            continue;
+        };
+        let lacks = |of: &SshUser, than: &SshUser| {
+            than.authorized_keys.iter().filter(|key| !of.authorized_keys.contains(key)).count()
+        };
+        match (lacks(before, user), lacks(user, before)) {
+            (0, 0) => {}
+            (more, 0) => changes.push(format!("user {} gains {}", user.name, keys(more))),
+            (0, less) => changes.push(format!("user {} loses {}", user.name, keys(less))),
+            (more, less) => {
+                changes.push(format!("user {} gains {} and loses {}", user.name, keys(more), keys(less)));
+            }
+        }
+    }
+    for gone in old.users.iter().filter(|gone| !new.users.iter().any(|user| user.name == gone.name)) {
+        changes.push(format!("user {} leaves: the account stays, its keys from this file go", gone.name));
+    }
+    changes
+}
+
+fn keys(count: usize) -> String {
+    if count == 1 { "1 key".to_owned() } else { format!("{count} keys") }
+}
+
+fn shown(value: Option<impl ToString>) -> String {
+    value.map_or("none".to_owned(), |value| value.to_string())
+}
+
+fn listed(values: &[std::net::IpAddr]) -> String {
+    let values: Vec<String> = values.iter().map(ToString::to_string).collect();
+    if values.is_empty() { "none".to_owned() } else { values.join(" ") }
+}
+
+fn note(changes: &mut Vec<String>, what: &str, old: &dyn ToString, new: &dyn ToString, effect: &str) {
     let (old, new) = (old.to_string(), new.to_string());
     if old != new {
-        changes.push(format!("{what}: {old} becomes {new}"));
+        changes.push(format!("{what}: {old} becomes {new} ({effect})"));
     }
 }
 

@@ -20,12 +20,15 @@ fn the_same_file_changes_nothing() {
 #[test]
 fn what_does_not_touch_k3s_may_change() {
     for (edit, said) in [
-        (("cores = 2", "cores = 3"), "k3s-a1: cores: 2 becomes 3"),
-        (("8GiB", "9GiB"), "k3s-a1: memory: 8GiB becomes 9GiB"),
-        (("[\"10.23.45.1\"]", "[\"10.23.45.2\"]"), "k3s-s1: network"),
+        (("cores = 2", "cores = 3"), "k3s-a1: cores: 2 becomes 3 (for machines made from now on)"),
+        (("8GiB", "9GiB"), "k3s-a1: memory: 8GiB becomes 9GiB (for machines made from now on)"),
+        (
+            ("[\"10.23.45.1\"]", "[\"10.23.45.2\"]"),
+            "k3s-s1: nameservers: 10.23.45.1 becomes 10.23.45.2 (its agent applies it while it runs)",
+        ),
         (
             ("v1.28.5-v1\"", "v1.28.5-v2\""),
-            "image: alma9-k3-node-amd64-v1.28.5-v1 becomes alma9-k3-node-amd64-v1.28.5-v2",
+            "image: alma9-k3-node-amd64-v1.28.5-v1 becomes alma9-k3-node-amd64-v1.28.5-v2 (for machines made from now on)",
         ),
     ] {
         assert_eq!(change(&[edit], &BOTH), Ok(vec![said.to_owned()]));
@@ -64,12 +67,37 @@ fn before_any_ticket_everything_but_the_name_may_change() {
 fn an_unsettled_node_may_still_move() {
     assert_eq!(
         change(&[("10.23.45.32/24", "10.23.45.33/24")], &["k3s-s1"]),
-        Ok(vec!["k3s-a1: network".to_owned()])
+        Ok(vec!["k3s-a1: address: 10.23.45.32/24 becomes 10.23.45.33/24 (when it joins)".to_owned()])
     );
 }
 
 #[test]
 fn nodes_come_and_go() {
     let renamed = change(&[("k3s-a1", "k3s-a2")], &BOTH).unwrap();
-    assert_eq!(renamed, ["agent k3s-a2 is new", "agent k3s-a1 leaves; revoke it when it is gone"]);
+    assert_eq!(
+        renamed,
+        [
+            "agent k3s-a2 is new: it needs a machine and a ticket",
+            "agent k3s-a1 leaves: revoke it when it is gone"
+        ]
+    );
+}
+
+#[test]
+fn who_may_log_in_is_said_by_name() {
+    const USERS: &str = "[cluster]\nusers = [{ name = \"ops\", authorized_keys = [KEYS] }]";
+    let key = |comment: &str| format!("\"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHlq {comment}\"");
+    let with = |keys: &[String]| edited(&[("[cluster]", &USERS.replace("KEYS", &keys.join(", ")))]);
+    let (none, one, other) = (edited(&[]), with(&[key("a")]), with(&[key("b"), key("c")]));
+    let of_agent = |old: &ClusterFile, new: &ClusterFile| {
+        let changes = check(old, new, &settled(&BOTH)).unwrap();
+        changes.into_iter().filter(|change| change.starts_with("k3s-a1")).collect::<Vec<_>>()
+    };
+    for (old, new, said) in [
+        (&none, &one, "user ops is new, with 1 key"),
+        (&one, &other, "user ops gains 2 keys and loses 1 key"),
+        (&one, &none, "user ops leaves: the account stays, its keys from this file go"),
+    ] {
+        assert_eq!(of_agent(old, new), [format!("k3s-a1: {said} (its agent applies it while it runs)")]);
+    }
 }

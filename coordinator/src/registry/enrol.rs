@@ -88,7 +88,7 @@ pub(crate) fn owned(owner: &KeyOwner) -> ApiError {
                 .hint("a key has one name for ever: make the machine anew from the image")
         }
         KeyOwner::Coordinator => ApiError::new(ErrorClass::Policy, "a coordinator's key cannot be a node's"),
-        KeyOwner::Admin(name) => {
+        KeyOwner::Admin(name) | KeyOwner::FormerAdmin(name) => {
             ApiError::new(ErrorClass::Policy, format!("the key of admin {name} cannot be a node's"))
         }
         KeyOwner::Ticket => ApiError::new(ErrorClass::Policy, "a ticket's key cannot be a node's"),

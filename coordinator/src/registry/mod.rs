@@ -143,7 +143,12 @@ impl Seat {
 pub(crate) enum KeyOwner {
     Coordinator,
     Admin(String),
-    Node { seat: Box<Seat>, label: String },
+    /// Its rights were taken away.
+    FormerAdmin(String),
+    Node {
+        seat: Box<Seat>,
+        label: String,
+    },
     Ticket,
 }
 

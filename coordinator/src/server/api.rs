@@ -2,8 +2,9 @@
 
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Request};
-use axum::http::StatusCode;
 use axum::http::request::Parts;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -11,6 +12,8 @@ use kiln_protocol::{ApiError, ErrorClass, admin, api};
 use serde::de::DeserializeOwned;
 
 use super::connection::Peer;
+use super::local::LocalPeer;
+use super::observe::{Observer, current_request, observe};
 use super::{node, operator};
 use crate::Coordinator;
 use crate::registry::{KeyOwner, Seat};
@@ -19,7 +22,8 @@ use crate::store::events::Actor;
 /// Seconds between tries of what only an operator can cure.
 const OPERATOR_RETRY: u32 = 300;
 
-pub(super) fn routes(coordinator: Coordinator) -> Router {
+/// Everything that nodes and admins may ask over TLS.
+pub(super) fn routes(coordinator: Coordinator, observer: Observer) -> Router {
     let nodes = Router::new()
         .route(api::ENROL, post(node::enrol))
         .route(api::APPROVAL, post(node::approval))
@@ -27,7 +31,16 @@ pub(super) fn routes(coordinator: Coordinator) -> Router {
         .route(api::GATE, post(node::gate))
         .route(api::REPORT, post(node::report))
         .layer(DefaultBodyLimit::max(api::MAX_BODY));
-    let admins = Router::new()
+    finish(nodes.merge(admins()), coordinator, observer)
+}
+
+/// What an admin may ask at the socket.
+pub(super) fn admin_routes(coordinator: Coordinator, observer: Observer) -> Router {
+    finish(admins(), coordinator, observer)
+}
+
+fn admins() -> Router<Coordinator> {
+    Router::new()
         .route(admin::MINT, post(operator::mint))
         .route(admin::STATUS, get(operator::status))
         .route(admin::KUBECONFIG, post(operator::kubeconfig))
@@ -38,15 +51,22 @@ pub(super) fn routes(coordinator: Coordinator) -> Router {
         .route(admin::EXTEND, post(operator::extend))
         .route(admin::APPLY, post(operator::apply))
         .route(admin::END, post(operator::end))
-        .layer(DefaultBodyLimit::max(admin::MAX_ADMIN_BODY));
-    nodes
-        .merge(admins)
+        .route(admin::EVENTS, post(operator::events))
+        .route(admin::ADMINS, get(operator::admins))
+        .route(admin::ADD_ADMIN, post(operator::add_admin))
+        .route(admin::REMOVE_ADMIN, post(operator::remove_admin))
+        .layer(DefaultBodyLimit::max(admin::MAX_ADMIN_BODY))
+}
+
+fn finish(routes: Router<Coordinator>, coordinator: Coordinator, observer: Observer) -> Router {
+    routes
         .fallback(async || {
             refused(StatusCode::NOT_FOUND, ErrorClass::Format, "there is nothing at this path")
         })
         .method_not_allowed_fallback(async || {
             refused(StatusCode::METHOD_NOT_ALLOWED, ErrorClass::Format, "this path takes another method")
         })
+        .layer(from_fn_with_state(observer, observe))
         .with_state(coordinator)
 }
 
@@ -111,10 +131,18 @@ impl From<anyhow::Error> for Refused {
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
         let Self { status, mut error } = self;
+        let gone = matches!(error.class, ErrorClass::Revoked | ErrorClass::Superseded);
         if error.retry_after.is_none() && error.class.needs_operator() {
             error.retry_after = Some(OPERATOR_RETRY);
         }
-        (status, Json(error)).into_response()
+        error.request = current_request();
+        tracing::info!(class = %error.class, "refused: {}", error.message);
+        let mut response = (status, Json(error)).into_response();
+        if gone {
+            // Whoever lost its rights for good needs no open connection.
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
     }
 }
 
@@ -151,12 +179,18 @@ impl FromRequestParts<Coordinator> for Caller {
         let peer = *parts.extensions.get::<Peer>().ok_or_else(|| {
             refused(StatusCode::INTERNAL_SERVER_ERROR, ErrorClass::Bug, "a request came without a peer")
         })?;
-        let owner = coordinator.owner(peer.key).await?;
-        Ok(Self { peer, owner })
+        let caller = Self::look(peer, coordinator).await?;
+        tracing::Span::current().record("who", caller.actor().who);
+        Ok(caller)
     }
 }
 
 impl Caller {
+    /// Asks the registry who a peer is at this moment.
+    pub(super) async fn look(peer: Peer, coordinator: &Coordinator) -> Result<Self, Refused> {
+        Ok(Self { peer, owner: coordinator.owner(peer.key).await? })
+    }
+
     /// For the audit trail.
     pub(super) fn actor(&self) -> Actor {
         let who = match &self.owner {
@@ -172,7 +206,7 @@ impl Caller {
         let policy = |message: &str| Err(ApiError::new(ErrorClass::Policy, message).into());
         match &self.owner {
             Some(KeyOwner::Node { seat, .. }) => Ok(seat),
-            Some(KeyOwner::Admin(_)) => policy("an admin's key is not a node's"),
+            Some(KeyOwner::Admin(_) | KeyOwner::FormerAdmin(_)) => policy("an admin's key is not a node's"),
             Some(KeyOwner::Coordinator) => policy("a coordinator's key is not a node's"),
             Some(KeyOwner::Ticket) => policy("a ticket's key is not a node's"),
             None => policy("this key has not enrolled"),
@@ -181,18 +215,45 @@ impl Caller {
 }
 
 /// A caller that is an admin.
-#[derive(Debug)]
-pub(super) struct Admin(pub(super) Actor);
+#[derive(Debug, Clone)]
+pub(super) struct Admin {
+    pub(super) actor: Actor,
+    /// None at the socket, whose callers the kernel vouches for.
+    peer: Option<Peer>,
+}
+
+impl Admin {
+    /// Whether it still is one: for answers that take their time.
+    pub(super) async fn check(&self, coordinator: &Coordinator) -> Result<(), Refused> {
+        let Some(peer) = self.peer else { return Ok(()) };
+        Caller::look(peer, coordinator).await?.admin().map(drop)
+    }
+}
+
+impl Caller {
+    fn admin(&self) -> Result<Actor, Refused> {
+        let policy = |message: String| ApiError::new(ErrorClass::Policy, message);
+        match &self.owner {
+            Some(KeyOwner::Admin(_)) => Ok(self.actor()),
+            Some(KeyOwner::FormerAdmin(name)) => {
+                Err(policy(format!("the key of admin {name} was removed and may do nothing any more")).into())
+            }
+            _ => Err(policy("only an admin's key may do this".to_owned()).into()),
+        }
+    }
+}
 
 impl FromRequestParts<Coordinator> for Admin {
     type Rejection = Refused;
 
     async fn from_request_parts(parts: &mut Parts, coordinator: &Coordinator) -> Result<Self, Refused> {
-        let caller = Caller::from_request_parts(parts, coordinator).await?;
-        match &caller.owner {
-            Some(KeyOwner::Admin(_)) => Ok(Self(caller.actor())),
-            _ => Err(ApiError::new(ErrorClass::Policy, "only an admin's key may do this").into()),
+        if let Some(LocalPeer { uid }) = parts.extensions.get::<LocalPeer>() {
+            let actor = Actor::at_socket(*uid);
+            tracing::Span::current().record("who", &actor.who);
+            return Ok(Self { actor, peer: None });
         }
+        let caller = Caller::from_request_parts(parts, coordinator).await?;
+        Ok(Self { actor: caller.admin()?, peer: Some(caller.peer) })
     }
 }
 

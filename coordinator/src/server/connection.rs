@@ -3,30 +3,32 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Router;
 use axum::body::Body;
-use axum::response::{IntoResponse as _, Response};
+use axum::response::Response;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use kiln_protocol::Fingerprint;
+use kiln_protocol::{Fingerprint, api};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::{oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::crowd::{Crowds, Place};
-use super::{Limits, api};
+use super::Limits;
+use super::crowd::{Crowds, Place, Source};
+use super::metrics::Metrics;
 use crate::Coordinator;
 
-/// Bytes of one request's header.
-const MAX_HEADER: usize = 16 * 1024;
+/// Bytes of one request's header: the least that hyper reads at a time.
+const MAX_HEADER: usize = 8 * 1024;
 /// Fields of one request's header.
 const MAX_FIELDS: usize = 32;
 
@@ -34,8 +36,11 @@ const MAX_FIELDS: usize = 32;
 pub(super) struct Shared {
     pub(super) coordinator: Coordinator,
     pub(super) routes: Router,
+    pub(super) admin_routes: Router,
+    pub(super) pages: Router,
     pub(super) tls: TlsAcceptor,
     pub(super) crowds: Crowds,
+    pub(super) metrics: Metrics,
     pub(super) limits: Limits,
     pub(super) stopped: watch::Receiver<bool>,
 }
@@ -47,6 +52,12 @@ pub(super) struct Peer {
     pub(super) address: SocketAddr,
 }
 
+/// Where a connection has its place.
+enum Standing {
+    Unknown { _place: Place<Source>, task: AbortHandle },
+    Known { _place: Place<Fingerprint> },
+}
+
 pub(super) fn spawn(
     connections: &mut JoinSet<()>,
     shared: &Arc<Shared>,
@@ -55,34 +66,65 @@ pub(super) fn spawn(
 ) {
     let (send, place) = oneshot::channel();
     let handle = connections.spawn(run(Arc::clone(shared), stream, address, place));
-    let _ = send.send((shared.crowds.handshakes.enter(address.ip(), handle.clone()), handle));
+    let handshakes = &shared.crowds.handshakes;
+    let _ = send.send((handshakes.enter(address.ip().into(), handle.clone()), handle));
 }
 
 async fn run(
     shared: Arc<Shared>,
     stream: TcpStream,
     address: SocketAddr,
-    place: oneshot::Receiver<(Place, AbortHandle)>,
+    place: oneshot::Receiver<(Place<Source>, AbortHandle)>,
 ) {
     let Ok((handshaking, task)) = place.await else { return };
     let _ = stream.set_nodelay(true);
-    let handshake = shared.tls.accept(stream);
-    let stream = match tokio::time::timeout(shared.limits.handshake, handshake).await {
+    // Boxed: what a handshake takes is given back once it is over.
+    let handshake = Box::pin(tokio::time::timeout(shared.limits.handshake, shared.tls.accept(stream)));
+    let stream = match handshake.await {
         Ok(Ok(stream)) => stream,
-        // Never a verdict: how it reaches the other side is up to chance.
-        Ok(Err(error)) => return tracing::debug!("handshake with {address}: {error}"),
-        Err(_) => return tracing::debug!("handshake with {address}: too slow"),
+        failed => {
+            shared.metrics.failed_handshakes.inc();
+            // Never a verdict: how it reaches the other side is up to chance.
+            let why = failed.map_or("too slow".to_owned(), |failed| {
+                failed.err().map_or_else(String::new, |error| error.to_string())
+            });
+            return tracing::debug!("handshake with {address}: {why}");
+        }
     };
     let Some(peer) = peer(&stream, address) else { return };
-    let crowd = match shared.coordinator.knows(peer.key).await {
-        Ok(true) => &shared.crowds.known,
-        Ok(false) => &shared.crowds.unknown,
+    let standing = match shared.coordinator.knows(peer.key).await {
+        Ok(true) => Standing::Known { _place: shared.crowds.known.enter(peer.key, task) },
+        Ok(false) => {
+            let place = shared.crowds.unknown.enter(address.ip().into(), task.clone());
+            Standing::Unknown { _place: place, task }
+        }
         Err(error) => return tracing::error!("looking for a key: {error:#}"),
     };
-    let place = crowd.enter(address.ip(), task);
     drop(handshaking);
-    serve(&shared, stream, peer).await;
-    drop(place);
+    let standing = Mutex::new(standing);
+    let answer = |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer);
+        let enrols = [api::ENROL, api::APPROVAL].contains(&request.uri().path());
+        let routes = TowerToHyperService::new(shared.routes.clone());
+        let (standing, shared) = (&standing, &shared);
+        async move {
+            let response = answered(routes.call(request.map(Body::new)).await);
+            if enrols && response.status().is_success() {
+                promote(standing, shared, peer.key);
+            }
+            Ok(response)
+        }
+    };
+    converse(&shared, stream, &format!("of {address} ({})", peer.key), answer).await;
+}
+
+/// A stranger that enrolled is none any more: others cannot displace it.
+fn promote(standing: &Mutex<Standing>, shared: &Shared, key: Fingerprint) {
+    let mut standing = standing.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Standing::Unknown { task, .. } = &*standing {
+        let place = shared.crowds.known.enter(key, task.clone());
+        *standing = Standing::Known { _place: place };
+    }
 }
 
 fn peer(stream: &TlsStream<TcpStream>, address: SocketAddr) -> Option<Peer> {
@@ -91,39 +133,44 @@ fn peer(stream: &TlsStream<TcpStream>, address: SocketAddr) -> Option<Peer> {
     Some(Peer { key, address })
 }
 
-async fn serve(shared: &Shared, stream: TlsStream<TcpStream>, peer: Peer) {
-    let Limits { header, request: time, age, grace, .. } = shared.limits;
-    let answer = |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(peer);
-        let routes = TowerToHyperService::new(shared.routes.clone());
-        async move {
-            let answered = tokio::time::timeout(time, routes.call(request.map(Body::new))).await;
-            let response: Response = match answered {
-                Ok(Ok(response)) => response,
-                Ok(Err(never)) => match never {},
-                Err(_) => api::too_slow().into_response(),
-            };
-            Ok::<_, Infallible>(response)
-        }
-    };
+/// What a service without errors answers.
+pub(super) fn answered(result: Result<Response, Infallible>) -> Response {
+    result.unwrap_or_else(|never| match never {})
+}
+
+/// Speaks HTTP until the connection ends, is too old, or the server stops.
+pub(super) async fn converse<F>(
+    shared: &Shared,
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    whose: &str,
+    answer: impl Fn(Request<Incoming>) -> F,
+) where
+    F: Future<Output = Result<Response, Infallible>>,
+{
+    let Limits { header, age, poll, grace, .. } = shared.limits;
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(header).max_headers(MAX_FIELDS);
-    let http = http.max_buf_size(MAX_HEADER).serve_connection(TokioIo::new(stream), service_fn(answer));
-    let mut http = pin!(http);
+    // One flat write an answer would copy it into a buffer that stays.
+    http.max_buf_size(MAX_HEADER).writev(true);
+    let mut http = pin!(http.serve_connection(TokioIo::new(stream), service_fn(answer)));
     let ended = tokio::select! {
-        result = &mut http => Some(result),
-        () = stopped(shared.stopped.clone()) => None,
-        () = tokio::time::sleep(age) => None,
+        result = &mut http => Ok(result),
+        () = stopped(shared.stopped.clone()) => Err(grace),
+        () = tokio::time::sleep(age) => Err(poll + grace),
     };
-    let result = if let Some(result) = ended {
-        result
-    } else {
-        // It ends with the answer it is at.
-        http.as_mut().graceful_shutdown();
-        tokio::time::timeout(grace, http).await.unwrap_or(Ok(()))
+    let result = match ended {
+        Ok(result) => result,
+        Err(within) => {
+            // It ends with the answer it is at.
+            http.as_mut().graceful_shutdown();
+            tokio::select! {
+                result = &mut http => result,
+                () = tokio::time::sleep(within) => Ok(()),
+            }
+        }
     };
     if let Err(error) = result {
-        tracing::debug!("connection of {} ({}): {error}", peer.address, peer.key);
+        tracing::debug!("connection {whose}: {error}");
     }
 }
 

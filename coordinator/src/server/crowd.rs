@@ -2,49 +2,43 @@
 //! that takes most room has to go: an attacker at one address displaces
 //! himself, and an honest machine elsewhere gets its turn.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use kiln_protocol::Fingerprint;
 use tokio::task::AbortHandle;
 
 use super::Limits;
 
-/// The three crowds: those whose key is not proven yet, those with a key that
-/// nobody knows, and those with a known one. Strangers can displace strangers
-/// only.
-#[derive(Debug)]
+/// The crowds: those whose key is not proven yet, those with a key that nobody
+/// knows, those with a known one, and those who only look. Strangers can
+/// displace strangers only.
+#[derive(Debug, Clone)]
 pub(super) struct Crowds {
-    pub(super) handshakes: Crowd,
-    pub(super) unknown: Crowd,
-    pub(super) known: Crowd,
+    pub(super) handshakes: Crowd<Source>,
+    pub(super) unknown: Crowd<Source>,
+    /// By key and not by address: many nodes may be behind one.
+    pub(super) known: Crowd<Fingerprint>,
+    /// Of the socket and of the status page.
+    pub(super) local: Crowd<()>,
 }
 
 impl Crowds {
     pub(super) fn new(limits: &Limits) -> Self {
-        let Limits { handshakes, unknown, known, .. } = *limits;
-        Self { handshakes: Crowd::new(handshakes), unknown: Crowd::new(unknown), known: Crowd::new(known) }
+        let Limits { handshakes, unknown, unknown_per_source, known, known_per_key, local, .. } = *limits;
+        Self {
+            handshakes: Crowd::new(handshakes, handshakes),
+            unknown: Crowd::new(unknown, unknown_per_source),
+            known: Crowd::new(known, known_per_key),
+            local: Crowd::new(local, local),
+        }
     }
-}
-
-/// A bounded number of connections.
-#[derive(Debug, Clone)]
-pub(super) struct Crowd {
-    capacity: usize,
-    members: Arc<Mutex<Members>>,
-}
-
-#[derive(Debug, Default)]
-struct Members {
-    next: u64,
-    /// By arrival, so that the first of a source is its oldest.
-    by_arrival: BTreeMap<u64, (Source, AbortHandle)>,
-    counts: BTreeMap<Source, usize>,
 }
 
 /// An IPv4 address, or the /64 of an IPv6 address, which one host can fill.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Source([u8; 8]);
+pub(crate) struct Source([u8; 8]);
 
 impl From<IpAddr> for Source {
     fn from(address: IpAddr) -> Self {
@@ -57,63 +51,118 @@ impl From<IpAddr> for Source {
     }
 }
 
+/// A bounded number of connections.
+#[derive(Debug, Clone)]
+pub(super) struct Crowd<S: Copy + Ord>(Arc<Mutex<Members<S, AbortHandle>>>);
+
 /// A place in a crowd, given back when it is dropped.
 #[derive(Debug)]
-pub(super) struct Place {
-    crowd: Crowd,
+pub(super) struct Place<S: Copy + Ord> {
+    crowd: Crowd<S>,
     arrival: u64,
 }
 
-impl Crowd {
-    fn new(capacity: usize) -> Self {
-        Self { capacity, members: Arc::default() }
+impl<S: Copy + Ord> Crowd<S> {
+    fn new(capacity: usize, per_source: usize) -> Self {
+        Self(Arc::new(Mutex::new(Members::new(capacity, per_source))))
     }
 
     /// Lets a connection in, at another's cost if need be: that one's task is aborted.
-    pub(super) fn enter(&self, from: IpAddr, task: AbortHandle) -> Place {
-        let mut members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
-        if members.by_arrival.len() >= self.capacity {
-            members.evict();
-        }
-        let (source, arrival) = (Source::from(from), members.next);
-        members.next += 1;
-        members.by_arrival.insert(arrival, (source, task));
-        *members.counts.entry(source).or_default() += 1;
-        Place { crowd: self.clone(), arrival }
-    }
-}
-
-impl Members {
-    fn evict(&mut self) {
-        let fullest = self.counts.iter().max_by_key(|(_, count)| **count).map(|(source, _)| *source);
-        let oldest =
-            self.by_arrival.iter().find(|(_, (source, _))| Some(*source) == fullest).map(|(at, _)| *at);
-        if let Some((_, task)) = oldest.and_then(|arrival| self.remove(arrival)) {
+    pub(super) fn enter(&self, source: S, task: AbortHandle) -> Place<S> {
+        let (arrival, displaced) = self.members().enter(source, task);
+        if let Some(task) = displaced {
             task.abort();
         }
+        Place { crowd: self.clone(), arrival }
     }
 
-    fn remove(&mut self, arrival: u64) -> Option<(Source, AbortHandle)> {
-        let (source, task) = self.by_arrival.remove(&arrival)?;
-        if let Some(count) = self.counts.get_mut(&source) {
-            *count -= 1;
-            if *count == 0 {
-                self.counts.remove(&source);
-            }
-        }
-        Some((source, task))
+    /// How many there are, and how many had to go so far.
+    pub(super) fn count(&self) -> (usize, u64) {
+        let members = self.members();
+        (members.by_arrival.len(), members.displaced)
+    }
+
+    fn members(&self) -> MutexGuard<'_, Members<S, AbortHandle>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Place {
+impl<S: Copy + Ord> Drop for Place<S> {
     fn drop(&mut self) {
-        self.crowd.members.lock().unwrap_or_else(PoisonError::into_inner).remove(self.arrival);
+        self.crowd.members().remove(self.arrival);
+    }
+}
+
+/// Who is there, as plain data.
+#[derive(Debug)]
+struct Members<S, T> {
+    capacity: usize,
+    per_source: usize,
+    next: u64,
+    displaced: u64,
+    by_arrival: BTreeMap<u64, (S, T)>,
+    /// The arrivals of each source that is there: its oldest first.
+    by_source: BTreeMap<S, BTreeSet<u64>>,
+    /// How many each source has: the fullest last.
+    by_count: BTreeSet<(usize, S)>,
+}
+
+impl<S: Copy + Ord, T> Members<S, T> {
+    fn new(capacity: usize, per_source: usize) -> Self {
+        Self {
+            capacity: capacity.max(1),
+            per_source: per_source.max(1),
+            next: 0,
+            displaced: 0,
+            by_arrival: BTreeMap::new(),
+            by_source: BTreeMap::new(),
+            by_count: BTreeSet::new(),
+        }
+    }
+
+    /// Lets one in; returns its number, and who has to go for it.
+    fn enter(&mut self, source: S, member: T) -> (u64, Option<T>) {
+        let own = self.by_source.get(&source).map_or(0, BTreeSet::len);
+        let crowded = if own >= self.per_source {
+            Some(source)
+        } else if self.by_arrival.len() >= self.capacity {
+            self.by_count.last().map(|(_, fullest)| *fullest)
+        } else {
+            None
+        };
+        let oldest = crowded.and_then(|source| self.by_source.get(&source)?.first().copied());
+        let displaced = oldest.and_then(|arrival| self.remove(arrival));
+        self.displaced += u64::from(displaced.is_some());
+        let arrival = self.next;
+        self.next += 1;
+        self.by_arrival.insert(arrival, (source, member));
+        self.recount(source, |arrivals| arrivals.insert(arrival));
+        (arrival, displaced)
+    }
+
+    fn remove(&mut self, arrival: u64) -> Option<T> {
+        let (source, member) = self.by_arrival.remove(&arrival)?;
+        self.recount(source, |arrivals| arrivals.remove(&arrival));
+        Some(member)
+    }
+
+    fn recount(&mut self, source: S, change: impl FnOnce(&mut BTreeSet<u64>) -> bool) {
+        let arrivals = self.by_source.entry(source).or_default();
+        self.by_count.remove(&(arrivals.len(), source));
+        change(arrivals);
+        let count = arrivals.len();
+        if count == 0 {
+            self.by_source.remove(&source);
+        } else {
+            self.by_count.insert((count, source));
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn forever() -> tokio::task::JoinHandle<()> {
         tokio::spawn(std::future::pending())
@@ -121,12 +170,12 @@ mod tests {
 
     #[tokio::test]
     async fn the_fullest_sources_oldest_goes_first() {
-        let crowd = Crowd::new(4);
+        let crowd = Crowd::new(4, 4);
+        let source = |last| Source::from(IpAddr::from([10, 0, 0, last]));
         let honest = forever();
-        let honest_place = crowd.enter([10, 0, 0, 1].into(), honest.abort_handle());
+        let honest_place = crowd.enter(source(1), honest.abort_handle());
         let flood: Vec<_> = (0..10).map(|_| forever()).collect();
-        let places: Vec<_> =
-            flood.iter().map(|task| crowd.enter([10, 0, 0, 2].into(), task.abort_handle())).collect();
+        let places: Vec<_> = flood.iter().map(|task| crowd.enter(source(2), task.abort_handle())).collect();
         for (at, task) in flood.into_iter().enumerate() {
             if at < 7 {
                 assert!(task.await.unwrap_err().is_cancelled());
@@ -135,8 +184,9 @@ mod tests {
             }
         }
         assert!(!honest.is_finished());
+        assert_eq!(crowd.count(), (4, 7));
         drop((places, honest_place));
-        assert!(crowd.members.lock().unwrap().counts.is_empty());
+        assert!(crowd.members().by_source.is_empty());
     }
 
     #[test]
@@ -145,5 +195,63 @@ mod tests {
         assert_eq!(source("2001:db8::1"), source("2001:db8::ffff:2"));
         assert_ne!(source("2001:db8::1"), source("2001:db8:0:1::1"));
         assert_eq!(source("::ffff:10.0.0.1"), source("10.0.0.1"));
+    }
+
+    #[derive(Debug, Clone)]
+    enum Act {
+        Enter(u8),
+        Leave(usize),
+    }
+
+    fn acts() -> impl Strategy<Value = Vec<Act>> {
+        // Sources of very different eagerness.
+        let source = prop_oneof![8 => Just(0u8), 3 => Just(1u8), 1 => 2..6u8];
+        let act = prop_oneof![3 => source.prop_map(Act::Enter), 1 => (0..64usize).prop_map(Act::Leave)];
+        proptest::collection::vec(act, 0..300)
+    }
+
+    proptest! {
+        /// Compared with the rule itself, written down without any index.
+        #[test]
+        fn who_has_to_go_is_the_oldest_of_the_fullest(acts in acts(), capacity in 1..20usize, per_source in 1..20usize) {
+            let mut members = Members::new(capacity, per_source);
+            let mut there: Vec<(u64, u8)> = Vec::new();
+            for act in acts {
+                match act {
+                    Act::Enter(source) => {
+                        let count = |of: u8| there.iter().filter(|(_, from)| *from == of).count();
+                        let crowded = if count(source) >= per_source {
+                            vec![source]
+                        } else if there.len() >= capacity {
+                            let most = (0..6).map(count).max().unwrap();
+                            (0..6).filter(|of| count(*of) == most).collect()
+                        } else {
+                            Vec::new()
+                        };
+                        let before = there.clone();
+                        let (arrival, displaced) = members.enter(source, members.next);
+                        prop_assert_eq!(displaced.is_some(), !crowded.is_empty());
+                        if let Some(gone) = displaced {
+                            let (_, of) = *before.iter().find(|(at, _)| *at == gone).unwrap();
+                            prop_assert!(crowded.contains(&of));
+                            let oldest = before.iter().find(|(_, from)| *from == of).unwrap();
+                            prop_assert_eq!(oldest.0, gone, "not its oldest");
+                            there.retain(|(at, _)| *at != gone);
+                        }
+                        there.push((arrival, source));
+                    }
+                    Act::Leave(at) => {
+                        if at < there.len() {
+                            let (arrival, _) = there.remove(at);
+                            prop_assert!(members.remove(arrival).is_some());
+                        }
+                    }
+                }
+                prop_assert!(members.by_arrival.len() <= capacity);
+                prop_assert!(members.by_source.values().all(|arrivals| (1..=per_source).contains(&arrivals.len())));
+                prop_assert_eq!(members.by_arrival.keys().copied().collect::<Vec<_>>(), there.iter().map(|(at, _)| *at).collect::<Vec<_>>());
+                prop_assert_eq!(members.by_count.len(), members.by_source.len());
+            }
+        }
     }
 }

@@ -1,13 +1,24 @@
 //! What nodes may ask.
 
-use axum::Json;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use axum::{Extension, Json};
 use jiff::Timestamp;
-use kiln_protocol::api::{ApprovalRequest, EnrolAnswer, EnrolRequest, GateAnswer, GateRequest, Report};
-use kiln_protocol::config::NodeConfig;
+use kiln_protocol::Fingerprint;
+use kiln_protocol::api::{
+    ApprovalRequest, EnrolAnswer, EnrolRequest, GateAnswer, GateRequest, MAX_WAIT, Report,
+};
+use sha2::{Digest as _, Sha256};
+use tokio::time::Instant;
 
 use super::api::{Body, Caller, Refused};
+use super::connection::stopped;
+use super::observe::Stop;
 use crate::Coordinator;
 use crate::transition;
 
@@ -41,14 +52,63 @@ pub(super) async fn approval(
     Ok(Json(approved))
 }
 
+/// A node's configuration; held open until it is another one, if that is asked
+/// for. Who holds it open is looked at again with each piece of news.
 pub(super) async fn config(
     State(coordinator): State<Coordinator>,
+    Extension(Stop(stop)): Extension<Stop>,
     caller: Caller,
-) -> Result<Json<NodeConfig>, Refused> {
+    headers: HeaderMap,
+) -> Result<Response, Refused> {
+    let peer = caller.peer;
+    let Some(Wait { seen, time }) = Wait::asked_for(&headers) else {
+        let (config, tag) = configuration(&coordinator, &caller).await?;
+        return Ok(tagged(&config, &tag));
+    };
+    let ear = coordinator.inner.news.listen(caller.node()?.id);
+    let looks = ear.wait(Instant::now() + time, || {
+        let (coordinator, seen) = (coordinator.clone(), seen.clone());
+        async move {
+            let caller = Caller::look(peer, &coordinator).await?;
+            let (config, tag) = configuration(&coordinator, &caller).await?;
+            Ok::<_, Refused>((tag != seen).then(|| tagged(&config, &tag)))
+        }
+    });
+    let found = tokio::select! {
+        found = looks => found?,
+        () = stopped(stop) => None,
+    };
+    Ok(found.unwrap_or_else(|| StatusCode::NOT_MODIFIED.into_response()))
+}
+
+async fn configuration(coordinator: &Coordinator, caller: &Caller) -> Result<(Bytes, String), Refused> {
     let seat = caller.node()?.id;
     let config =
         coordinator.inner.store.read(move |tx| transition::node::config(tx, seat, Timestamp::now())).await?;
-    Ok(Json(config))
+    let text = serde_json::to_vec(&config).context("writing a configuration")?;
+    let tag = Fingerprint::from_bytes(Sha256::digest(&text).into());
+    Ok((text.into(), format!("\"{tag}\"")))
+}
+
+fn tagged(config: &Bytes, tag: &str) -> Response {
+    let headers = [(header::CONTENT_TYPE, "application/json"), (header::ETAG, tag)];
+    (headers, config.clone()).into_response()
+}
+
+/// What a question that may be held open says.
+struct Wait {
+    seen: String,
+    time: Duration,
+}
+
+impl Wait {
+    /// `If-None-Match: "TAG"` and `Prefer: wait=SECONDS` (RFC 7240, section 4.3).
+    fn asked_for(headers: &HeaderMap) -> Option<Self> {
+        let text = |name: &str| headers.get(name)?.to_str().ok();
+        let seconds: u32 = text("prefer")?.trim().strip_prefix("wait=")?.parse().ok()?;
+        let seen = text(header::IF_NONE_MATCH.as_str())?.trim().to_owned();
+        Some(Self { seen, time: Duration::from_secs(seconds.min(MAX_WAIT).into()) })
+    }
 }
 
 pub(super) async fn gate(

@@ -1,22 +1,28 @@
 //! What admins may ask.
 
-use axum::Json;
+use std::time::Duration;
+
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::{Extension, Json};
 use kiln_protocol::admin::{
-    ApplyAnswer, ApplyRequest, ApproveAnswer, ApproveRequest, ClusterStatus, ConfirmRequest, ExtendAnswer,
-    ExtendRequest, KubeconfigAnswer, KubeconfigRequest, MintRequest, NodeRequest,
+    AddAdminRequest, AdminsAnswer, ApplyAnswer, ApplyRequest, ApproveAnswer, ApproveRequest, ClusterStatus,
+    ConfirmRequest, EventsAnswer, EventsRequest, ExtendAnswer, ExtendRequest, KubeconfigAnswer,
+    KubeconfigRequest, MAX_EVENTS, MintRequest, NodeRequest, RemoveAdminRequest,
 };
+use kiln_protocol::api::MAX_WAIT;
 use kiln_protocol::{ApiError, ErrorClass};
+use tokio::time::{Instant, timeout_at};
 
 use super::api::{Admin, Body, Refused};
+use super::observe::Stop;
 use crate::Coordinator;
 use crate::k3s::{KubeUser, ServerUrl};
 use crate::plan::ClusterFile;
 
 pub(super) async fn mint(
     State(coordinator): State<Coordinator>,
-    Admin(actor): Admin,
+    Admin { actor, .. }: Admin,
     Body(MintRequest { ticket, record }): Body<MintRequest>,
 ) -> Result<StatusCode, Refused> {
     coordinator.mint_as(ticket, record, actor).await?;
@@ -25,14 +31,14 @@ pub(super) async fn mint(
 
 pub(super) async fn status(
     State(coordinator): State<Coordinator>,
-    Admin(_): Admin,
+    _: Admin,
 ) -> Result<Json<ClusterStatus>, Refused> {
     Ok(Json(coordinator.status().await?))
 }
 
 pub(super) async fn kubeconfig(
     State(coordinator): State<Coordinator>,
-    Admin(actor): Admin,
+    Admin { actor, .. }: Admin,
     Body(KubeconfigRequest { server, user, lifetime }): Body<KubeconfigRequest>,
 ) -> Result<Json<KubeconfigAnswer>, Refused> {
     let server = server.map(|text| text.parse::<ServerUrl>()).transpose();
@@ -47,7 +53,7 @@ pub(super) async fn kubeconfig(
 
 pub(super) async fn release(
     State(coordinator): State<Coordinator>,
-    Admin(actor): Admin,
+    Admin { actor, .. }: Admin,
     Body(NodeRequest { node }): Body<NodeRequest>,
 ) -> Result<StatusCode, Refused> {
     coordinator.release_as(node, actor).await?;
@@ -56,7 +62,7 @@ pub(super) async fn release(
 
 pub(super) async fn revoke(
     State(coordinator): State<Coordinator>,
-    Admin(actor): Admin,
+    Admin { actor, .. }: Admin,
     Body(NodeRequest { node }): Body<NodeRequest>,
 ) -> Result<StatusCode, Refused> {
     coordinator.revoke_as(node, actor).await?;
@@ -65,7 +71,7 @@ pub(super) async fn revoke(
 
 pub(super) async fn confirm(
     State(coordinator): State<Coordinator>,
-    Admin(actor): Admin,
+    Admin { actor, .. }: Admin,
     Body(ConfirmRequest { node, generation, fingerprint }): Body<ConfirmRequest>,
 ) -> Result<StatusCode, Refused> {
     coordinator.confirm_as(node, generation, fingerprint, actor).await?;
@@ -74,7 +80,7 @@ pub(super) async fn confirm(
 
 pub(super) async fn approve(
     State(coordinator): State<Coordinator>,
-    Admin(actor): Admin,
+    Admin { actor, .. }: Admin,
     Body(ApproveRequest { node, fingerprint }): Body<ApproveRequest>,
 ) -> Result<Json<ApproveAnswer>, Refused> {
     Ok(Json(coordinator.approve_as(node, fingerprint, actor).await?))
@@ -82,7 +88,7 @@ pub(super) async fn approve(
 
 pub(super) async fn extend(
     State(coordinator): State<Coordinator>,
-    Admin(actor): Admin,
+    Admin { actor, .. }: Admin,
     Body(ExtendRequest { node, seconds }): Body<ExtendRequest>,
 ) -> Result<Json<ExtendAnswer>, Refused> {
     let expires = coordinator.extend_as(node, seconds, actor).await?;
@@ -91,17 +97,68 @@ pub(super) async fn extend(
 
 pub(super) async fn apply(
     State(coordinator): State<Coordinator>,
-    Admin(actor): Admin,
-    Body(ApplyRequest { cluster_file }): Body<ApplyRequest>,
+    Admin { actor, .. }: Admin,
+    Body(ApplyRequest { cluster_file, dry_run }): Body<ApplyRequest>,
 ) -> Result<Json<ApplyAnswer>, Refused> {
     let plan = ClusterFile::parse(&cluster_file).map_err(|error| format(format!("cluster file, {error}")))?;
-    let (incarnation, changes) = coordinator.apply_as(plan, actor).await?;
+    let (incarnation, changes) =
+        if dry_run { coordinator.preview(plan).await? } else { coordinator.apply_as(plan, actor).await? };
     Ok(Json(ApplyAnswer { incarnation, changes }))
+}
+
+/// The audit trail; held open while there is nothing new, if that is asked for.
+pub(super) async fn events(
+    State(coordinator): State<Coordinator>,
+    Extension(Stop(mut stop)): Extension<Stop>,
+    admin: Admin,
+    Body(EventsRequest { after, limit, wait }): Body<EventsRequest>,
+) -> Result<Json<EventsAnswer>, Refused> {
+    let limit = limit.clamp(1, MAX_EVENTS) as usize;
+    let end = Instant::now() + Duration::from_secs(wait.min(MAX_WAIT).into());
+    let mut changes = coordinator.changes();
+    loop {
+        changes.mark_unchanged();
+        let events = coordinator.events(after, limit).await?;
+        if !events.is_empty() || Instant::now() >= end || *stop.borrow() {
+            return Ok(Json(EventsAnswer { events }));
+        }
+        tokio::select! {
+            // Elapsed is as good as a reason to look again.
+            _ = timeout_at(end, changes.changed()) => {}
+            _ = stop.changed() => {}
+        }
+        admin.check(&coordinator).await?;
+    }
+}
+
+pub(super) async fn admins(
+    State(coordinator): State<Coordinator>,
+    _: Admin,
+) -> Result<Json<AdminsAnswer>, Refused> {
+    Ok(Json(AdminsAnswer { admins: coordinator.admins().await? }))
+}
+
+pub(super) async fn add_admin(
+    State(coordinator): State<Coordinator>,
+    Admin { actor, .. }: Admin,
+    Body(AddAdminRequest { name, key }): Body<AddAdminRequest>,
+) -> Result<StatusCode, Refused> {
+    coordinator.add_admin_as(name, key, actor).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn remove_admin(
+    State(coordinator): State<Coordinator>,
+    Admin { actor, .. }: Admin,
+    Body(RemoveAdminRequest { name }): Body<RemoveAdminRequest>,
+) -> Result<StatusCode, Refused> {
+    coordinator.remove_admin_as(name, actor).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 pub(super) async fn end(
     State(coordinator): State<Coordinator>,
-    Admin(actor): Admin,
+    Admin { actor, .. }: Admin,
 ) -> Result<StatusCode, Refused> {
     coordinator.end_as(actor).await?;
     Ok(StatusCode::NO_CONTENT)

@@ -7,6 +7,7 @@
 //! | `state.db` | the registry |
 //! | `lock` | locked by the one process that has the state open; its pid |
 //! | `endpoint.json` | where a running `serve` listens |
+//! | `admin.sock` | the admin's socket of a running `serve` |
 //!
 //! The directory is 0700, files are 0600. Later: the unlock key of the secrets
 //! stays outside of it.
@@ -42,6 +43,10 @@ impl StateDir {
 
     pub(crate) fn endpoint(&self) -> PathBuf {
         self.0.join("endpoint.json")
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.0.join("admin.sock")
     }
 
     pub(crate) fn path(&self) -> &Path {

@@ -18,6 +18,11 @@ pub(crate) struct Actor {
 }
 
 impl Actor {
+    /// A user of the coordinator's own host, at its socket.
+    pub(crate) fn at_socket(uid: u32) -> Self {
+        Self { who: format!("local uid {uid}"), from: None }
+    }
+
     /// The program that holds the state itself.
     pub(crate) fn local() -> Self {
         Self { who: "local".to_owned(), from: None }
@@ -44,6 +49,8 @@ pub(crate) enum What {
     Pass,
     Ready,
     Kubeconfig,
+    AddAdmin,
+    RemoveAdmin,
 }
 
 impl What {
@@ -66,6 +73,8 @@ impl What {
             Self::Pass => "pass_gate",
             Self::Ready => "ready",
             Self::Kubeconfig => "kubeconfig",
+            Self::AddAdmin => "add_admin",
+            Self::RemoveAdmin => "remove_admin",
         }
     }
 }
@@ -118,6 +127,39 @@ pub(crate) fn note(tx: &Transaction<'_>, actor: &Actor, event: &Event<'_>, now: 
         tracing::info!(who = actor.who, "{}: {detail}{from}", what.as_str());
     }
     Ok(noted == 1)
+}
+
+/// The number of the newest line; 0 before the first.
+pub(crate) fn newest(tx: &Transaction<'_>) -> Result<u64> {
+    let newest: Option<u64> =
+        tx.prepare_cached("SELECT max(id) FROM events")?.query_row([], |row| row.get(0))?;
+    Ok(newest.unwrap_or(0))
+}
+
+/// Whom the lines after `after` concern.
+pub(crate) fn concerned(tx: &Transaction<'_>, after: u64) -> Result<Concerned> {
+    /// Of the whole cluster, and yet nothing to any node.
+    const NO_NODE: [What; 4] = [What::Init, What::Kubeconfig, What::AddAdmin, What::RemoveAdmin];
+    let mut concerned = Concerned::default();
+    let mut statement = tx.prepare_cached("SELECT what, seat FROM events WHERE id > ?1")?;
+    let rows = statement.query_map([after], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    for row in rows {
+        let (what, seat): (String, Option<i64>) = row?;
+        match seat {
+            Some(seat) => concerned.seats.push(seat),
+            None => concerned.all |= NO_NODE.iter().all(|none| none.as_str() != what),
+        }
+    }
+    Ok(concerned)
+}
+
+/// Whom a part of the trail concerns.
+#[derive(Debug, Default)]
+pub(crate) struct Concerned {
+    /// Every node.
+    pub(crate) all: bool,
+    /// These seats.
+    pub(crate) seats: Vec<i64>,
 }
 
 /// The lines after `after`, in order, at most `limit`.

@@ -71,6 +71,15 @@ pub(crate) fn newest_file(tx: &Transaction<'_>) -> Result<Option<Rc<ClusterFile>
     text.map(|text| parse(&text)).transpose()
 }
 
+/// The newest incarnation there ever was.
+pub(crate) fn newest(tx: &Transaction<'_>) -> Result<Option<Incarnation>> {
+    let newest: Option<u64> =
+        tx.query_row("SELECT max(seq) FROM sqlite_sequence WHERE name = 'incarnations'", [], |row| {
+            row.get(0)
+        })?;
+    Ok(newest.filter(|newest| *newest > 0).map(Incarnation))
+}
+
 /// Reads a stored cluster file, or remembers it from the last time: most
 /// requests ask for the same one.
 fn parse(text: &str) -> Result<Rc<ClusterFile>> {

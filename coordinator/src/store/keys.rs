@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use kiln_protocol::{Fingerprint, TicketKey};
 use rusqlite::{OptionalExtension as _, params};
 
-use super::{Transaction, millis, seats};
+use super::{Transaction, admins, millis, seats};
 use crate::registry::KeyOwner;
 
 /// What a key is noted for.
@@ -66,7 +66,8 @@ pub(crate) fn owner(tx: &Transaction<'_>, key: &Fingerprint) -> Result<Option<Ke
         None => None,
         Some((kind, name)) => Some(match kind.as_str() {
             "coordinator" => KeyOwner::Coordinator,
-            "admin" => KeyOwner::Admin(name),
+            "admin" if admins::has_rights(tx, key)? => KeyOwner::Admin(name),
+            "admin" => KeyOwner::FormerAdmin(name),
             "node" => {
                 let seat = seats::by_key(tx, key)?.context("a node's key belongs to no node")?;
                 KeyOwner::Node { label: seat.label(), seat: Box::new(seat) }

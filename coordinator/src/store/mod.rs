@@ -7,6 +7,7 @@
 //! One process at a time has a state directory open (`dir`), and the database
 //! notices if a second one does all the same (`sqlite`).
 
+pub(crate) mod admins;
 #[cfg(test)]
 mod conformance_tests;
 pub(crate) mod dir;

@@ -6,7 +6,7 @@ use rusqlite::{Connection, TransactionBehavior};
 
 /// Each brings the schema from the version of its index to the next. Never
 /// edit one that was released: add another.
-const MIGRATIONS: [&str; 3] = [V1, V2, V3];
+const MIGRATIONS: [&str; 4] = [V1, V2, V3, V4];
 
 const V1: &str = "
 -- Every durable key of every kind, each noted once, for one purpose, for ever.
@@ -114,6 +114,18 @@ const V3: &str = "
 -- Whether the console of a seat's machine is read, and which key it shows.
 ALTER TABLE seats ADD COLUMN confirm_console INTEGER NOT NULL DEFAULT 0 CHECK (confirm_console IN (0, 1));
 ALTER TABLE seats ADD COLUMN console_key TEXT;
+";
+
+const V4: &str = "
+-- Admins come and go; their keys stay noted.
+CREATE TABLE admins (
+    key TEXT PRIMARY KEY REFERENCES keys (id),
+    name TEXT NOT NULL,
+    added INTEGER NOT NULL,
+    removed INTEGER
+) STRICT, WITHOUT ROWID;
+CREATE UNIQUE INDEX one_key_per_admin ON admins (name) WHERE removed IS NULL;
+INSERT INTO admins (key, name, added) SELECT id, name, noted FROM keys WHERE kind = 'admin';
 ";
 
 /// Brings the database to the newest version.

@@ -78,6 +78,26 @@ pub(crate) fn agents_passed(tx: &Transaction<'_>, incarnation: Incarnation) -> R
     Ok(tx.prepare_cached(query)?.query_row([incarnation.0], |row| row.get(0))?)
 }
 
+/// How many seats are alike.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SeatCount {
+    pub(crate) role: String,
+    pub(crate) state: String,
+    pub(crate) ready: bool,
+    pub(crate) count: u64,
+}
+
+/// The seats of an incarnation, counted.
+pub(crate) fn count(tx: &Transaction<'_>, incarnation: Incarnation) -> Result<Vec<SeatCount>> {
+    let mut statement = tx.prepare_cached(
+        "SELECT role, state, ready IS NOT NULL, count(*) FROM seats WHERE incarnation = ?1 GROUP BY 1, 2, 3",
+    )?;
+    let rows = statement.query_map([incarnation.0], |row| {
+        Ok(SeatCount { role: row.get(0)?, state: row.get(1)?, ready: row.get(2)?, count: row.get(3)? })
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
 /// The record that a ticket was minted with.
 pub(crate) fn minted_record(tx: &Transaction<'_>, seat: &Seat) -> Result<TicketRecord> {
     let (expires, hints): (i64, String) =

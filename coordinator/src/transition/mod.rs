@@ -5,6 +5,7 @@
 //! transaction. Where a refusal has consequences that must last (a contested
 //! ticket), the transition returns it as a value instead.
 
+pub(crate) mod admins;
 pub(crate) mod enrol;
 pub(crate) mod node;
 pub(crate) mod operator;

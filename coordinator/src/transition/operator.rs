@@ -16,6 +16,30 @@ use crate::registry::{Seat, State};
 use crate::store::events::{self, Actor, Event, What};
 use crate::store::{Transaction, incarnations, keys, rounded, seats};
 
+/// What putting a cluster file in force would do: to which incarnation, and
+/// what changes, in words. Changes nothing.
+///
+/// # Errors
+/// A change that the live cluster cannot follow.
+pub(crate) fn preview(tx: &Transaction<'_>, plan: &ClusterFile) -> Result<(Incarnation, Vec<String>)> {
+    let Some(live) = incarnations::live(tx)? else {
+        if let Some(before) = incarnations::newest_file(tx)?.filter(|before| before.name() != plan.name()) {
+            // The same refusal as for a live cluster, from the same rule.
+            change::check(&before, plan, &BTreeSet::new())?;
+        }
+        let next =
+            incarnations::newest(tx)?.map_or(Incarnation(1), |Incarnation(last)| Incarnation(last + 1));
+        return Ok((next, vec![format!("incarnation {next} of {} begins", plan.name())]));
+    };
+    let settled = seats::of_incarnation(tx, live.id)?
+        .into_iter()
+        // Who has passed the gate has left its mark on the cluster, whatever became of it.
+        .filter(|seat| seat.state.is_live() || seat.state == State::Issued || seat.passed.is_some())
+        .map(|seat| seat.node)
+        .collect();
+    Ok((live.id, change::check(&live.plan, plan, &settled)?))
+}
+
 /// Puts a cluster file in force; begins an incarnation with `fresh` secrets
 /// when none is live. Returns what changed, in words.
 pub(crate) fn apply(
@@ -25,23 +49,13 @@ pub(crate) fn apply(
     actor: &Actor,
     now: Timestamp,
 ) -> Result<(Incarnation, Vec<String>)> {
+    let (_, changes) = preview(tx, plan)?;
     let Some(live) = incarnations::live(tx)? else {
-        if let Some(before) = incarnations::newest_file(tx)?.filter(|before| before.name() != plan.name()) {
-            // The same refusal as for a live cluster, from the same rule.
-            change::check(&before, plan, &BTreeSet::new())?;
-        }
         let id = incarnations::begin(tx, plan, fresh, now)?;
         let detail = format!("incarnation {id} of {}", plan.name());
         events::note(tx, actor, &Event::about_all(What::Begin, &detail), now)?;
-        return Ok((id, vec![detail + " begins"]));
+        return Ok((id, changes));
     };
-    let settled = seats::of_incarnation(tx, live.id)?
-        .into_iter()
-        // Who has passed the gate has left its mark on the cluster, whatever became of it.
-        .filter(|seat| seat.state.is_live() || seat.state == State::Issued || seat.passed.is_some())
-        .map(|seat| seat.node)
-        .collect();
-    let changes = change::check(&live.plan, plan, &settled)?;
     if live.plan.text() != plan.text() {
         incarnations::set_file(tx, plan)?;
     }

@@ -9,7 +9,9 @@ use kiln_protocol::admin::{
 };
 use kiln_protocol::{Fingerprint, NodeName, Role};
 
+use crate::news::{Presence, Seen};
 use crate::registry::{Seat, State, console};
+use crate::store::seats::SeatCount;
 use crate::store::{Transaction, events, incarnations, reports, seats};
 
 /// The whole of it.
@@ -17,6 +19,7 @@ pub(crate) fn status(
     tx: &Transaction<'_>,
     pin: Fingerprint,
     strangers: Vec<Stranger>,
+    presence: &Presence,
     now: Timestamp,
 ) -> Result<ClusterStatus> {
     let mut status =
@@ -28,12 +31,12 @@ pub(crate) fn status(
         all.chunk_by(|a, b| a.node == b.node).map(|seats| (&seats[0].node, seats)).collect();
     for node in live.plan.nodes() {
         let generations = by_node.remove(&node.name).unwrap_or(&[]);
-        status.nodes.push(node_status(tx, &node.name, node.role, generations, now)?);
+        status.nodes.push(node_status(tx, &node.name, node.role, generations, presence, now)?);
     }
     // Nodes that have left the file but still have a key.
     for (name, generations) in by_node {
         if let Some(seat) = generations.iter().find(|seat| seat.state.is_live()) {
-            status.nodes.push(node_status(tx, name, seat.role, generations, now)?);
+            status.nodes.push(node_status(tx, name, seat.role, generations, presence, now)?);
         }
     }
     status.live = Some(LiveCluster {
@@ -51,6 +54,7 @@ fn node_status(
     name: &NodeName,
     role: Role,
     generations: &[Seat],
+    presence: &Presence,
     now: Timestamp,
 ) -> Result<NodeStatus> {
     let shown = generations.iter().find(|seat| seat.state.is_live()).or(generations.first());
@@ -77,6 +81,7 @@ fn node_status(
         facts: None,
         usage: None,
         last_seen: None,
+        connected: false,
     };
     let Some(seat) = shown else { return Ok(status) };
     status.generation = seat.generation;
@@ -92,7 +97,30 @@ fn node_status(
         status.steps = boot.steps;
         status.last_seen = Some(boot.seen);
     }
+    if let Some(Seen { connected, at }) = presence.get(&seat.id) {
+        status.connected = *connected;
+        status.last_seen = status.last_seen.max(Some(if *connected { now } else { *at }));
+    }
     Ok(status)
+}
+
+/// What metrics say of the state.
+#[derive(Debug, Default)]
+pub(crate) struct Look {
+    /// The live incarnation; 0 for none.
+    pub(crate) incarnation: u64,
+    pub(crate) seats: Vec<SeatCount>,
+    pub(crate) alarms: usize,
+    pub(crate) connected: usize,
+    pub(crate) strangers: usize,
+}
+
+/// Asked often, and therefore counted and not listed.
+pub(crate) fn look(tx: &Transaction<'_>, connected: usize, strangers: usize) -> Result<Look> {
+    let live = incarnations::live(tx)?.map(|live| live.id);
+    let seats = live.map(|live| seats::count(tx, live)).transpose()?.unwrap_or_default();
+    let incarnation = live.map_or(0, |live| live.0);
+    Ok(Look { incarnation, seats, alarms: events::open_alarms(tx)?.len(), connected, strangers })
 }
 
 fn alarms(tx: &Transaction<'_>) -> Result<Vec<Alarm>> {

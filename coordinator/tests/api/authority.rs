@@ -6,7 +6,7 @@ use kiln_protocol::api::{Step, StepState};
 use kiln_protocol::{ErrorClass, Identity};
 use reqwest::Method;
 
-const ADMIN_ROUTES: [(Method, &str); 10] = [
+const ADMIN_ROUTES: [(Method, &str); 14] = [
     (Method::POST, admin::MINT),
     (Method::GET, admin::STATUS),
     (Method::POST, admin::KUBECONFIG),
@@ -17,6 +17,10 @@ const ADMIN_ROUTES: [(Method, &str); 10] = [
     (Method::POST, admin::EXTEND),
     (Method::POST, admin::APPLY),
     (Method::POST, admin::END),
+    (Method::POST, admin::EVENTS),
+    (Method::GET, admin::ADMINS),
+    (Method::POST, admin::ADD_ADMIN),
+    (Method::POST, admin::REMOVE_ADMIN),
 ];
 
 #[tokio::test]

@@ -208,12 +208,12 @@ async fn an_edited_file_changes_what_may_change() {
     let file = cluster_file(1);
     let apply = |text: String| {
         let admin = world.admin();
-        async move { admin.apply(&ApplyRequest { cluster_file: text }).await }
+        async move { admin.apply(&ApplyRequest { cluster_file: text, dry_run: false }).await }
     };
     let same = apply(file.text().to_owned()).await.unwrap();
     assert_eq!((same.incarnation, same.changes.len()), (Incarnation(1), 0));
     let more = apply(file.text().replacen("cores = 1", "cores = 2", 1)).await.unwrap();
-    assert_eq!(more.changes, ["s1: cores: 1 becomes 2"]);
+    assert_eq!(more.changes, ["s1: cores: 1 becomes 2 (for machines made from now on)"]);
     let other_k3s = apply(file.text().replace("k3s1", "k3s2")).await.unwrap_err().to_string();
     assert!(other_k3s.contains("k3s cannot change from v1.28.5+k3s1"), "{other_k3s}");
     let broken = apply(file.text().replace("\"qemu\"", "qemu")).await.unwrap_err().to_string();

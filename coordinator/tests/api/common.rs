@@ -118,8 +118,12 @@ impl World {
     }
 
     pub(crate) fn admin(&self) -> Client {
+        self.admin_with(&self.admin_identity())
+    }
+
+    pub(crate) fn admin_with(&self, identity: &Identity) -> Client {
         let address: Address = self.address().to_string().parse().unwrap();
-        Client::new(address, &self.admin_identity(), self.coordinator.pin()).unwrap()
+        Client::new(&address, identity, self.coordinator.pin()).unwrap()
     }
 
     pub(crate) async fn node(&self, node: &str) -> NodeStatus {
@@ -210,6 +214,20 @@ impl Machine {
             return Ok(bytes);
         }
         Err(serde_json::from_slice(&bytes).unwrap_or_else(|_| panic!("HTTP {status} without an ApiError")))
+    }
+
+    /// The answer to a `GET` with these headers.
+    pub(crate) async fn request(&self, path: &str, headers: &[(&str, &str)]) -> reqwest::Response {
+        self.try_request(path, headers).await.unwrap()
+    }
+
+    pub(crate) async fn try_request(
+        &self,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<reqwest::Response, reqwest::Error> {
+        let request = self.http.get(format!("{}{path}", self.base)).timeout(Duration::from_secs(300));
+        headers.iter().fold(request, |request, (name, value)| request.header(*name, *value)).send().await
     }
 
     pub(crate) async fn raw(

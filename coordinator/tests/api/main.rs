@@ -7,6 +7,8 @@ mod authority;
 mod cluster;
 mod common;
 mod enrol;
+mod local;
+mod push;
 mod state;
 mod transport;
 mod vouch;

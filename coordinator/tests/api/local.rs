@@ -1,0 +1,127 @@
+//! The admin's socket and the status listener.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+
+use super::common::World;
+use kiln_coordinator::client::Client;
+use kiln_coordinator::{Limits, Listeners, Server};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
+
+/// A coordinator with all its listeners.
+struct Whole {
+    world: World,
+    server: Server,
+    socket: PathBuf,
+}
+
+impl Whole {
+    async fn new() -> Self {
+        let world = World::new().await;
+        let socket = world.dir.join("admin.sock");
+        let mut listeners = Listeners::nodes(TcpListener::bind("127.0.0.1:0").await.unwrap());
+        listeners.status = Some(TcpListener::bind("127.0.0.1:0").await.unwrap());
+        listeners.socket = Some(socket.clone());
+        let server = world.coordinator.serve_at(listeners, Limits::default()).await.unwrap();
+        Self { world, server, socket }
+    }
+
+    /// The answer to a request at the status listener.
+    async fn page(&self, head: &str) -> String {
+        let mut stream = TcpStream::connect(self.server.status_addr().unwrap()).await.unwrap();
+        stream.write_all(format!("{head}\r\nconnection: close\r\n\r\n").as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    async fn get(&self, path: &str) -> String {
+        self.page(&format!("GET {path} HTTP/1.1\r\nhost: 127.0.0.1")).await
+    }
+}
+
+#[tokio::test]
+async fn the_socket_is_its_owners_and_speaks_for_an_admin() {
+    let whole = Whole::new().await;
+    assert_eq!(std::fs::metadata(&whole.socket).unwrap().permissions().mode() & 0o777, 0o600);
+    let client = Client::local(&whole.socket).unwrap();
+    assert!(client.status().await.unwrap().live.is_some());
+    client.end().await.unwrap();
+    let last = whole.world.coordinator.events(0, 1000).await.unwrap().pop().unwrap();
+    assert!(last.who.starts_with("local uid "), "{last:?}");
+}
+
+#[tokio::test]
+async fn the_socket_is_no_way_for_nodes() {
+    let whole = Whole::new().await;
+    let mut stream = UnixStream::connect(&whole.socket).await.unwrap();
+    stream.write_all(b"GET /v1/config HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
+}
+
+#[tokio::test]
+async fn the_status_page_tells_and_takes_nothing() {
+    let whole = Whole::new().await;
+    let node = whole.world.enrolled("s1").await;
+    node.report_ready().await.unwrap();
+    let secrets = serde_json::to_string(&node.config().await.unwrap().k3s.membership).unwrap();
+    let page = whole.get("/").await;
+    assert!(page.starts_with("HTTP/1.1 200") && page.contains("test: 1 of 3 nodes ready"), "{page}");
+    assert!(page.contains("content-security-policy: default-src 'none'"), "{page}");
+    for secret in secrets.split('"').filter(|part| part.len() > 20) {
+        assert!(!page.contains(secret));
+    }
+    assert!(whole.get("/healthz").await.ends_with("ok\n"));
+    for method in ["POST", "PUT", "DELETE", "PATCH"] {
+        let answer =
+            whole.page(&format!("{method} / HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 0")).await;
+        assert!(answer.starts_with("HTTP/1.1 405"), "{answer}");
+    }
+    assert!(whole.get("/v1/admin/status").await.starts_with("HTTP/1.1 404"));
+    assert!(whole.get("/v1/config").await.starts_with("HTTP/1.1 404"));
+    let elsewhere = whole.page("GET / HTTP/1.1\r\nhost: evil.example").await;
+    assert!(elsewhere.starts_with("HTTP/1.1 421"), "a page elsewhere could read it: {elsewhere}");
+}
+
+#[tokio::test]
+async fn metrics_count_nodes_requests_and_connections() {
+    let whole = Whole::new().await;
+    let machine = super::common::Machine::new(
+        &kiln_protocol::Identity::generate().unwrap(),
+        whole.server.local_addr(),
+        whole.world.coordinator.pin(),
+    );
+    machine.enrol(&whole.world.ticket("s1").await).await.unwrap();
+    machine.report_ready().await.unwrap();
+    let _ = machine.raw(reqwest::Method::GET, "/no/such/path", Vec::new()).await.unwrap();
+    let text = whole.get("/metrics").await;
+    for line in [
+        "kiln_nodes{role=\"server\",state=\"bound\",ready=\"true\"} 1",
+        "kiln_requests_total{route=\"/v1/enrol\",status=\"200\"} 1",
+        "kiln_requests_total{route=\"other\",status=\"404\"} 1",
+        "kiln_connections{crowd=\"known\"} 1",
+        "kiln_incarnation 1",
+        "kiln_alarms 0",
+    ] {
+        assert!(text.lines().any(|found| found == line), "no {line} in:\n{text}");
+    }
+    assert!(
+        text.contains("content-type: application/openmetrics-text") && text.ends_with("# EOF\n"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn every_answer_names_its_request() {
+    let whole = Whole::new().await;
+    let machine = whole.world.machine();
+    let (one, other) = (machine.request("/v1/config", &[]).await, machine.request("/", &[]).await);
+    let id = |response: &reqwest::Response| response.headers()["x-request-id"].to_str().unwrap().to_owned();
+    assert_ne!(id(&one), id(&other));
+    let named = id(&one);
+    let refusal: kiln_protocol::ApiError = one.json().await.unwrap();
+    assert_eq!(refusal.request, Some(named));
+}
