@@ -11,11 +11,13 @@
 //! | `registry` | the rules: who is who, and who may start k3s when |
 //! | `transition` | the rules, run inside the store's transactions |
 //! | `store` | the state directory and its database |
+//! | `backup`, `unlock`, `unlocking` | copies of the state; what its secrets are sealed under |
 //! | `server` | the listener of nodes and admins, the socket, the status page |
 //! | `news` | who waits for a change |
 //! | [`client`] | the admin's side of it |
 //! | [`cli`] | the program `coordinator` |
 
+mod backup;
 pub mod cli;
 pub mod client;
 pub mod k3s;
@@ -26,8 +28,10 @@ mod server;
 mod store;
 mod strangers;
 mod transition;
+mod unlock;
+mod unlocking;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -47,10 +51,12 @@ use news::News;
 use plan::ClusterFile;
 use store::dir::{self, StateDir};
 use store::events::{self, Actor, Event, What};
+use store::sealed::{self, KeyFile};
 use store::{Store, Transaction};
 use strangers::Strangers;
 
 pub use server::{Limits, Listeners, Server};
+pub use unlock::{UnlockFile, UnlockKey};
 
 /// What the admin key that `init` makes is called.
 const FIRST_ADMIN: &str = "cli";
@@ -74,7 +80,15 @@ struct Inner {
 impl Coordinator {
     /// Makes a state directory (0700): the coordinator's key, an admin's key and an
     /// empty registry. An error if there is one already.
+    ///
+    /// The unlock key of its secrets is the file beside the directory, made if
+    /// there is none ([`UnlockFile::beside`]).
     pub fn init(path: &Path) -> Result<()> {
+        Self::init_with(path, &UnlockFile::beside(path))
+    }
+
+    /// As [`Coordinator::init`], with the unlock key elsewhere.
+    pub fn init_with(path: &Path, unlock: &UnlockFile) -> Result<()> {
         let state = StateDir::new(path);
         state.create()?;
         state.check()?;
@@ -87,13 +101,18 @@ impl Coordinator {
                  remove {shown} and run it again; or the key was lost, then restore it from a backup"
             );
         }
+        unlock.check_outside(path)?;
+        let unlock = unlock.read_or_make()?;
         let (identity, admin) = (Identity::generate()?, Identity::generate()?);
         // An init that was interrupted between these left no registry behind.
         let _ = std::fs::remove_file(state.admin_key());
-        dir::create_private(&state.admin_key(), admin.to_pem().expose().as_bytes())?;
+        let (pem, admin_pem) = (identity.to_pem(), admin.to_pem());
+        dir::create_private(&state.admin_key(), admin_pem.expose().as_bytes())?;
         dir::create_private(&state.database(), b"")?;
         let (key, admin_key, now) = (identity.fingerprint(), admin.fingerprint(), Timestamp::now());
-        store::initialise(&state.database(), move |tx| {
+        let files = [(KeyFile::Coordinator, pem.clone()), (KeyFile::Admin, admin_pem)];
+        store::once(&state.database(), Some(&unlock), move |tx| {
+            sealed::settle(tx, &files)?;
             store::keys::note(tx, &key, store::keys::Kind::Coordinator, "coordinator", now)?;
             store::keys::note(tx, &admin_key, store::keys::Kind::Admin, FIRST_ADMIN, now)?;
             store::admins::add(tx, &admin_key, FIRST_ADMIN, now)?;
@@ -102,20 +121,28 @@ impl Coordinator {
             Ok(())
         })?;
         // Last: with it, the state is complete.
-        dir::create_private(&state.coordinator_key(), identity.to_pem().expose().as_bytes())?;
+        dir::create_private(&state.coordinator_key(), pem.expose().as_bytes())?;
         drop(guard);
         Ok(())
     }
 
     /// Opens a state directory. An error if another process has it open, if
-    /// others may look into it, or if a newer Kiln wrote it.
+    /// others may look into it, if a newer Kiln wrote it, or if the unlock key
+    /// beside it is not there or is another one.
     pub async fn open(path: &Path) -> Result<Self> {
+        Self::open_with(path, &UnlockFile::beside(path)).await
+    }
+
+    /// As [`Coordinator::open`], with the unlock key elsewhere.
+    pub async fn open_with(path: &Path, unlock: &UnlockFile) -> Result<Self> {
         let state = StateDir::new(path);
         state.check()?;
         let identity = StateDir::read_key(&state.coordinator_key())
             .with_context(|| format!("opening the state in {}", path.display()))?;
         let guard = state.lock()?;
-        let store = Store::open(&state.database(), guard)?;
+        let unlock = unlocking::unlock(&state, unlock)?;
+        unlocking::settle(&state, &unlock)?;
+        let store = Store::open(&state.database(), unlock, guard)?;
         let key = identity.fingerprint();
         let owner = store.read(move |tx| store::keys::owner(tx, &key)).await?;
         ensure!(
@@ -205,10 +232,19 @@ impl Coordinator {
         self.inner.store.read(move |tx| events::list(tx, after, limit)).await
     }
 
-    /// Writes a consistent copy of the registry into a file that is not there
+    /// Writes everything but the unlock key into a file (0600) that is not there
     /// yet, while everything goes on.
     pub async fn backup(&self, file: &Path) -> Result<()> {
-        self.inner.store.backup(file).await
+        let copy = backup::Temporary::beside(file)?;
+        self.inner.store.backup(copy.path()).await?;
+        backup::pack(copy.path(), file)
+    }
+
+    /// Seals everything under a new unlock key, in the place of the old one or in
+    /// another file; the old one stays, since older backups open with no other.
+    /// The state must not be open. Returns where the old one is.
+    pub fn rotate_unlock_key(path: &Path, unlock: &UnlockFile, to: Option<&UnlockFile>) -> Result<PathBuf> {
+        unlocking::rotate(path, unlock, to)
     }
 
     /// A number that grows whenever the status may have changed.

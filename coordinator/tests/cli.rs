@@ -441,3 +441,37 @@ fn a_taken_port_is_said_so() {
     let error = host.fails(1, &["serve", "--listen", &address]);
     assert!(error.contains(&format!("listening on {address}")) && error.contains("in use"), "{error}");
 }
+
+#[test]
+fn a_running_coordinator_leaves_no_core_dump() {
+    let host = Host::initialised();
+    let serving = Serving::start(&host);
+    let limits = fs::read_to_string(format!("/proc/{}/limits", serving.0.id())).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"]);
+}
+
+#[test]
+fn an_unlock_key_is_a_file_of_its_own_and_another_one_is_refused_by_name() {
+    let host = Host::new();
+    let key = host.path("kept/elsewhere");
+    fs::create_dir(host.path("kept")).unwrap();
+    let key = key.to_str().unwrap();
+    host.ok(&["unlock-key", "make", key]);
+    assert_eq!(mode(Path::new(key)), 0o600);
+    host.fails(1, &["unlock-key", "make", key]);
+    host.ok(&["init", "--unlock-key", key]);
+    assert!(!host.path("state.unlock-key").exists());
+    let backup = host.path("backup");
+    host.ok(&["backup", backup.to_str().unwrap()]);
+    assert_eq!(mode(&backup), 0o600);
+    assert!(host.fails(1, &["serve", "--listen", "127.0.0.1:0"]).contains("no unlock key in"));
+    // As systemd hands it over.
+    fs::rename(key, host.path("kept/unlock-key")).unwrap();
+    let rotate =
+        host.command(&["unlock-key", "rotate"]).env("CREDENTIALS_DIRECTORY", host.path("kept")).output();
+    assert!(stderr(&rotate.unwrap()).contains("systemd's to change"));
+    let kept = host.path("kept/unlock-key");
+    host.ok(&["unlock-key", "rotate", "--unlock-key", kept.to_str().unwrap()]);
+    assert_eq!(fs::read_dir(host.path("kept")).unwrap().count(), 2, "the new key and the old one");
+}

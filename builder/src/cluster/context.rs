@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use jiff::Timestamp;
-use kiln_coordinator::Coordinator;
+use kiln_coordinator::{Coordinator, UnlockFile};
 use kiln_protocol::ClusterName;
 
 use super::files;
@@ -23,6 +23,8 @@ pub(super) struct Context {
     pub(super) selector: Selector,
     pub(super) run: RunId,
     pub(super) provider: Provider,
+    /// What the coordinator's secrets are sealed under.
+    pub(super) unlock: UnlockFile,
 }
 
 impl Context {
@@ -64,7 +66,8 @@ impl Context {
         let selector = Selector { owner: state.ensure_owner()?, cluster: cluster.clone() };
         let lock = Lock::take(&dir, &format!("builder {command}"))?;
         let journal = journal(&dir.journal())?;
-        let mut context = Self { dir, lock, journal, selector, run: RunId::generate(), provider };
+        let unlock = state.unlock_key();
+        let mut context = Self { dir, lock, journal, selector, run: RunId::generate(), provider, unlock };
         let (run, command) = (context.run.clone(), command.to_owned());
         context.journal.append(Event::Begin { run, command, at: Timestamp::now() })?;
         Ok(context)
@@ -98,12 +101,12 @@ impl Context {
             // Whole or absent, like everything here.
             let new = self.dir.path().join(".new-coordinator");
             files::remove(&new)?;
-            Coordinator::init(&new).context("making the coordinator's state")?;
+            Coordinator::init_with(&new, &self.unlock).context("making the coordinator's state")?;
             std::fs::rename(&new, &dir)
                 .and_then(|()| files::sync_dir(self.dir.path()))
                 .with_context(|| format!("making {}", dir.display()))?;
         }
-        Coordinator::open(&dir)
+        Coordinator::open_with(&dir, &self.unlock)
             .await
             .with_context(|| format!("opening the coordinator's state {}", dir.display()))
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use kiln_coordinator::Coordinator;
+use kiln_coordinator::{Coordinator, UnlockFile};
 use tokio::time::Instant;
 
 use super::context::Context;
@@ -100,7 +100,7 @@ async fn end_incarnation(context: &mut Context) {
         return;
     }
     let end = async {
-        let coordinator = open_coordinator(&dir).await?;
+        let coordinator = open_coordinator(&dir, &context.unlock).await?;
         coordinator.end().await?;
         context.journal.append(Event::Ended)
     };
@@ -110,10 +110,10 @@ async fn end_incarnation(context: &mut Context) {
 }
 
 /// What an interrupted run of ours served may take a moment to let go of it.
-async fn open_coordinator(dir: &Path) -> Result<Coordinator> {
+async fn open_coordinator(dir: &Path, unlock: &UnlockFile) -> Result<Coordinator> {
     let deadline = Instant::now() + LET_GO;
     loop {
-        match Coordinator::open(dir).await {
+        match Coordinator::open_with(dir, unlock).await {
             Err(_) if Instant::now() < deadline => tokio::time::sleep(LET_GO / 20).await,
             opened => return opened,
         }

@@ -8,11 +8,13 @@
 //!     coordinator/                  the coordinator's own state
 //!     status.json                   what `up` last saw
 //!     kubeconfig
+//! <state>.unlock-key                what the coordinators' secrets are sealed under
 //! ```
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use kiln_coordinator::UnlockFile;
 use kiln_protocol::ClusterName;
 
 use super::files;
@@ -38,6 +40,12 @@ impl StateDir {
     /// The directory itself.
     pub fn path(&self) -> &Path {
         &self.0
+    }
+
+    /// What the secrets in the coordinators' states are sealed under: beside the
+    /// directory, so that no copy of it opens them.
+    pub fn unlock_key(&self) -> UnlockFile {
+        UnlockFile::beside(&self.0)
     }
 
     /// The clusters' directories.

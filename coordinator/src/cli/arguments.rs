@@ -1,7 +1,7 @@
 //! The command line.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use kiln_protocol::identity::TypedFingerprint;
@@ -12,6 +12,7 @@ use kiln_protocol::{Fingerprint, NodeName};
 use super::EXIT_CODES;
 use super::duration::Lifetime;
 use super::examples;
+use crate::UnlockFile;
 
 /// Where the state is unless said otherwise: what the systemd unit uses.
 pub(super) const DEFAULT_STATE: &str = "/var/lib/kiln-coordinator";
@@ -77,6 +78,12 @@ pub(super) enum Command {
     /// Write the man pages into a directory
     #[command(hide = true)]
     Man(Man),
+    /// Write everything but the unlock key into one file, also while it serves
+    #[command(after_help = examples::BACKUP)]
+    Backup(Backup),
+    /// Make or replace the key that the state's secrets are sealed under
+    #[command(subcommand, after_help = examples::UNLOCK_KEY)]
+    UnlockKey(UnlockKey),
 }
 
 #[derive(Debug, Args)]
@@ -84,6 +91,23 @@ pub(super) struct State {
     /// The state directory
     #[arg(long, value_name = "DIR", env = "KILN_STATE", default_value = DEFAULT_STATE)]
     pub(super) state: PathBuf,
+}
+
+/// What the secrets in the state are sealed under.
+#[derive(Debug, Args)]
+pub(super) struct Unlock {
+    /// The file with the unlock key, outside the state and its backups
+    /// [default: systemd's credential unlock-key, else DIR.unlock-key]
+    #[arg(long, value_name = "FILE", env = "KILN_UNLOCK_KEY_FILE")]
+    pub(super) unlock_key: Option<PathBuf>,
+}
+
+impl Unlock {
+    /// The file, for a state.
+    pub(super) fn file(&self, state: &Path) -> UnlockFile {
+        let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+        UnlockFile::find(self.unlock_key.as_deref(), credentials.as_deref(), state)
+    }
 }
 
 /// Which coordinator is asked: the one that serves `--state` on this host, at
@@ -107,6 +131,8 @@ pub(super) struct Remote {
 pub(super) struct Init {
     #[command(flatten)]
     pub(super) state: State,
+    #[command(flatten)]
+    pub(super) unlock: Unlock,
     /// Succeed without doing anything if there is a state already
     #[arg(long)]
     pub(super) if_missing: bool,
@@ -116,6 +142,8 @@ pub(super) struct Init {
 pub(super) struct Serve {
     #[command(flatten)]
     pub(super) state: State,
+    #[command(flatten)]
+    pub(super) unlock: Unlock,
     /// Where to listen
     #[arg(long, value_name = "IP:PORT", default_value = "0.0.0.0:7443")]
     pub(super) listen: SocketAddr,
@@ -376,6 +404,38 @@ pub(super) struct Man {
     /// The directory they go to; it is made
     #[arg(value_name = "DIR")]
     pub(super) dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Backup {
+    #[command(flatten)]
+    pub(super) state: State,
+    /// The file to make (mode 0600); it must not be there yet
+    #[arg(value_name = "FILE")]
+    pub(super) file: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum UnlockKey {
+    /// Make a new key in a file (mode 0600) that must not be there yet
+    Make {
+        /// The file to make
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Seal a state that is not being served under a new key
+    Rotate(Rotate),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Rotate {
+    #[command(flatten)]
+    pub(super) state: State,
+    #[command(flatten)]
+    pub(super) unlock: Unlock,
+    /// Make the new key in this file [default: in the place of the old one]
+    #[arg(long, value_name = "FILE")]
+    pub(super) to: Option<PathBuf>,
 }
 
 #[cfg(test)]

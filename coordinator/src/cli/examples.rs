@@ -72,3 +72,12 @@ Examples:
 pub(super) const COMPLETIONS: &str = "\
 Examples:
   coordinator completions bash";
+
+pub(super) const BACKUP: &str = "\
+Examples:
+  coordinator backup /srv/backups/kiln-monday";
+
+pub(super) const UNLOCK_KEY: &str = "\
+Examples:
+  coordinator unlock-key make /etc/kiln-coordinator/unlock-key
+  coordinator unlock-key rotate --unlock-key /etc/kiln-coordinator/unlock-key";

@@ -8,7 +8,9 @@ mod connect;
 mod duration;
 mod events;
 mod examples;
+mod hardening;
 mod serve;
+mod state;
 pub(crate) mod table;
 mod ticket;
 mod until_ready;
@@ -41,6 +43,7 @@ Exit codes:
 /// Parses the command line and runs it.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    hardening::no_core_dumps();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = match runtime.context("starting the runtime") {
         Ok(runtime) => runtime.block_on(run(arguments.command)),
@@ -75,6 +78,8 @@ async fn run(command: Command) -> Result<()> {
         Command::Admin(admin) => admins::admin(&admin.command).await,
         Command::Completions(completions) => completions::completions(&completions),
         Command::Man(man) => completions::man(&man),
+        Command::Backup(backup) => state::backup(&backup),
+        Command::UnlockKey(command) => state::unlock_key(&command),
     }
 }
 

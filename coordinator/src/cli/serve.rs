@@ -22,8 +22,13 @@ pub(super) fn init(arguments: &Init) -> Result<()> {
     let path = &arguments.state.state;
     let state = StateDir::new(path);
     if !(arguments.if_missing && state.coordinator_key().exists()) {
-        Coordinator::init(path)?;
-        eprintln!("made {}: back it up, and keep it to yourself", path.display());
+        let unlock = arguments.unlock.file(path);
+        Coordinator::init_with(path, &unlock)?;
+        eprintln!(
+            "made {}: back it up with coordinator backup; its secrets open with {}, of which you keep a copy elsewhere",
+            path.display(),
+            unlock.path().display()
+        );
     }
     print(&format!("{}\n", StateDir::read_key(&state.coordinator_key())?.fingerprint()))
 }
@@ -31,7 +36,10 @@ pub(super) fn init(arguments: &Init) -> Result<()> {
 pub(super) async fn serve(arguments: &Serve) -> Result<()> {
     start_logging(arguments.log_format);
     let mut signals = Signals::new()?;
-    let coordinator = Coordinator::open(&arguments.state.state).await?;
+    let coordinator = {
+        let path = &arguments.state.state;
+        Coordinator::open_with(path, &arguments.unlock.file(path)).await?
+    };
     if let Some(file) = &arguments.cluster {
         apply(&coordinator, file).await?;
     }

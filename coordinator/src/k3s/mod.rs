@@ -2,10 +2,10 @@
 //! node exists: certificate authorities, tokens and node passwords. From them
 //! follow, without contacting a node, the full tokens and kubeconfigs.
 //!
-//! Later these are encrypted under an unlock key outside the state (the whole
-//! [`ClusterSecrets`] document, at the one place where the store writes it)
-//! and can be rotated below the same root, which is why the root's and the
-//! intermediate's keys are kept; they never leave the coordinator.
+//! In the state the whole [`ClusterSecrets`] document is sealed under an unlock
+//! key that is kept elsewhere (`unlock`). It can be rotated below the same root,
+//! which is why the root's and the intermediate's keys are kept; they never
+//! leave the coordinator.
 
 mod ca;
 mod kubeconfig;
@@ -104,7 +104,7 @@ fn random_secret() -> Result<Secret> {
     Ok(Secret::new(hex(&*bytes)).expect("hex digits are printable"))
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");

@@ -18,6 +18,7 @@ use crate::k3s::ClusterSecrets;
 use crate::plan::fixtures::three_servers;
 use crate::registry::State;
 use crate::registry::fixtures::{NOW, key};
+use crate::unlock::UnlockKey;
 
 /// Where an engine keeps its tables, so that it can be opened again.
 trait Medium {
@@ -40,7 +41,7 @@ impl Medium for InFile {
         medium
     }
     fn open(&self) -> Box<dyn Engine> {
-        Box::new(Sqlite::open(&self.path(), Synchronous::Full).unwrap())
+        Box::new(Sqlite::open(&self.path(), Synchronous::Full, UnlockKey::for_tests()).unwrap())
     }
 }
 
@@ -179,7 +180,7 @@ fn a_copy_holds_what_was_committed_and_nothing_later<M: Medium>() {
     engine.backup(&file).unwrap();
     change(engine.as_mut(), |tx| note(tx, "after")).unwrap();
     assert!(engine.backup(&file).is_err(), "a copy was overwritten");
-    let mut copy = Sqlite::open(&file, Synchronous::Full).unwrap();
+    let mut copy = Sqlite::open(&file, Synchronous::Full, UnlockKey::for_tests()).unwrap();
     assert!(noted(&mut copy, "before"));
     assert!(!noted(&mut copy, "after"));
 }

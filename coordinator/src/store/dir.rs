@@ -9,8 +9,8 @@
 //! | `endpoint.json` | where a running `serve` listens |
 //! | `admin.sock` | the admin's socket of a running `serve` |
 //!
-//! The directory is 0700, files are 0600. Later: the unlock key of the secrets
-//! stays outside of it.
+//! The directory is 0700, files are 0600. The key that the secrets in the
+//! registry are sealed under is outside of it (`unlock`).
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
@@ -18,7 +18,7 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use kiln_protocol::Identity;
+use kiln_protocol::{Identity, Secret};
 
 /// A state directory's paths.
 #[derive(Debug, Clone)]
@@ -107,27 +107,41 @@ impl StateDir {
 
     /// Reads a key and checks that nobody else may.
     pub(crate) fn read_key(path: &Path) -> Result<Identity> {
+        let pem = Self::read_pem(path)?;
+        Identity::from_pem(pem.expose()).with_context(|| format!("reading the key {}", path.display()))
+    }
+
+    /// As [`StateDir::read_key`], its text.
+    pub(crate) fn read_pem(path: &Path) -> Result<Secret> {
         let at = || format!("reading the key {}", path.display());
         let mut file = File::open(path).with_context(at)?;
         let mode = file.metadata().with_context(at)?.mode() & 0o777;
         ensure!(is_private(mode), "the key {} can be read by others (mode {mode:o})", path.display());
-        let mut pem = zeroize::Zeroizing::new(String::new());
+        let mut pem = zeroize::Zeroizing::new(String::with_capacity(4096));
         file.read_to_string(&mut pem).with_context(at)?;
-        Identity::from_pem(&pem).with_context(at)
+        Secret::new(pem.as_str()).with_context(at)
     }
 }
 
 /// Whether group and others have no right at all.
-fn is_private(mode: u32) -> bool {
+pub(crate) fn is_private(mode: u32) -> bool {
     mode.trailing_zeros() >= 6
 }
 
 /// Writes a file of mode 0600 that must not be there yet, and makes it durable.
 pub(crate) fn create_private(path: &Path, content: &[u8]) -> Result<()> {
+    create_private_from(path, |file| file.write_all(content))
+}
+
+/// As [`create_private`], with what `write` puts into it.
+pub(crate) fn create_private_from(
+    path: &Path,
+    write: impl FnOnce(&mut File) -> std::io::Result<()>,
+) -> Result<()> {
     let at = || format!("writing {}", path.display());
     let mut options = OpenOptions::new();
     let mut file = options.write(true).create_new(true).mode(0o600).open(path).with_context(at)?;
-    file.write_all(content).and_then(|()| file.sync_all()).with_context(at)?;
+    write(&mut file).and_then(|()| file.sync_all()).with_context(at)?;
     sync_parent(path)
 }
 
@@ -141,6 +155,12 @@ pub(crate) fn replace_private(path: &Path, content: &[u8]) -> Result<()> {
     create_private(&temporary, content)?;
     fs::rename(&temporary, path).with_context(at)?;
     sync_parent(path)
+}
+
+/// Puts one file in another's place, for good.
+pub(crate) fn rename(from: &Path, to: &Path) -> Result<()> {
+    fs::rename(from, to).with_context(|| format!("moving {} to {}", from.display(), to.display()))?;
+    sync_parent(to)
 }
 
 fn sync_parent(path: &Path) -> Result<()> {

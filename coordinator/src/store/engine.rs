@@ -19,16 +19,24 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail};
 use rusqlite::Connection;
 
+use crate::unlock::UnlockKey;
+
 /// What a transition runs in. It sees what was committed and what its
 /// neighbours in the same group did before it.
 #[derive(Debug)]
 pub(crate) struct Transaction<'a> {
     connection: &'a Connection,
+    unlock: Option<&'a UnlockKey>,
 }
 
 impl<'a> Transaction<'a> {
-    pub(super) fn on(connection: &'a Connection) -> Self {
-        Self { connection }
+    pub(super) fn on(connection: &'a Connection, unlock: Option<&'a UnlockKey>) -> Self {
+        Self { connection, unlock }
+    }
+
+    /// What the secrets in the tables are sealed under.
+    pub(crate) fn unlock(&self) -> Result<&'a UnlockKey> {
+        self.unlock.context("the state was opened without its unlock key")
     }
 }
 
@@ -75,10 +83,10 @@ pub(crate) trait Engine: Send {
 }
 
 /// [`Engine::attempt`] on a connection with an open transaction.
-pub(super) fn attempt(connection: &Connection, work: Work<'_>) -> Result<()> {
+pub(super) fn attempt(connection: &Connection, unlock: &UnlockKey, work: Work<'_>) -> Result<()> {
     let run = |statement: &str| connection.prepare_cached(statement)?.execute([]);
     run("SAVEPOINT work").context("beginning a transition")?;
-    let keep = work(&Transaction::on(connection));
+    let keep = work(&Transaction::on(connection, Some(unlock)));
     // Some failures, such as a full disk, make SQLite undo the whole transaction.
     if connection.is_autocommit() {
         bail!("the store has undone a group of changes");

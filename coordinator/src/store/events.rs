@@ -51,6 +51,7 @@ pub(crate) enum What {
     Kubeconfig,
     AddAdmin,
     RemoveAdmin,
+    RotateUnlockKey,
 }
 
 impl What {
@@ -75,6 +76,7 @@ impl What {
             Self::Kubeconfig => "kubeconfig",
             Self::AddAdmin => "add_admin",
             Self::RemoveAdmin => "remove_admin",
+            Self::RotateUnlockKey => "rotate_unlock_key",
         }
     }
 }
@@ -139,7 +141,8 @@ pub(crate) fn newest(tx: &Transaction<'_>) -> Result<u64> {
 /// Whom the lines after `after` concern.
 pub(crate) fn concerned(tx: &Transaction<'_>, after: u64) -> Result<Concerned> {
     /// Of the whole cluster, and yet nothing to any node.
-    const NO_NODE: [What; 4] = [What::Init, What::Kubeconfig, What::AddAdmin, What::RemoveAdmin];
+    const NO_NODE: [What; 5] =
+        [What::Init, What::Kubeconfig, What::AddAdmin, What::RemoveAdmin, What::RotateUnlockKey];
     let mut concerned = Concerned::default();
     let mut statement = tx.prepare_cached("SELECT what, seat FROM events WHERE id > ?1")?;
     let rows = statement.query_map([after], |row| Ok((row.get(0)?, row.get(1)?)))?;

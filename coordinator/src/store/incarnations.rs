@@ -9,10 +9,13 @@ use kiln_protocol::NodeName;
 use kiln_protocol::config::Incarnation;
 use rusqlite::{OptionalExtension as _, params};
 
-use super::{Transaction, millis, time};
+use super::{Transaction, millis, sealed, time};
 use crate::k3s::ClusterSecrets;
 use crate::plan::ClusterFile;
 use crate::registry::gate::Lease;
+
+/// Room for the secrets of an incarnation as JSON.
+const SECRETS_BYTES: usize = 64 * 1024;
 
 /// The live incarnation.
 #[derive(Debug)]
@@ -30,12 +33,18 @@ pub(crate) fn begin(
     secrets: &ClusterSecrets,
     now: Timestamp,
 ) -> Result<Incarnation> {
-    let secrets = zeroize::Zeroizing::new(serde_json::to_string(secrets).context("writing secrets")?);
+    // No row is ever deleted, so this is the number that it gets.
+    let id: u64 = tx.query_row("SELECT coalesce(max(id), 0) + 1 FROM incarnations", [], |row| row.get(0))?;
+    let id = Incarnation(id);
+    // Large enough not to grow, which would leave copies behind.
+    let mut text = zeroize::Zeroizing::new(Vec::with_capacity(SECRETS_BYTES));
+    serde_json::to_writer(&mut *text, secrets).context("writing secrets")?;
+    let sealed = tx.unlock()?.seal(&sealed::place(id), &text)?;
     tx.execute(
-        "INSERT INTO incarnations (begun, cluster_file, secrets, lease_node) VALUES (?1, ?2, ?3, ?4)",
-        params![millis(now), plan.text(), *secrets, plan.first_server().name.as_str()],
+        "INSERT INTO incarnations (id, begun, cluster_file, secrets, lease_node) VALUES (?1, ?2, ?3, ?4, ?5)",
+        params![id.0, millis(now), plan.text(), sealed, plan.first_server().name.as_str()],
     )?;
-    Ok(Incarnation(u64::try_from(tx.last_insert_rowid()).context("an incarnation's number is negative")?))
+    Ok(id)
 }
 
 /// The live incarnation, without its secrets.
@@ -55,12 +64,13 @@ pub(crate) fn live(tx: &Transaction<'_>) -> Result<Option<Live>> {
 
 /// The secrets of the live incarnation.
 pub(crate) fn secrets(tx: &Transaction<'_>) -> Result<Option<ClusterSecrets>> {
-    let text: Option<String> = tx
-        .prepare_cached("SELECT secrets FROM incarnations WHERE ended IS NULL")?
-        .query_row([], |row| row.get(0))
+    let found: Option<(u64, String)> = tx
+        .prepare_cached("SELECT id, secrets FROM incarnations WHERE ended IS NULL")?
+        .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
-    let text = text.map(zeroize::Zeroizing::new);
-    text.map(|text| serde_json::from_str(&text).context("reading stored secrets")).transpose()
+    let Some((id, sealed)) = found else { return Ok(None) };
+    let text = tx.unlock()?.open(&sealed::place(Incarnation(id)), &sealed)?;
+    serde_json::from_slice(&text).map(Some).context("reading stored secrets")
 }
 
 /// The cluster file that was last in force, live or not.

@@ -10,6 +10,7 @@ use rusqlite::{Connection, MAIN_DB};
 
 use super::engine::{self, Engine, Transaction, Work};
 use super::{schema, sqlite};
+use crate::unlock::UnlockKey;
 
 /// What outlives the process.
 #[derive(Debug, Clone, Default)]
@@ -45,6 +46,7 @@ pub(super) struct Memory {
     connection: Connection,
     disk: Disk,
     writer: usize,
+    unlock: UnlockKey,
 }
 
 impl Memory {
@@ -60,7 +62,7 @@ impl Memory {
         platter.writer += 1;
         let writer = platter.writer;
         drop(platter);
-        Ok(Self { connection, disk: disk.clone(), writer })
+        Ok(Self { connection, disk: disk.clone(), writer, unlock: UnlockKey::for_tests() })
     }
 
     fn check_writer(&self) -> Result<()> {
@@ -76,7 +78,7 @@ impl Engine for Memory {
     }
 
     fn attempt(&mut self, work: Work<'_>) -> Result<()> {
-        engine::attempt(&self.connection, work)
+        engine::attempt(&self.connection, &self.unlock, work)
     }
 
     fn commit(&mut self) -> Result<()> {
@@ -99,7 +101,7 @@ impl Engine for Memory {
 
     fn read(&mut self, look: &mut dyn FnMut(&Transaction<'_>)) -> Result<()> {
         self.check_writer()?;
-        look(&Transaction::on(&self.connection));
+        look(&Transaction::on(&self.connection, Some(&self.unlock)));
         Ok(())
     }
 

@@ -22,6 +22,7 @@ pub(crate) mod keys;
 mod memory;
 pub(crate) mod reports;
 mod schema;
+pub(crate) mod sealed;
 pub(crate) mod seats;
 mod sqlite;
 
@@ -31,13 +32,15 @@ use std::thread::JoinHandle;
 
 use anyhow::{Context as _, Result, anyhow};
 use jiff::Timestamp;
-use rusqlite::TransactionBehavior;
+use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 
 use engine::Engine;
 pub(crate) use engine::Transaction;
 use group::{Answer, Job};
 use sqlite::{Sqlite, Synchronous};
+
+use crate::unlock::UnlockKey;
 
 /// Jobs that may wait for the thread before callers wait to queue.
 const QUEUE: usize = 256;
@@ -52,14 +55,14 @@ pub(crate) struct Store {
 impl Store {
     /// Opens the database, making or migrating it as needed. `guard` is kept
     /// until the database is closed.
-    pub(crate) fn open(path: &Path, guard: impl Send + 'static) -> Result<Self> {
-        Self::start(Box::new(Sqlite::open(path, Synchronous::Full)?), guard)
+    pub(crate) fn open(path: &Path, unlock: UnlockKey, guard: impl Send + 'static) -> Result<Self> {
+        Self::start(Box::new(Sqlite::open(path, Synchronous::Full, unlock)?), guard)
     }
 
     /// Without waiting for the disk: for tests that do not pull the plug.
     #[cfg(test)]
     pub(crate) fn open_relaxed(path: &Path) -> Result<Self> {
-        Self::start(Box::new(Sqlite::open(path, Synchronous::Off)?), ())
+        Self::start(Box::new(Sqlite::open(path, Synchronous::Off, UnlockKey::for_tests())?), ())
     }
 
     fn start(mut engine: Box<dyn Engine>, guard: impl Send + 'static) -> Result<Self> {
@@ -142,13 +145,34 @@ impl Drop for Store {
     }
 }
 
-/// Makes the tables of a new database and runs its first transaction.
-pub(crate) fn initialise(path: &Path, first: impl FnOnce(&Transaction<'_>) -> Result<()>) -> Result<()> {
+/// Runs one transaction on a database that nobody has open, making or migrating
+/// it as needed. Without an unlock key, what is sealed stays closed.
+pub(crate) fn once<T>(
+    path: &Path,
+    unlock: Option<&UnlockKey>,
+    transition: impl FnOnce(&Transaction<'_>) -> Result<T>,
+) -> Result<T> {
     let mut connection = sqlite::connect(path, Synchronous::Full)?;
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    first(&Transaction::on(&transaction))?;
-    transaction.commit().context("making the new state durable")?;
-    connection.close().map_err(|(_, error)| error).context("closing the new state")
+    let result = transition(&Transaction::on(&transaction, unlock))?;
+    transaction.commit().context("making the state durable")?;
+    // With the last connection goes the log, and what was overwritten in it.
+    connection.close().map_err(|(_, error)| error).context("closing the state")?;
+    Ok(result)
+}
+
+/// Writes a consistent copy of a database that may be in use.
+pub(crate) fn copy(path: &Path, file: &Path) -> Result<()> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let opened = Connection::open_with_flags(path, flags);
+    let connection = opened.with_context(|| format!("opening {}", path.display()))?;
+    check_identity(&connection).with_context(|| format!("opening {}", path.display()))?;
+    sqlite::copy(&connection, file)
+}
+
+/// Refuses a database that is not a coordinator's, or a newer one's.
+pub(crate) fn check_identity(connection: &Connection) -> Result<()> {
+    schema::check_identity(connection)
 }
 
 /// Times are stored as milliseconds since 1970.

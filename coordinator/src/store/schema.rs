@@ -6,7 +6,10 @@ use rusqlite::{Connection, TransactionBehavior};
 
 /// Each brings the schema from the version of its index to the next. Never
 /// edit one that was released: add another.
-const MIGRATIONS: [&str; 4] = [V1, V2, V3, V4];
+const MIGRATIONS: [&str; 5] = [V1, V2, V3, V4, SEALED];
+
+/// Says that a database is a coordinator's: "Kiln".
+const APPLICATION: i32 = 0x4b69_6c6e;
 
 const V1: &str = "
 -- Every durable key of every kind, each noted once, for one purpose, for ever.
@@ -128,8 +131,25 @@ CREATE UNIQUE INDEX one_key_per_admin ON admins (name) WHERE removed IS NULL;
 INSERT INTO admins (key, name, added) SELECT id, name, noted FROM keys WHERE kind = 'admin';
 ";
 
-/// Brings the database to the newest version.
-pub(super) fn migrate(connection: &mut Connection) -> Result<()> {
+/// Copies of the key files, sealed under the unlock key; with it, the secrets of
+/// incarnations are sealed too (`sealed::settle`).
+const SEALED: &str = "
+CREATE TABLE sealed (
+    name TEXT PRIMARY KEY,
+    envelope TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+PRAGMA application_id = 1265200238;
+";
+
+/// Refuses a database that is not a coordinator's, or a newer one's.
+pub(super) fn check_identity(connection: &Connection) -> Result<()> {
+    let application: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
+    ensure!(application == APPLICATION, "it is not a coordinator's database");
+    version(connection).map(drop)
+}
+
+/// The schema's version, if it is none that only a newer Kiln knows.
+fn version(connection: &Connection) -> Result<usize> {
     let newest = MIGRATIONS.len();
     let found: usize = connection
         .pragma_query_value(None, "user_version", |row| row.get(0))
@@ -138,6 +158,12 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<()> {
         found <= newest,
         "the state was written by a newer Kiln (version {found}, this one knows {newest}): use that one"
     );
+    Ok(found)
+}
+
+/// Brings the database to the newest version.
+pub(super) fn migrate(connection: &mut Connection) -> Result<()> {
+    let found = version(connection)?;
     for (version, migration) in MIGRATIONS.iter().enumerate().skip(found) {
         let at = || format!("bringing the state from version {version} to {}", version + 1);
         let transaction =
@@ -168,6 +194,30 @@ mod tests {
         connection.pragma_update(None, "user_version", MIGRATIONS.len() + 1).unwrap();
         let error = migrate(&mut connection).unwrap_err().to_string();
         assert!(error.contains("newer Kiln"), "{error}");
+    }
+
+    #[test]
+    fn every_older_version_is_brought_to_the_newest_with_what_is_in_it() {
+        for older in 1..MIGRATIONS.len() {
+            let mut connection = Connection::open_in_memory().unwrap();
+            connection.execute_batch(include_str!("../../tests/fixtures/state-v1/state.sql")).unwrap();
+            let dump = |connection: &Connection| -> Vec<(String, String)> {
+                let mut statement = connection.prepare("SELECT node, ticket FROM seats").unwrap();
+                let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+                rows.map(Result::unwrap).collect()
+            };
+            let before = dump(&connection);
+            assert_eq!(before.len(), 1);
+            for (version, migration) in MIGRATIONS.iter().enumerate().take(older).skip(1) {
+                connection.execute_batch(migration).unwrap();
+                connection.pragma_update(None, "user_version", version + 1).unwrap();
+            }
+            migrate(&mut connection).unwrap();
+            assert_eq!(version(&connection).unwrap(), MIGRATIONS.len());
+            assert_eq!(dump(&connection), before, "from version {older}");
+            assert!(!connection.prepare("PRAGMA foreign_key_check").unwrap().exists([]).unwrap());
+            check_identity(&connection).unwrap();
+        }
     }
 
     #[test]

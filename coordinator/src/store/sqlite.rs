@@ -14,6 +14,7 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
 use super::engine::{self, Engine, Transaction, Work};
 use super::schema;
+use crate::unlock::UnlockKey;
 
 /// How much of a disk's patience a commit has.
 #[derive(Debug, Clone, Copy)]
@@ -30,15 +31,16 @@ pub(super) enum Synchronous {
 pub(super) struct Sqlite {
     connection: Connection,
     fence: i64,
+    unlock: UnlockKey,
 }
 
 impl Sqlite {
     /// Opens the file, which must be there, bringing its tables to the newest
     /// version, and takes it from whoever had it open before.
-    pub(super) fn open(path: &Path, synchronous: Synchronous) -> Result<Self> {
+    pub(super) fn open(path: &Path, synchronous: Synchronous, unlock: UnlockKey) -> Result<Self> {
         let mut connection = connect(path, synchronous)?;
         let fence = take(&mut connection).with_context(|| format!("opening {}", path.display()))?;
-        Ok(Self { connection, fence })
+        Ok(Self { connection, fence, unlock })
     }
 
     fn check_fence(&self) -> Result<()> {
@@ -69,7 +71,7 @@ impl Engine for Sqlite {
     }
 
     fn attempt(&mut self, work: Work<'_>) -> Result<()> {
-        engine::attempt(&self.connection, work)
+        engine::attempt(&self.connection, &self.unlock, work)
     }
 
     fn commit(&mut self) -> Result<()> {
@@ -85,7 +87,7 @@ impl Engine for Sqlite {
         self.run("BEGIN")?;
         let checked = self.check_fence();
         if checked.is_ok() {
-            look(&Transaction::on(&self.connection));
+            look(&Transaction::on(&self.connection, Some(&self.unlock)));
         }
         self.rollback();
         checked
@@ -153,7 +155,7 @@ mod tests {
     #[test]
     fn commits_wait_for_the_disk() {
         let (_dir, path) = file();
-        let engine = Sqlite::open(&path, Synchronous::Full).unwrap();
+        let engine = Sqlite::open(&path, Synchronous::Full, UnlockKey::for_tests()).unwrap();
         let pragma =
             |name: &str| engine.connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
         assert_eq!(pragma("synchronous").unwrap(), 2);
@@ -165,10 +167,10 @@ mod tests {
     #[test]
     fn whoever_opens_it_later_is_the_writer_and_the_earlier_one_neither_writes_nor_reads() {
         let (_dir, path) = file();
-        let mut first = Sqlite::open(&path, Synchronous::Full).unwrap();
+        let mut first = Sqlite::open(&path, Synchronous::Full, UnlockKey::for_tests()).unwrap();
         first.begin().unwrap();
         first.commit().unwrap();
-        let mut second = Sqlite::open(&path, Synchronous::Full).unwrap();
+        let mut second = Sqlite::open(&path, Synchronous::Full, UnlockKey::for_tests()).unwrap();
         let error = first.begin().unwrap_err().to_string();
         assert!(error.contains("another coordinator has opened this state"), "{error}");
         assert!(first.read(&mut |_| panic!("a look at a state that is another's")).is_err());

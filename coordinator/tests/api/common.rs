@@ -166,6 +166,11 @@ impl Machine {
         Self { http, base: format!("https://{address}"), key: identity.fingerprint() }
     }
 
+    /// The same machine, of a coordinator that is now at another address.
+    pub(crate) fn moved_to(self, address: SocketAddr) -> Self {
+        Self { base: format!("https://{address}"), ..self }
+    }
+
     pub(crate) async fn enrol(&self, ticket: &Ticket) -> Result<EnrolAnswer, ApiError> {
         self.enrol_with(ticket.public_key(), ticket.prove(&self.key)).await
     }

@@ -1,9 +1,12 @@
 //! The state directory.
 
 use super::common::World;
-use kiln_coordinator::Coordinator;
+use kiln_coordinator::{Coordinator, UnlockFile};
 use std::fs;
+use std::io;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 #[tokio::test]
 async fn a_second_opener_is_refused_and_told_who_the_first_is() {
@@ -84,4 +87,192 @@ async fn ending_an_incarnation_wipes_its_secrets() {
         database.query_row("SELECT secrets FROM incarnations", [], |row| row.get(0)).unwrap();
     assert_eq!(secrets, None);
     drop(world);
+}
+
+/// Every string that a document hides: tokens, passwords, and what is between
+/// the lines of private keys.
+fn secrets_in(document: &serde_json::Value) -> Vec<String> {
+    match document {
+        serde_json::Value::String(text) if text.contains("PRIVATE KEY") => {
+            text.lines().filter(|line| !line.starts_with("-----")).map(str::to_owned).collect()
+        }
+        // A full token's password; a hash of a public certificate is none.
+        serde_json::Value::String(text) if text.starts_with("K10") => {
+            vec![text.rsplit(':').next().unwrap().to_owned()]
+        }
+        serde_json::Value::Array(all) => all.iter().flat_map(secrets_in).collect(),
+        serde_json::Value::Object(all) => all
+            .iter()
+            .flat_map(|(name, value)| match value {
+                serde_json::Value::String(text) if name.contains("password") => vec![text.clone()],
+                other => secrets_in(other),
+            })
+            .collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// A log that keeps everything.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn files_below(dir: &Path) -> Vec<PathBuf> {
+    fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_file()).collect()
+}
+
+#[tokio::test]
+async fn no_secret_of_the_cluster_is_in_the_database_its_log_a_backup_or_the_log() {
+    let log = Log::default();
+    let writer = log.clone();
+    let _ = tracing_subscriber::fmt()
+        .with_max_level(tracing_subscriber::filter::LevelFilter::TRACE)
+        .with_writer(move || writer.clone())
+        .try_init();
+    let world = World::new().await;
+    let (server, agent) = (world.enrolled("s1").await, world.enrolled("a1").await);
+    let mut secrets = Vec::new();
+    for machine in [&server, &agent] {
+        let document = serde_json::to_value(machine.config().await.unwrap()).unwrap();
+        secrets.extend(secrets_in(&document));
+    }
+    let kubeconfig =
+        world.coordinator.kubeconfig("https://10.0.0.1:6443", std::time::Duration::from_secs(60));
+    let kubeconfig = kubeconfig.await.unwrap();
+    let key = kubeconfig.expose().lines().find_map(|line| line.trim().strip_prefix("client-key-data:"));
+    secrets.push(key.unwrap().trim().to_owned());
+    secrets.retain(|secret| secret.len() >= 8);
+    assert!(secrets.len() > 10, "{} secrets", secrets.len());
+    let backup = world.outer.path().join("backup");
+    world.coordinator.backup(&backup).await.unwrap();
+    // Also of what the key files hold, a backup shows nothing.
+    let pem = fs::read_to_string(world.dir.join("coordinator.key")).unwrap();
+    let own: Vec<&str> = pem.lines().filter(|line| !line.starts_with("-----")).collect();
+    let bytes = fs::read(&backup).unwrap();
+    let within =
+        |bytes: &[u8], secret: &str| bytes.windows(secret.len()).any(|part| part == secret.as_bytes());
+    assert!(own.iter().all(|line| !within(&bytes, line)), "the coordinator's key is in a backup");
+    let mut places = vec![backup];
+    places.extend(files_below(&world.dir));
+    assert!(places.iter().any(|path| path.ends_with("state.db-wal")), "{places:?}");
+    for path in places {
+        let bytes = fs::read(&path).unwrap();
+        for secret in &secrets {
+            assert!(!within(&bytes, secret), "a secret is in {}", path.display());
+        }
+    }
+    let log = log.0.lock().unwrap();
+    assert!(secrets.iter().all(|secret| !within(&log, secret)), "a secret is in the log");
+}
+
+#[tokio::test]
+async fn a_state_stays_closed_without_its_unlock_key() {
+    let World { outer, dir, coordinator, server } = World::new().await;
+    server.shutdown().await;
+    drop(coordinator);
+    let unlock = UnlockFile::beside(&dir);
+    let aside = outer.path().join("aside");
+    fs::rename(unlock.path(), &aside).unwrap();
+    let error = format!("{:#}", Coordinator::open(&dir).await.unwrap_err());
+    assert!(error.contains("no unlock key in") && error.contains("--unlock-key"), "{error}");
+    // Another coordinator's.
+    let other = outer.path().join("other");
+    Coordinator::init(&other).unwrap();
+    let error = Coordinator::open_with(&dir, &UnlockFile::beside(&other)).await.unwrap_err();
+    assert!(format!("{error:#}").contains("sealed under the unlock key"), "{error:#}");
+    let within = dir.join("unlock-key");
+    fs::copy(&aside, &within).unwrap();
+    let error = Coordinator::open_with(&dir, &UnlockFile::at(&within)).await.unwrap_err().to_string();
+    assert!(error.contains("in the state directory"), "{error}");
+    Coordinator::open_with(&dir, &UnlockFile::at(&aside)).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_unlock_key_can_be_replaced_and_a_replacement_that_was_cut_off_is_finished() {
+    let world = World::new().await;
+    let machine = world.enrolled("s1").await;
+    let before = machine.config().await.unwrap();
+    let World { outer, dir, coordinator, server } = world;
+    let unlock = UnlockFile::beside(&dir);
+    let error = Coordinator::rotate_unlock_key(&dir, &unlock, None).unwrap_err().to_string();
+    assert!(error.contains("in use"), "{error}");
+    server.shutdown().await;
+    drop(coordinator);
+    let old = Coordinator::rotate_unlock_key(&dir, &unlock, None).unwrap();
+    assert!(Coordinator::open_with(&dir, &UnlockFile::at(&old)).await.is_err(), "the old key still opens it");
+    // Sealed anew, but the new key is not yet in its place.
+    let next = outer.path().join("state.unlock-key.next");
+    fs::rename(unlock.path(), &next).unwrap();
+    fs::rename(&old, unlock.path()).unwrap();
+    let coordinator = Coordinator::open(&dir).await.unwrap();
+    assert!(!next.exists());
+    // The same secrets as before.
+    let server =
+        coordinator.serve(tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap()).await.unwrap();
+    assert_eq!(machine.moved_to(server.local_addr()).config().await.unwrap(), before);
+    server.shutdown().await;
+    drop(coordinator);
+    // To another file, which must not be there.
+    let to = UnlockFile::at(outer.path().join("elsewhere"));
+    Coordinator::rotate_unlock_key(&dir, &unlock, Some(&to)).unwrap();
+    assert!(Coordinator::rotate_unlock_key(&dir, &to, Some(&to)).is_err());
+    Coordinator::open_with(&dir, &to).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_state_of_an_older_kiln_is_opened_and_its_secrets_are_sealed() {
+    let outer = tempfile::tempdir().unwrap();
+    let dir = outer.path().join("state");
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/state-v1");
+    fs::create_dir(&dir).unwrap();
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).unwrap();
+    for key in ["coordinator.key", "admin.key"] {
+        fs::copy(fixture.join(key), dir.join(key)).unwrap();
+        fs::set_permissions(dir.join(key), fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    let dump = fs::read_to_string(fixture.join("state.sql")).unwrap();
+    let database = rusqlite::Connection::open(dir.join("state.db")).unwrap();
+    database.execute_batch(&dump).unwrap();
+    drop(database);
+    let coordinator = Coordinator::open(&dir).await.unwrap();
+    let status = coordinator.status().await.unwrap();
+    assert_eq!(status.nodes[0].ticket.as_ref().unwrap().generation, 1);
+    // The incarnation's secrets still are what they were.
+    coordinator.kubeconfig("https://10.0.0.1:6443", std::time::Duration::from_secs(60)).await.unwrap();
+    drop(coordinator);
+    for path in files_below(&dir) {
+        let bytes = fs::read(&path).unwrap();
+        let clear = bytes.windows(11).any(|part| part == b"PRIVATE KEY");
+        assert_eq!(clear, path.extension().is_some_and(|extension| extension == "key"), "{}", path.display());
+    }
+    // And from here on it opens with that unlock key only.
+    fs::remove_file(UnlockFile::beside(&dir).path()).unwrap();
+    assert!(Coordinator::open(&dir).await.is_err());
+}
+
+#[tokio::test]
+async fn a_backup_is_private_whole_and_made_while_the_coordinator_serves() {
+    let world = World::new().await;
+    let file = world.outer.path().join("backup");
+    let (enrolled, backed_up) = tokio::join!(world.enrolled("a1"), world.coordinator.backup(&file));
+    backed_up.unwrap();
+    drop(enrolled);
+    assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
+    let error = world.coordinator.backup(&file).await.unwrap_err().to_string();
+    assert!(error.contains("never overwrites"), "{error}");
+    // Nothing but the backup was left behind.
+    let left = files_below(world.outer.path());
+    assert_eq!(left.len(), 2, "{left:?}");
+    let bytes = fs::read(&file).unwrap();
+    assert!(bytes.starts_with(b"kiln-backup 1 "));
+    assert_eq!(&bytes[79..94], b"SQLite format 3");
 }
