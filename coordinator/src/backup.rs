@@ -14,14 +14,21 @@ use std::fs::{self, File};
 use std::io::{self, Read, Seek as _, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
+use jiff::Timestamp;
+use rusqlite::{Connection, OpenFlags};
 use sha2::{Digest as _, Sha256};
 
 use crate::k3s::hex;
-use crate::store;
 use crate::store::dir::{self, StateDir};
+use crate::store::events::Actor;
+use crate::store::sealed::{self, KeyFile};
+use crate::store::{self, Transaction};
+use crate::transition;
+use crate::unlock::UnlockFile;
 
 const MAGIC: &[u8] = b"kiln-backup 1 ";
+const DIGEST_HEX: usize = 64;
 
 /// Backs a state up, whether a coordinator serves it or not; nothing of the
 /// state is changed.
@@ -44,6 +51,83 @@ pub(crate) fn pack(copy: &Path, file: &Path) -> Result<()> {
         io::copy(&mut database, backup).map(drop)
     })
     .with_context(at)
+}
+
+/// Makes a new state from a backup. Nothing is touched unless the backup is
+/// whole, is a coordinator's, opens with this unlock key, and there is no state
+/// yet. Returns what begins, in words.
+pub(crate) fn restore(file: &Path, state: &Path, unlock: &UnlockFile) -> Result<String> {
+    ensure!(
+        fs::read_dir(state).map_or(true, |mut entries| entries.next().is_none()),
+        "{} is not empty: a restore never overwrites; move it away, or name another place with --state",
+        state.display()
+    );
+    let mut new = state.components().as_path().as_os_str().to_owned();
+    new.push(".restoring");
+    let new = PathBuf::from(new);
+    // What a restore that was cut off left.
+    let _ = fs::remove_dir_all(&new);
+    let built = build(file, &StateDir::new(&new), unlock);
+    if built.is_err() {
+        let _ = fs::remove_dir_all(&new);
+    }
+    let summary = built.with_context(|| format!("restoring {}", file.display()))?;
+    unlock.check_outside(&new)?;
+    dir::rename(&new, state).context("putting the restored state in its place")?;
+    Ok(summary)
+}
+
+fn build(file: &Path, state: &StateDir, unlock: &UnlockFile) -> Result<String> {
+    let mut backup = File::open(file)?;
+    let digest = header(&mut backup)?;
+    state.create()?;
+    dir::create_private_from(&state.database(), |database| io::copy(&mut backup, database).map(drop))?;
+    let mut database = File::open(state.database())?;
+    ensure!(self::digest(&mut database)? == digest, "it is damaged or cut off: its digest does not fit");
+    examine(&state.database())?;
+    let key = unlock.read()?;
+    let under = store::once(&state.database(), None, sealed::under)?;
+    ensure!(
+        under.as_ref() == Some(&key.id()),
+        "its secrets are sealed under the unlock key {}, and {} holds the unlock key {}",
+        under.map_or("(none)".to_owned(), |id| id.to_string()),
+        unlock.path().display(),
+        key.id()
+    );
+    let now = Timestamp::now();
+    let (files, summary) = store::once(&state.database(), Some(&key), |tx: &Transaction<'_>| {
+        let mut files = Vec::new();
+        for file in KeyFile::ALL {
+            files.push((file, sealed::key_file(tx, file)?));
+        }
+        Ok((files, transition::restore::restored(tx, &Actor::local(), now)?))
+    })?;
+    for (file, content) in files {
+        let Some(content) = content else { bail!("it holds no {}", file.as_str()) };
+        dir::create_private(&state.path().join(file.as_str()), content.expose().as_bytes())?;
+    }
+    Ok(summary)
+}
+
+/// Reads the first line; the digest in it.
+fn header(backup: &mut impl Read) -> Result<String> {
+    let mut line = [0; MAGIC.len() + DIGEST_HEX + 1];
+    let read = backup.read_exact(&mut line);
+    let text = read.ok().and_then(|()| line.strip_prefix(MAGIC)).and_then(|rest| rest.strip_suffix(b"\n"));
+    let text = text.and_then(|text| std::str::from_utf8(text).ok());
+    Ok(text.context("it is no backup of a coordinator, or of a newer Kiln")?.to_owned())
+}
+
+/// Refuses a database that is not a coordinator's, is a newer one's, or is not sound.
+fn examine(database: &Path) -> Result<()> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(database, flags)?;
+    store::check_identity(&connection)?;
+    let sound: String = connection.pragma_query_value(None, "integrity_check", |row| row.get(0))?;
+    ensure!(sound == "ok", "its database is not sound: {sound}");
+    let dangling = connection.prepare("PRAGMA foreign_key_check")?.exists([])?;
+    ensure!(!dangling, "its database is not sound: something refers to what is not there");
+    Ok(())
 }
 
 /// The SHA-256 of what remains to be read, in hex.

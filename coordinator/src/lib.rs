@@ -240,6 +240,14 @@ impl Coordinator {
         backup::pack(copy.path(), file)
     }
 
+    /// Makes a state directory from a backup, which opens with this unlock key.
+    /// The tickets that were unused in it are void. Returns what was done, in words.
+    /// An error, before anything is touched, if there is a state already or the
+    /// backup is damaged, foreign, or sealed under another key.
+    pub fn restore(file: &Path, path: &Path, unlock: &UnlockFile) -> Result<String> {
+        backup::restore(file, path, unlock)
+    }
+
     /// Seals everything under a new unlock key, in the place of the old one or in
     /// another file; the old one stays, since older backups open with no other.
     /// The state must not be open. Returns where the old one is.

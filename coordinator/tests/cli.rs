@@ -465,6 +465,16 @@ fn an_unlock_key_is_a_file_of_its_own_and_another_one_is_refused_by_name() {
     let backup = host.path("backup");
     host.ok(&["backup", backup.to_str().unwrap()]);
     assert_eq!(mode(&backup), 0o600);
+    let restored = host.path("restored");
+    let restore =
+        ["restore", backup.to_str().unwrap(), "--state", restored.to_str().unwrap(), "--unlock-key"];
+    host.fails(1, &[&restore[..], &["/nonexistent"]].concat());
+    host.ok(&[&restore[..], &[key]].concat());
+    host.fails(1, &[&restore[..], &[key]].concat());
+    assert_eq!(
+        fs::read(restored.join("admin.key")).unwrap(),
+        fs::read(host.path("state/admin.key")).unwrap()
+    );
     assert!(host.fails(1, &["serve", "--listen", "127.0.0.1:0"]).contains("no unlock key in"));
     // As systemd hands it over.
     fs::rename(key, host.path("kept/unlock-key")).unwrap();

@@ -4,8 +4,10 @@
 //!
 //! Everything expensive is made once and kept under `.cache/`, by the digest of
 //! what went into it; a test may be run alone and finds or makes what it needs.
+//! [`crash`] is for the programs' own tests.
 
 pub mod cluster;
+pub mod crash;
 pub mod lab;
 pub mod leftovers;
 pub mod process;

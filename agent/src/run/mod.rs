@@ -51,6 +51,8 @@ pub fn command() -> Result<ExitCode> {
 }
 
 #[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
 mod fakes;
 #[cfg(test)]
 mod tests;

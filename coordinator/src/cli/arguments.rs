@@ -81,6 +81,9 @@ pub(super) enum Command {
     /// Write everything but the unlock key into one file, also while it serves
     #[command(after_help = examples::BACKUP)]
     Backup(Backup),
+    /// Make a state from a backup, which knows that it is one
+    #[command(after_help = examples::RESTORE)]
+    Restore(Restore),
     /// Make or replace the key that the state's secrets are sealed under
     #[command(subcommand, after_help = examples::UNLOCK_KEY)]
     UnlockKey(UnlockKey),
@@ -411,6 +414,17 @@ pub(super) struct Backup {
     #[command(flatten)]
     pub(super) state: State,
     /// The file to make (mode 0600); it must not be there yet
+    #[arg(value_name = "FILE")]
+    pub(super) file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Restore {
+    #[command(flatten)]
+    pub(super) state: State,
+    #[command(flatten)]
+    pub(super) unlock: Unlock,
+    /// The backup
     #[arg(value_name = "FILE")]
     pub(super) file: PathBuf,
 }

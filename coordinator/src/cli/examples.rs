@@ -77,6 +77,10 @@ pub(super) const BACKUP: &str = "\
 Examples:
   coordinator backup /srv/backups/kiln-monday";
 
+pub(super) const RESTORE: &str = "\
+Examples:
+  coordinator restore /srv/backups/kiln-monday --state ./state --unlock-key ./kept/unlock-key";
+
 pub(super) const UNLOCK_KEY: &str = "\
 Examples:
   coordinator unlock-key make /etc/kiln-coordinator/unlock-key

@@ -79,6 +79,7 @@ async fn run(command: Command) -> Result<()> {
         Command::Completions(completions) => completions::completions(&completions),
         Command::Man(man) => completions::man(&man),
         Command::Backup(backup) => state::backup(&backup),
+        Command::Restore(restore) => state::restore(&restore),
         Command::UnlockKey(command) => state::unlock_key(&command),
     }
 }

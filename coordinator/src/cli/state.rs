@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::arguments::{Backup, UnlockKey};
+use super::arguments::{Backup, Restore, UnlockKey};
 use crate::store::dir::StateDir;
 use crate::{Coordinator, UnlockFile, backup};
 
@@ -12,6 +12,13 @@ pub(super) fn backup(arguments: &Backup) -> Result<()> {
         "backed up to {}: it opens with the state's unlock key only, which is not in it",
         arguments.file.display()
     );
+    Ok(())
+}
+
+pub(super) fn restore(arguments: &Restore) -> Result<()> {
+    let state = &arguments.state.state;
+    let summary = Coordinator::restore(&arguments.file, state, &arguments.unlock.file(state))?;
+    eprintln!("made {}: {summary}; nodes that enrolled after the backup need new tickets", state.display());
     Ok(())
 }
 

@@ -17,6 +17,7 @@ use super::observe::{Observer, current_request, observe};
 use super::{node, operator};
 use crate::Coordinator;
 use crate::registry::{KeyOwner, Seat};
+use crate::store::Fenced;
 use crate::store::events::Actor;
 
 /// Seconds between tries of what only an operator can cure.
@@ -119,7 +120,11 @@ impl From<anyhow::Error> for Refused {
             let code = cause.downcast_ref::<rusqlite::Error>().and_then(rusqlite::Error::sqlite_error_code);
             matches!(code, Some(CannotOpen | DatabaseBusy | DiskFull | ReadOnly | SystemIoFailure))
         });
-        if disk {
+        let fenced = error.chain().any(<dyn std::error::Error>::is::<Fenced>);
+        if fenced {
+            let message = "this coordinator's state was taken over by another: see its journal";
+            ApiError::new(ErrorClass::Transient, message).into()
+        } else if disk {
             ApiError::new(ErrorClass::Transient, "the coordinator cannot write its state: see its journal")
                 .into()
         } else {

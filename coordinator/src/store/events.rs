@@ -52,6 +52,7 @@ pub(crate) enum What {
     AddAdmin,
     RemoveAdmin,
     RotateUnlockKey,
+    Restore,
 }
 
 impl What {
@@ -77,6 +78,7 @@ impl What {
             Self::AddAdmin => "add_admin",
             Self::RemoveAdmin => "remove_admin",
             Self::RotateUnlockKey => "rotate_unlock_key",
+            Self::Restore => "restore",
         }
     }
 }

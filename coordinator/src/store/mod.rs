@@ -38,6 +38,7 @@ use tokio::sync::{mpsc, oneshot};
 use engine::Engine;
 pub(crate) use engine::Transaction;
 use group::{Answer, Job};
+pub(crate) use sqlite::Fenced;
 use sqlite::{Sqlite, Synchronous};
 
 use crate::unlock::UnlockKey;

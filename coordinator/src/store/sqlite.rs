@@ -9,7 +9,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
 use super::engine::{self, Engine, Transaction, Work};
@@ -34,6 +34,17 @@ pub(super) struct Sqlite {
     unlock: UnlockKey,
 }
 
+/// Another writer has taken the state.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "another coordinator has opened this state since (fence {fence}, ours is {ours}): this one has stopped \
+     answering from it; stop one of the two"
+)]
+pub(crate) struct Fenced {
+    fence: i64,
+    ours: i64,
+}
+
 impl Sqlite {
     /// Opens the file, which must be there, bringing its tables to the newest
     /// version, and takes it from whoever had it open before.
@@ -49,12 +60,9 @@ impl Sqlite {
             .prepare_cached("SELECT fence FROM writer")?
             .query_row([], |row| row.get(0))
             .context("reading the state's fence")?;
-        ensure!(
-            fence == self.fence,
-            "another coordinator has opened this state since (fence {fence}, ours is {}): this one has \
-             stopped answering from it; stop one of the two",
-            self.fence
-        );
+        if fence != self.fence {
+            return Err(Fenced { fence, ours: self.fence }.into());
+        }
         Ok(())
     }
 

@@ -9,6 +9,7 @@ pub(crate) mod admins;
 pub(crate) mod enrol;
 pub(crate) mod node;
 pub(crate) mod operator;
+pub(crate) mod restore;
 pub(crate) mod status;
 pub(crate) mod vouch;
 
@@ -59,5 +60,7 @@ fn member(seat: &Seat) -> Member {
     }
 }
 
+#[cfg(test)]
+mod faults_tests;
 #[cfg(test)]
 mod history_tests;

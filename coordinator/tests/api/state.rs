@@ -1,7 +1,8 @@
 //! The state directory.
 
-use super::common::World;
+use super::common::{Machine, World, class, name};
 use kiln_coordinator::{Coordinator, UnlockFile};
+use kiln_protocol::{ErrorClass, Fingerprint, Identity, Ticket, api};
 use std::fs;
 use std::io;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -275,4 +276,104 @@ async fn a_backup_is_private_whole_and_made_while_the_coordinator_serves() {
     let bytes = fs::read(&file).unwrap();
     assert!(bytes.starts_with(b"kiln-backup 1 "));
     assert_eq!(&bytes[79..94], b"SQLite format 3");
+}
+
+#[tokio::test]
+async fn two_coordinators_on_one_state_are_one_even_if_the_lock_file_was_deleted() {
+    let world = World::new().await;
+    let machine = world.enrolled("a1").await;
+    fs::remove_file(world.dir.join("lock")).unwrap();
+    let second = Coordinator::open(&world.dir).await.unwrap();
+    // The first has lost the state: it promises nothing more, and tells nothing.
+    for machine in [&machine, &world.machine()] {
+        let answer = machine.raw(reqwest::Method::GET, api::CONFIG, Vec::new()).await;
+        // Known machines hear that they are to come again, new ones nothing.
+        assert!(answer.is_err() || answer.is_ok_and(|(status, _)| status == 503));
+    }
+    let error = format!("{:#}", world.coordinator.status().await.unwrap_err());
+    assert!(error.contains("another coordinator has opened this state"), "{error}");
+    second.status().await.unwrap();
+    second.revoke(&name("a1")).await.unwrap();
+}
+
+/// A backup of a world in which `s1` is bound and `a1` has an unused ticket.
+async fn backed_up() -> (World, Machine, Ticket, PathBuf) {
+    let world = World::new().await;
+    let server = world.enrolled("s1").await;
+    let unused = world.ticket("a1").await;
+    let file = world.outer.path().join("backup");
+    world.coordinator.backup(&file).await.unwrap();
+    (world, server, unused, file)
+}
+
+#[tokio::test]
+async fn a_restored_backup_is_the_same_coordinator_with_bound_nodes_and_void_tickets() {
+    let (world, server, unused, file) = backed_up().await;
+    // After the backup the ticket was used: the restored state cannot know.
+    let used = world.machine();
+    used.enrol(&unused).await.unwrap();
+    let before = server.config().await.unwrap();
+    let pin = world.coordinator.pin();
+    let unlock = UnlockFile::beside(&world.dir);
+    let restored = world.outer.path().join("restored");
+    let summary = Coordinator::restore(&file, &restored, &unlock).unwrap();
+    assert!(summary.contains("1 unused tickets are void"), "{summary}");
+    let World { outer: _outer, server: serving, coordinator, .. } = world;
+    serving.shutdown().await;
+    drop(coordinator);
+    let coordinator = Coordinator::open_with(&restored, &unlock).await.unwrap();
+    assert_eq!(coordinator.pin(), pin);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let serving = coordinator.serve(listener).await.unwrap();
+    let server = server.moved_to(serving.local_addr());
+    assert_eq!(server.config().await.unwrap(), before, "a bound node stays bound, with the same secrets");
+    let late = Machine::new(&Identity::generate().unwrap(), serving.local_addr(), pin);
+    assert_eq!(class(late.enrol(&unused).await), ErrorClass::Revoked);
+    let mode = |name: &str| fs::metadata(restored.join(name)).unwrap().mode() & 0o777;
+    assert_eq!(["coordinator.key", "admin.key", "state.db"].map(mode), [0o600; 3]);
+    assert_eq!(fs::metadata(&restored).unwrap().mode() & 0o777, 0o700);
+}
+
+#[tokio::test]
+async fn damaged_foreign_and_unfitting_backups_are_refused_before_anything_is_touched() {
+    let (world, _server, _unused, file) = backed_up().await;
+    let unlock = UnlockFile::beside(&world.dir);
+    let whole = fs::read(&file).unwrap();
+    let target = world.outer.path().join("restored");
+    let refused = |bytes: &[u8], unlock: &UnlockFile| {
+        let file = world.outer.path().join("tried");
+        fs::write(&file, bytes).unwrap();
+        let error = format!("{:#}", Coordinator::restore(&file, &target, unlock).unwrap_err());
+        assert!(!target.exists(), "{error}");
+        assert!(!target.with_extension("restoring").exists(), "{error}");
+        error
+    };
+    for cut in [0, 10, 79, 5000, whole.len() - 1] {
+        refused(&whole[..cut], &unlock);
+    }
+    for at in [0, 20, 78, 100, 5000, whole.len() - 1] {
+        let mut changed = whole.clone();
+        changed[at] ^= 1;
+        refused(&changed, &unlock);
+    }
+    // A whole one of something else.
+    let foreign = |database: &[u8]| {
+        // The SHA-256 of anything, in hex.
+        let digest = Fingerprint::of_spki(database);
+        [format!("kiln-backup 1 {digest}\n").as_bytes(), database].concat()
+    };
+    assert!(refused(&foreign(b"nothing"), &unlock).contains("database"));
+    let other = world.outer.path().join("other.db");
+    rusqlite::Connection::open(&other).unwrap().execute_batch("CREATE TABLE t (x)").unwrap();
+    let error = refused(&foreign(&fs::read(&other).unwrap()), &unlock);
+    assert!(error.contains("not a coordinator's"), "{error}");
+    // Another unlock key, or none.
+    let elsewhere = world.outer.path().join("elsewhere");
+    Coordinator::init(&elsewhere).unwrap();
+    assert!(refused(&whole, &UnlockFile::beside(&elsewhere)).contains("sealed under the unlock key"));
+    assert!(refused(&whole, &UnlockFile::at("/nonexistent")).contains("no unlock key"));
+    // A state that is there already.
+    let error = Coordinator::restore(&file, &world.dir, &unlock).unwrap_err().to_string();
+    assert!(error.contains("never overwrites"), "{error}");
+    assert!(world.coordinator.status().await.is_ok());
 }
