@@ -50,7 +50,13 @@ const PROGRAMS: [Program; 6] = [
     Program {
         name: "ksvalidator",
         purpose: "checks a kickstart before anything is started",
-        package: ["python3-pykickstart", "pykickstart", "python-pykickstart", "pykickstart"],
+        // Only Fedora and EL package it.
+        package: [
+            "pipx install pykickstart",
+            "pykickstart",
+            "pipx install pykickstart",
+            "pipx install pykickstart",
+        ],
         optional: true,
     },
 ];

@@ -18,7 +18,8 @@ pub enum Family {
     Other,
 }
 
-/// A package by the names it has: Debian, Fedora and EL, Arch, openSUSE.
+/// A package by the names it has: Debian, Fedora and EL, Arch, openSUSE. One
+/// with a blank in it is a command of its own, where no package exists.
 pub type Package = [&'static str; 4];
 
 impl Family {
@@ -42,12 +43,21 @@ impl Family {
 
     /// The command that installs a package.
     pub fn install(self, package: Package) -> String {
+        let name = match self {
+            Self::Debian | Self::Other => package[0],
+            Self::Fedora => package[1],
+            Self::Arch => package[2],
+            Self::Suse => package[3],
+        };
+        if name.contains(' ') {
+            return name.to_owned();
+        }
         match self {
-            Self::Debian => format!("apt-get install {}", package[0]),
-            Self::Fedora => format!("dnf install {}", package[1]),
-            Self::Arch => format!("pacman -S {}", package[2]),
-            Self::Suse => format!("zypper install {}", package[3]),
-            Self::Other => format!("install {} (as Debian calls it)", package[0]),
+            Self::Debian => format!("apt-get install {name}"),
+            Self::Fedora => format!("dnf install {name}"),
+            Self::Arch => format!("pacman -S {name}"),
+            Self::Suse => format!("zypper install {name}"),
+            Self::Other => format!("install {name} (as Debian calls it)"),
         }
     }
 }
@@ -75,5 +85,6 @@ mod tests {
         ] {
             assert_eq!(Family::of(release).install(package), command, "{release:?}");
         }
+        assert_eq!(Family::Arch.install(["a", "b", "pipx install c", "d"]), "pipx install c");
     }
 }
