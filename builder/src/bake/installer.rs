@@ -67,10 +67,16 @@ pub struct StageFailed {
 }
 
 /// What the installer's kernel is told.
+///
+/// `no_timer_check`: a kernel that finds no paravirtual clock counts timer
+/// interrupts while it boots and panics ("IO-APIC + timer doesn't work!",
+/// linux arch/x86/kernel/apic/io_apic.c) when a busy host, under emulation,
+/// delivers too few of them.
 pub(super) fn kernel_arguments(media: &Media) -> String {
     format!(
         "inst.stage2=hd:LABEL={} inst.ks=hd:LABEL={VOLUME}:/ks.cfg inst.cmdline inst.notmux inst.nosave=all \
-         rd.live.check=0 console=tty0 console=ttyS0,115200n8 net.ifnames=0 biosdevname=0",
+         rd.live.check=0 console=tty0 console=ttyS0,115200n8 net.ifnames=0 biosdevname=0 \
+         no_timer_check",
         media.escaped_label()
     )
 }
