@@ -70,7 +70,7 @@ pub struct StageFailed {
 ///
 /// `no_timer_check`: a kernel that finds no paravirtual clock counts timer
 /// interrupts while it boots and panics ("IO-APIC + timer doesn't work!",
-/// linux arch/x86/kernel/apic/io_apic.c) when a busy host, under emulation,
+/// linux `io_apic.c`) when a busy host, under emulation,
 /// delivers too few of them.
 pub(super) fn kernel_arguments(media: &Media) -> String {
     format!(
