@@ -20,7 +20,13 @@ pub fn lab() -> &'static Lab {
     LAB.get_or_init(|| {
         let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
         let root = tests.parent().expect("tests/ has a parent").to_owned();
-        Lab { root, media: OnceLock::new(), programs: OnceLock::new(), image: OnceLock::new() }
+        Lab {
+            root,
+            media: OnceLock::new(),
+            programs: OnceLock::new(),
+            stages: OnceLock::new(),
+            image: OnceLock::new(),
+        }
     })
 }
 
@@ -30,6 +36,7 @@ pub struct Lab {
     root: PathBuf,
     media: OnceLock<PathBuf>,
     programs: OnceLock<()>,
+    stages: OnceLock<()>,
     image: OnceLock<()>,
 }
 
@@ -87,6 +94,17 @@ impl Lab {
         command.arg("--iso").arg(self.media()).arg("--k3s").arg(self.k3s()).arg("--agent").arg(self.agent());
         command.arg("--out").arg(out).arg("--cache").arg(self.cache().join("bake"));
         command
+    }
+
+    /// Sees to it that the golden image's stages are in the cache that all tests
+    /// share. Cheaper than an image: no clones are tried.
+    pub fn stages(&self) {
+        self.stages.get_or_init(|| {
+            let out = tempfile::tempdir().expect("making a directory");
+            let mut bake = self.bake(out.path());
+            bake.arg("--no-smoke");
+            run(bake, BAKE).success();
+        });
     }
 
     /// The golden image's directory, baked if need be.
