@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import http.server
 import random
 import shutil
 import subprocess
-import threading
 from collections.abc import Callable
-from typing import Any
 
 from place import Place, require, sha256
 
@@ -106,89 +103,23 @@ def corrupt_entry(place: Place, chance: random.Random, last: bool) -> str:
 
 
 def truncated_download(place: Place, chance: random.Random, last: bool) -> str:
-    """The server closes the connection early, each time, and the builder is killed while it tries; then it is mended."""
-    whole = place.k3s.read_bytes()
-    server = Server(whole, chance.uniform(0.1, 0.9))
-    place.forget_image()
-    url = f"http://127.0.0.1:{server.port}/k3s#sha256={sha256(place.k3s)}"
-    bake = place.bake(place.words(k3s=url))
+    """The install medium ends early, as a download that was cut leaves it."""
+    whole = place.iso.stat().st_size
+    cut = int(whole * chance.uniform(0.1, 0.95))
+    medium = place.home / "cut.iso"
     try:
-        require(server.wait_for(2), f"the download was not tried twice:\n{bake.said()}")
-        bake.kill()
-        place.collect()
-        kept = [path for path in place.cache.glob("inputs/*/*") if path.is_file()]
-        require(all(sha256(path) == path.parent.name for path in kept), f"a part counts as the whole: {kept}")
-        server.mend()
-        bake = place.bake(place.words(k3s=url))
+        with place.iso.open("rb") as source, medium.open("wb") as target:
+            shutil.copyfileobj(source, target, 1 << 20)
+            target.truncate(cut)
+        place.forget_image()
+        bake = place.bake(place.words(iso=str(medium)))
         code = bake.end()
-        require(code == 0, f"the bake from a mended server failed ({code}):\n{bake.said()}")
     finally:
-        server.stop()
-    place.check_image(place.plan()["pack"]["key"])
-    return f"cut at {server.cut} of {len(whole)} bytes {server.cuts} times and killed; then {'resumed' if server.resumed else 'fetched'}, good image"
-
-
-class Server:
-    """Serves one file on loopback, cut short until it is mended."""
-
-    def __init__(self, content: bytes, part: float) -> None:
-        self.cut = int(len(content) * part)
-        self.cuts = 0
-        self.resumed = False
-        self._mended = False
-        self._news = threading.Condition()
-        outer = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                begin = 0
-                asked = self.headers.get("Range", "")
-                if asked.startswith("bytes=") and asked.endswith("-"):
-                    begin = min(int(asked[6:-1]), len(content))
-                outer.answer(self, content, begin)
-
-            def log_message(self, *_arguments: Any) -> None:
-                return
-
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.port = self._server.server_address[1]
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def answer(self, handler: http.server.BaseHTTPRequestHandler, content: bytes, begin: int) -> None:
-        handler.send_response(206 if begin else 200)
-        if begin:
-            handler.send_header("Content-Range", f"bytes {begin}-{len(content) - 1}/{len(content)}")
-        handler.send_header("Content-Length", str(len(content) - begin))
-        handler.send_header("ETag", '"soak"')
-        handler.send_header("Accept-Ranges", "bytes")
-        handler.end_headers()
-        with self._news:
-            mended = self._mended
-            self.resumed = self.resumed or (mended and begin > 0)
-        try:
-            handler.wfile.write(content[begin:] if mended else content[begin : max(begin, self.cut)])
-            handler.wfile.flush()
-        except OSError:
-            return
-        if not mended:
-            handler.close_connection = True
-            with self._news:
-                self.cuts += 1
-                self._news.notify_all()
-
-    def wait_for(self, cuts: int) -> bool:
-        with self._news:
-            return self._news.wait_for(lambda: self.cuts >= cuts, 300)
-
-    def mend(self) -> None:
-        with self._news:
-            self._mended = True
-
-    def stop(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        medium.unlink(missing_ok=True)
+    require(code == 2, f"a medium that is cut short ended with {code}:\n{bake.said()}")
+    require("truncated" in bake.said(), f"nobody said that the medium is cut short:\n{bake.said()}")
+    require(not list(place.out.glob("*")), "something was made from a medium that is cut short")
+    return f"{cut} of {whole} bytes of the ISO: refused before anything was touched"
 
 
 # What comes up in turns, in an order of the seed's own: kills most of all.
