@@ -54,6 +54,7 @@ use store::events::{self, Actor, Event, What};
 use store::sealed::{self, KeyFile};
 use store::{Store, Transaction};
 use strangers::Strangers;
+use transition::status::Look;
 
 pub use server::{Limits, Listeners, Server};
 pub use unlock::{UnlockFile, UnlockKey};
@@ -221,10 +222,12 @@ impl Coordinator {
     }
 
     /// What metrics say of the state.
-    async fn look(&self) -> Result<transition::status::Look> {
-        let (strangers, presence) = (self.strangers().list().len(), self.inner.news.presence());
-        let connected = presence.values().filter(|seen| seen.connected).count();
-        self.inner.store.read(move |tx| transition::status::look(tx, connected, strangers)).await
+    async fn look(&self) -> Result<Look> {
+        let news = &self.inner.news;
+        let connected = news.presence().values().filter(|seen| seen.connected).count();
+        let (strangers, held_open) = (self.strangers().list().len(), news.held_open());
+        let look = self.inner.store.read(transition::status::look).await?;
+        Ok(Look { connected, strangers, held_open, ..look })
     }
 
     /// The audit trail after line `after` (0 for all of it), at most `limit` lines.

@@ -69,6 +69,11 @@ impl News {
         self.seats().iter().map(seen).collect()
     }
 
+    /// How many questions are held open.
+    pub(crate) fn held_open(&self) -> usize {
+        self.seats().values().map(|listeners| listeners.count).sum()
+    }
+
     fn seats(&self) -> MutexGuard<'_, HashMap<i64, Listeners>> {
         self.seats.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -10,9 +10,12 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use kiln_protocol::admin::ClusterStatus;
+use kiln_protocol::api::{self, EnrolRequest, Facts};
 use kiln_protocol::ticket::Ticket;
+use kiln_protocol::{Identity, tls};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 /// Longer than anything here may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -421,16 +424,85 @@ fn hangup_reads_the_cluster_file_again() {
 fn the_status_page_listens_where_it_was_told_to() {
     let host = Host::initialised();
     let _serving = Serving::start(&host);
-    let mut stream = std::net::TcpStream::connect(endpoint(&host, "status")).unwrap();
+    let answer = page(&endpoint(&host, "status"), "/healthz");
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("ok\n"), "{answer}");
+}
+
+/// The answer of a status listener.
+fn page(address: &str, path: &str) -> String {
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    std::io::Write::write_all(
-        &mut stream,
-        b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n",
-    )
-    .unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    std::io::Write::write_all(&mut stream, request.as_bytes()).unwrap();
     let mut answer = String::new();
     std::io::Read::read_to_string(&mut stream, &mut answer).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("ok\n"), "{answer}");
+    answer
+}
+
+/// What a process has in memory, in bytes.
+fn resident(process: u32) -> usize {
+    let statm = fs::read_to_string(format!("/proc/{process}/statm")).unwrap();
+    statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+}
+
+#[test]
+fn an_agent_that_waits_for_news_costs_little_memory() {
+    // 27 kB without optimisation, of which hyper's two buffers are 16.
+    const LIMIT: usize = 32_000;
+    const WARM_UP: usize = 50;
+    const AGENTS: usize = 200;
+    let host = Host::initialised();
+    let serving = Serving::start(&host);
+    let (address, status) = (endpoint(&host, "address"), endpoint(&host, "status"));
+    let ticket: Ticket = host.ok(&["ticket", "--node", "s1", "--advertise", &address]).parse().unwrap();
+    let identity = Identity::generate().unwrap();
+    let config = std::sync::Arc::new(tls::client_config(&identity, ticket.pin()).unwrap());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    // A connection on which this was asked, and answered unless it is held open.
+    let ask = |request: String, answered: bool| {
+        let (address, config) = (address.clone(), config.clone());
+        async move {
+            let tcp = tokio::net::TcpStream::connect(&address).await.unwrap();
+            let name = rustls::pki_types::ServerName::try_from("kiln.invalid").unwrap();
+            let mut stream = tokio_rustls::TlsConnector::from(config).connect(name, tcp).await.unwrap();
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = Vec::new();
+            while answered && !answer.ends_with(b"}") {
+                assert_ne!(stream.read_buf(&mut answer).await.unwrap(), 0);
+            }
+            (stream, String::from_utf8(answer).unwrap())
+        }
+    };
+    let enrol = EnrolRequest {
+        ticket: ticket.public_key(),
+        proof: ticket.prove(&identity.fingerprint()),
+        facts: Facts::default(),
+    };
+    let enrol = serde_json::to_string(&enrol).unwrap();
+    let head = format!("POST {} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", api::ENROL, enrol.len());
+    runtime.block_on(ask(head + &enrol, true));
+    let get = format!("GET {} HTTP/1.1\r\nhost: x\r\n", api::CONFIG);
+    let (_, first) = runtime.block_on(ask(format!("{get}\r\n"), true));
+    let tag = first.lines().find_map(|line| line.strip_prefix("etag: ")).unwrap();
+    let poll = format!("{get}if-none-match: {tag}\r\nprefer: wait=300\r\n\r\n");
+    let mut open = Vec::new();
+    let mut with = |count: usize| {
+        while open.len() < count {
+            open.push(runtime.block_on(ask(poll.clone(), false)));
+        }
+        let all = format!("kiln_requests_held_open {count}");
+        let deadline = Instant::now() + PATIENCE;
+        while !page(&status, "/metrics").lines().any(|line| line == all) {
+            assert!(Instant::now() < deadline, "not all are held open:\n{}", page(&status, "/metrics"));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        resident(serving.0.id())
+    };
+    // What the program takes once is no agent's.
+    let before = with(WARM_UP);
+    let each = with(WARM_UP + AGENTS).saturating_sub(before) / AGENTS;
+    println!("{each} bytes an agent");
+    assert!(each < LIMIT, "{each} bytes an agent");
 }
 
 #[test]

@@ -202,7 +202,7 @@ ALARM 2026-01-01 00:00:00 k3s-a1: look
         let key = Fingerprint::of_spki(b"n");
         let stranger = format!(
             r#"{{"key": "{key}", "from": "10.0.0.7", "last_seen": "2026-01-01T00:00:58Z", "pending": true,
-                "facts": {{"image": "alma9\\n-v1"}}}}"#
+                "facts": {{"image": "alma9\n-v1"}}}}"#
         );
         status.strangers.push(serde_json::from_str(&stranger).unwrap());
         let text = status_table(&status);

@@ -81,7 +81,8 @@ async fn run(
     // Boxed: what a handshake takes is given back once it is over.
     let handshake = Box::pin(tokio::time::timeout(shared.limits.handshake, shared.tls.accept(stream)));
     let stream = match handshake.await {
-        Ok(Ok(stream)) => stream,
+        // Boxed, as a future keeps room for each place it is moved through.
+        Ok(Ok(stream)) => Box::new(stream),
         failed => {
             shared.metrics.failed_handshakes.inc();
             // Never a verdict: how it reaches the other side is up to chance.
@@ -115,7 +116,8 @@ async fn run(
             Ok(response)
         }
     };
-    converse(&shared, stream, &format!("of {address} ({})", peer.key), answer).await;
+    let whose = format!("of {address} ({})", peer.key);
+    Box::pin(converse(&shared, stream, &whose, answer)).await;
 }
 
 /// A stranger that enrolled is none any more: others cannot displace it.

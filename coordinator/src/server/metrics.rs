@@ -90,6 +90,8 @@ impl Metrics {
         let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
         gauge(&mut registry, "incarnation", "The live incarnation, 0 for none", look.incarnation);
         gauge(&mut registry, "nodes_connected", "Nodes whose agent is connected", count(look.connected));
+        let held_open = count(look.held_open);
+        gauge(&mut registry, "requests_held_open", "Requests that wait for news", held_open);
         gauge(&mut registry, "alarms", "Alarms that wait for an operator", count(look.alarms));
         gauge(&mut registry, "strangers", "Machines that report without being known", count(look.strangers));
         let seats = Family::<OfSeats, Gauge<u64, AtomicU64>>::default();

@@ -60,8 +60,10 @@ pub(super) async fn config(
     caller: Caller,
     headers: HeaderMap,
 ) -> Result<Response, Refused> {
-    let peer = caller.peer;
-    let Some(Wait { seen, time }) = Wait::asked_for(&headers) else {
+    let (peer, wait) = (caller.peer, Wait::asked_for(&headers));
+    // They hold on to the buffer that the request was read into.
+    drop(headers);
+    let Some(Wait { seen, time }) = wait else {
         let (config, tag) = configuration(&coordinator, &caller).await?;
         return Ok(tagged(&config, &tag));
     };

@@ -113,14 +113,16 @@ pub(crate) struct Look {
     pub(crate) alarms: usize,
     pub(crate) connected: usize,
     pub(crate) strangers: usize,
+    /// Questions that are held open.
+    pub(crate) held_open: usize,
 }
 
-/// Asked often, and therefore counted and not listed.
-pub(crate) fn look(tx: &Transaction<'_>, connected: usize, strangers: usize) -> Result<Look> {
+/// What is in the state of it. Asked often, and therefore counted and not listed.
+pub(crate) fn look(tx: &Transaction<'_>) -> Result<Look> {
     let live = incarnations::live(tx)?.map(|live| live.id);
     let seats = live.map(|live| seats::count(tx, live)).transpose()?.unwrap_or_default();
     let incarnation = live.map_or(0, |live| live.0);
-    Ok(Look { incarnation, seats, alarms: events::open_alarms(tx)?.len(), connected, strangers })
+    Ok(Look { incarnation, seats, alarms: events::open_alarms(tx)?.len(), ..Look::default() })
 }
 
 fn alarms(tx: &Transaction<'_>) -> Result<Vec<Alarm>> {
