@@ -17,7 +17,7 @@ use kiln_protocol::error::ErrorClass;
 use kiln_protocol::ticket::Address;
 use kiln_protocol::tls::{self, PinMismatch};
 use kiln_protocol::{ApiError, Fingerprint, Identity};
-use reqwest::{Method, Response, StatusCode};
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -72,6 +72,30 @@ impl Client {
         self.ask(Method::GET, api::CONFIG, None::<&()>).await
     }
 
+    /// The configuration and its tag once it is another one than that of
+    /// `seen`; nothing if it still is the same after `wait`.
+    pub(crate) async fn config_after(
+        &self,
+        seen: Option<&str>,
+        wait: Duration,
+    ) -> Result<Option<(NodeConfig, String)>, Failure> {
+        let answer = self
+            .exchange(Method::GET, api::CONFIG, |request| match seen {
+                None => request,
+                Some(tag) => request
+                    .header("if-none-match", tag)
+                    .header("prefer", format!("wait={}", wait.as_secs()))
+                    .timeout(wait + REQUEST_TIMEOUT),
+            })
+            .await?;
+        if answer.status == StatusCode::NOT_MODIFIED && seen.is_some() {
+            return Ok(None);
+        }
+        let tag = answer.tag.clone().unwrap_or_default();
+        let config = decode(api::CONFIG, &answer.judged()?)?;
+        Ok(Some((config, tag)))
+    }
+
     /// Asks whether k3s may be started.
     pub(crate) async fn gate(&self, request: &GateRequest) -> Result<GateAnswer, Failure> {
         self.ask(Method::POST, api::GATE, Some(request)).await
@@ -88,41 +112,44 @@ impl Client {
         path: &str,
         body: Option<&impl Serialize>,
     ) -> Result<T, Failure> {
-        let answer = self.send(method, path, body).await?;
-        serde_json::from_slice(&answer).map_err(|error| {
-            ApiError::new(
-                ErrorClass::Format,
-                format!("the coordinator's answer to {path} is none we know: {error}"),
-            )
-            .hint("does the coordinator's version fit the image's?")
-            .into()
-        })
+        decode(path, &self.send(method, path, body).await?)
     }
 
-    /// Sends a request to each address until one answers; returns the body of
-    /// a success.
+    /// Sends a request; returns the body of a success.
     async fn send(
         &self,
         method: Method,
         path: &str,
         body: Option<&impl Serialize>,
     ) -> Result<Vec<u8>, Failure> {
+        let with_body = |request: RequestBuilder| match body {
+            Some(body) => request.json(body),
+            None => request,
+        };
+        let answer = self.exchange(method, path, with_body).await?;
+        answer.judged()
+    }
+
+    /// Sends a request to each address until one answers.
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        finish: impl Fn(RequestBuilder) -> RequestBuilder,
+    ) -> Result<Answer, Failure> {
         let mut failures = Vec::new();
         for step in 0..self.addresses.len() {
             let index = (self.preferred.get() + step) % self.addresses.len();
             let address = &self.addresses[index];
-            let mut request = self.http.request(method.clone(), format!("https://{address}{path}"));
-            if let Some(body) = body {
-                request = request.json(body);
-            }
+            let request = finish(self.http.request(method.clone(), format!("https://{address}{path}")));
             let outcome = match request.send().await {
                 Ok(response) => read(response).await,
                 Err(error) => Err(error),
             };
             match outcome {
-                Ok((status, bytes)) => {
+                Ok(answer) => {
                     self.preferred.set(index);
-                    return judge(status, bytes).map_err(|error| Failure { heard: true, ..error.into() });
+                    return Ok(answer);
                 }
                 Err(error) => failures.push(unanswered(address, &error)),
             }
@@ -131,16 +158,42 @@ impl Client {
     }
 }
 
+/// An answer, whatever it says.
+struct Answer {
+    status: StatusCode,
+    /// Names what was answered, as `If-None-Match` takes it.
+    tag: Option<String>,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    fn judged(self) -> Result<Vec<u8>, Failure> {
+        judge(self.status, self.body).map_err(|error| Failure { heard: true, ..error.into() })
+    }
+}
+
+fn decode<T: DeserializeOwned>(path: &str, answer: &[u8]) -> Result<T, Failure> {
+    serde_json::from_slice(answer).map_err(|error| {
+        ApiError::new(
+            ErrorClass::Format,
+            format!("the coordinator's answer to {path} is none we know: {error}"),
+        )
+        .hint("does the coordinator's version fit the image's?")
+        .into()
+    })
+}
+
 /// The whole answer, or what became of it.
-async fn read(mut response: Response) -> Result<(StatusCode, Vec<u8>), reqwest::Error> {
+async fn read(mut response: Response) -> Result<Answer, reqwest::Error> {
     let status = response.status();
+    let tag = response.headers().get("etag").and_then(|tag| tag.to_str().ok()).map(str::to_owned);
     let mut bytes = Vec::new();
     while bytes.len() <= MAX_ANSWER
         && let Some(chunk) = response.chunk().await?
     {
         bytes.extend_from_slice(&chunk);
     }
-    Ok((status, bytes))
+    Ok(Answer { status, tag, body: bytes })
 }
 
 /// What an answer means.
@@ -151,7 +204,11 @@ fn judge(status: StatusCode, body: Vec<u8>) -> Result<Vec<u8>, ApiError> {
     if status.is_success() {
         return Ok(body);
     }
-    Err(serde_json::from_slice(&body).unwrap_or_else(|_| {
+    let refusal = serde_json::from_slice::<ApiError>(&body);
+    if let Ok(ApiError { class, request: Some(request), .. }) = &refusal {
+        tracing::info!("{class}: request {request} in the coordinator's log");
+    }
+    Err(refusal.unwrap_or_else(|_| {
         let text = String::from_utf8_lossy(&body);
         let beginning: String = text.chars().filter(|c| !c.is_control()).take(SHOWN).collect();
         ApiError::new(

@@ -7,11 +7,12 @@
 //! | [`run`] | the way from a first boot to a ready node |
 //! | [`seed`] | where a ticket and first settings are found |
 //! | `identity`, `client`, `retry` | the node's key, requests to the coordinator, waits |
-//! | `apply` | making the host what the configuration says |
+//! | `apply`, `applied` | making the host what the configuration says, and what was made so |
 //! | [`host`], `systemd` | what is done to the machine other than writing files |
 //! | [`progress`] | telling how far the node is |
 //! | [`root`] | a directory taken for `/`, and durable writes in it |
 
+mod applied;
 mod apply;
 pub mod cli;
 mod client;

@@ -6,6 +6,7 @@
 //! what went into it; a test may be run alone and finds or makes what it needs.
 //! [`crash`] is for the programs' own tests.
 
+pub mod chaos;
 pub mod cluster;
 pub mod crash;
 pub mod lab;

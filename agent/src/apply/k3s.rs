@@ -87,6 +87,35 @@ pub(crate) fn apply(root: &Root, config: &NodeConfig, host: &HostPart) -> Result
     Ok(())
 }
 
+/// What k3s was started with that this configuration has otherwise, by name:
+/// the values may be secrets. A server to join counts for the first start only,
+/// and what depends on the host is the host's.
+pub(crate) fn differences(root: &Root, config: &NodeConfig, host: &HostPart) -> Result<Vec<String>> {
+    const FIRST_START_OR_HOST: [&str; 3] = ["server", "flannel-iface", "selinux"];
+    let mut differs = Vec::new();
+    for (name, path) in [("token", TOKEN), ("agent-token", AGENT_TOKEN), ("node password", NODE_PASSWORD)] {
+        let wanted = files(config, host).into_iter().find(|file| file.path == path);
+        if let (Some(wanted), Some(there)) = (wanted, root.read_text(path)?)
+            && wanted.content != there
+        {
+            differs.push(name.to_owned());
+        }
+    }
+    // What somebody wrote there by hand in YAML's own form is theirs.
+    let there =
+        root.read_text(CONFIG)?.and_then(|text| serde_json::from_str::<Map<String, Value>>(&text).ok());
+    if let (Some(there), Value::Object(wanted)) = (there, settings(config, host)) {
+        let mut keys: Vec<&String> = there.keys().chain(wanted.keys()).collect();
+        keys.sort();
+        keys.dedup();
+        keys.retain(|key| {
+            there.get(*key) != wanted.get(*key) && !FIRST_START_OR_HOST.contains(&key.as_str())
+        });
+        differs.extend(keys.into_iter().cloned());
+    }
+    Ok(differs)
+}
+
 /// One file. Its content may be a secret.
 struct FileToWrite {
     path: String,

@@ -1,6 +1,7 @@
 //! Logins: an account, and the keys that may log in to it.
 //!
-//! Nothing more is given: no password, no groups, no sudo.
+//! Nothing more is given: no password, no groups, no sudo. A key that has left
+//! the configuration is taken away again; the account stays, with its files.
 
 use std::path::{Path, PathBuf};
 
@@ -11,6 +12,9 @@ use nix::unistd::User;
 
 use crate::process;
 use crate::root::{Access, Root};
+
+const DIR: &str = "/.ssh";
+const FILE: &str = "/.ssh/authorized_keys";
 
 /// Makes the account if it is not there and adds its keys; returns what was
 /// written below its home.
@@ -24,6 +28,17 @@ pub(crate) fn apply(user: &SshUser) -> Result<PathBuf> {
     add_keys(&home, account.uid.as_raw(), account.gid.as_raw(), &user.authorized_keys)
         .with_context(|| format!("adding ssh keys of the user {}", user.name))?;
     Ok(account.dir.join(".ssh"))
+}
+
+/// Takes keys away that [`apply`] added, and leaves the account and every
+/// other line as they are; returns what was written.
+pub(crate) fn remove(name: &UserName, keys: &[SshPublicKey]) -> Result<Option<PathBuf>> {
+    let Some(account) = find(name)? else { return Ok(None) };
+    let home =
+        Root::open(&account.dir).with_context(|| format!("looking for the home of the user {name}"))?;
+    remove_keys(&home, account.uid.as_raw(), account.gid.as_raw(), keys)
+        .with_context(|| format!("taking ssh keys of the user {name} away"))?;
+    Ok(Some(account.dir.join(".ssh")))
 }
 
 fn find(name: &UserName) -> Result<Option<User>> {
@@ -46,14 +61,22 @@ fn make(name: &UserName) -> Result<User> {
 /// Adds keys to `.ssh/authorized_keys`. The home is the user's to write: no
 /// symlink in it leads out of it.
 fn add_keys(home: &Root, uid: u32, gid: u32, keys: &[SshPublicKey]) -> Result<()> {
-    const DIR: &str = "/.ssh";
-    const FILE: &str = "/.ssh/authorized_keys";
     if home.meta(DIR)?.is_none() {
         home.make_dirs(DIR, 0o700)?;
         home.own(Path::new(DIR), uid, gid)?;
     }
     let before = home.read_text(FILE)?.unwrap_or_default();
     let after = merged(&before, keys);
+    home.put(FILE, Access { mode: 0o600, uid, gid }, after.as_bytes()).map(|_| ())
+}
+
+fn remove_keys(home: &Root, uid: u32, gid: u32, keys: &[SshPublicKey]) -> Result<()> {
+    let Some(before) = home.read_text(FILE)? else { return Ok(()) };
+    let stays = |line: &&str| !keys.iter().any(|key| key.as_str() == *line);
+    let after: String = before.lines().filter(stays).flat_map(|line| [line, "\n"]).collect();
+    if after.lines().eq(before.lines()) {
+        return Ok(());
+    }
     home.put(FILE, Access { mode: 0o600, uid, gid }, after.as_bytes()).map(|_| ())
 }
 
@@ -89,6 +112,20 @@ mod tests {
         let once = merged("# by hand\nssh-rsa AAAA old", &[mine.clone(), new.clone()]);
         assert_eq!(once, format!("# by hand\nssh-rsa AAAA old\n{}\n{}\n", mine.as_str(), new.as_str()));
         assert_eq!(merged(&once, &[mine, new]), once);
+    }
+
+    #[test]
+    fn taken_keys_are_gone_and_lines_by_hand_stay() {
+        let dir = crate::testing::tempdir().unwrap();
+        let (home, ours) = (Root::open(dir.path()).unwrap(), Access::ours(0));
+        remove_keys(&home, ours.uid, ours.gid, &[key("x")]).unwrap();
+        assert!(home.meta(FILE).unwrap().is_none(), "nothing is made to take something away");
+        home.make_dirs(DIR, 0o700).unwrap();
+        home.put(FILE, Access::ours(0o600), b"# by hand\nssh-rsa AAAA old").unwrap();
+        add_keys(&home, ours.uid, ours.gid, &[key("x"), key("y")]).unwrap();
+        remove_keys(&home, ours.uid, ours.gid, &[key("x")]).unwrap();
+        let left = home.read_text(FILE).unwrap().unwrap();
+        assert_eq!(left, format!("# by hand\nssh-rsa AAAA old\n{}\n", key("y").as_str()));
     }
 
     #[test]

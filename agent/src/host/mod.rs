@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use kiln_protocol::names::K3sVersion;
+use kiln_protocol::names::{K3sVersion, SshPublicKey, UserName};
 use kiln_protocol::seed::{SshUser, StaticAddress};
 use kiln_protocol::{NodeName, Role};
 use tokio::sync::OnceCell;
@@ -53,6 +53,8 @@ pub trait Host {
     fn addresses(&self) -> Vec<(String, IpAddr)>;
     /// Makes a login.
     fn add_user(&self, user: &SshUser) -> Result<()>;
+    /// Takes keys of a login away; the login stays.
+    fn remove_keys(&self, user: &UserName, keys: &[SshPublicKey]) -> Result<()>;
     /// Whether SELinux is on.
     fn selinux(&self) -> bool;
     /// Gives what was written below these paths its SELinux label.
@@ -142,6 +144,11 @@ impl Host for ThisMachine<'_> {
     fn add_user(&self, user: &SshUser) -> Result<()> {
         let written = users::apply(user)?;
         self.label(&[written]);
+        Ok(())
+    }
+
+    fn remove_keys(&self, user: &UserName, keys: &[SshPublicKey]) -> Result<()> {
+        self.label(users::remove(user, keys)?.as_slice());
         Ok(())
     }
 

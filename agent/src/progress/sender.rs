@@ -39,6 +39,11 @@ impl Link {
         self.better.notify_one();
     }
 
+    /// There will be more to report.
+    pub(crate) fn begin(&self) {
+        self.ending.set(false);
+    }
+
     /// Nothing more will be reported.
     pub(crate) fn end(&self) {
         self.ending.set(true);

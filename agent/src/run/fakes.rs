@@ -5,6 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use anyhow::{Result, bail};
 use kiln_protocol::api::{self, EnrolAnswer, EnrolRequest, GateAnswer, GateRequest, Report};
 use kiln_protocol::config::{Incarnation, NodeConfig};
 use kiln_protocol::error::ErrorClass;
-use kiln_protocol::names::K3sVersion;
+use kiln_protocol::names::{K3sVersion, SshPublicKey, UserName};
 use kiln_protocol::seed::{Contact, NodeSeed, SshUser, StaticAddress};
 use kiln_protocol::ticket::{Ticket, TicketSeed};
 use kiln_protocol::{ApiError, Fingerprint, Identity, NodeName, Role, tls};
@@ -60,6 +61,8 @@ pub(super) struct FakeCoordinator {
     script: Arc<Mutex<Script>>,
     identity: Arc<Identity>,
     address: String,
+    /// Nobody reaches it, as long as this is set.
+    pub(super) cut_off: Arc<AtomicBool>,
 }
 
 impl FakeCoordinator {
@@ -80,7 +83,12 @@ impl FakeCoordinator {
             pin: identity.fingerprint(),
         };
         let address = listener.local_addr().unwrap().to_string();
-        let this = Self { script: Arc::new(Mutex::new(script)), identity: Arc::new(identity), address };
+        let this = Self {
+            script: Arc::new(Mutex::new(script)),
+            identity: Arc::new(identity),
+            address,
+            cut_off: Arc::default(),
+        };
         (this, listener)
     }
 
@@ -128,16 +136,19 @@ impl FakeCoordinator {
     }
 
     async fn serve(&self, stream: TcpStream, acceptor: TlsAcceptor) -> Result<()> {
+        if self.cut_off.load(Ordering::Relaxed) {
+            bail!("there is no way here");
+        }
         let mut stream = acceptor.accept(stream).await?;
         let key = tls::fingerprint_of(&stream.get_ref().1.peer_certificates().unwrap()[0])?;
-        let (path, body) = read_request(&mut stream).await?;
-        let answer = self.answer(key, &path, &body);
+        let (path, seen, body) = read_request(&mut stream).await?;
+        let answer = self.answer(key, &path, seen.as_deref(), &body);
         stream.write_all(answer.as_bytes()).await?;
         stream.shutdown().await?;
         Ok(())
     }
 
-    fn answer(&self, key: Fingerprint, path: &str, body: &[u8]) -> String {
+    fn answer(&self, key: Fingerprint, path: &str, seen: Option<&str>, body: &[u8]) -> String {
         let mut script = self.script();
         let fault = match script.faults.front() {
             Some((to, _)) if *to == path => script.faults.pop_front().map(|(_, fault)| fault),
@@ -146,7 +157,7 @@ impl FakeCoordinator {
         if let Some(Fault::Refuse(error)) = fault {
             return response(403, &serde_json::to_string(&error).unwrap());
         }
-        let answer = script.hear(key, path, body);
+        let answer = script.hear(key, path, seen, body);
         match fault {
             None => answer,
             Some(Fault::Raw(text)) => text.to_owned(),
@@ -156,7 +167,7 @@ impl FakeCoordinator {
 }
 
 impl Script {
-    fn hear(&mut self, key: Fingerprint, path: &str, body: &[u8]) -> String {
+    fn hear(&mut self, key: Fingerprint, path: &str, seen: Option<&str>, body: &[u8]) -> String {
         let bound = self.enrolled.first() == Some(&key);
         if path == api::APPROVAL && !self.approved.contains(&key) {
             let error = ApiError::new(ErrorClass::Pending, "no ticket").hint("coordinator approve");
@@ -185,7 +196,15 @@ impl Script {
             return response(403, &serde_json::to_string(&error).unwrap());
         }
         match path {
-            api::CONFIG => response(200, &serde_json::to_string(&self.config).unwrap()),
+            api::CONFIG => {
+                let config = serde_json::to_string(&self.config).unwrap();
+                let tag = format!("\"{}\"", Fingerprint::of_spki(config.as_bytes()));
+                // It does not hold a question open: that would make no other difference.
+                match seen {
+                    Some(seen) if seen == tag => response(304, ""),
+                    _ => response(200, &config).replacen("\r\n", &format!("\r\netag: {tag}\r\n"), 1),
+                }
+            }
             api::GATE => {
                 let request: GateRequest = serde_json::from_slice(body).unwrap();
                 self.gates.push(request.clone());
@@ -210,7 +229,10 @@ pub(super) fn response(status: u16, body: &str) -> String {
     format!("{head}content-length: {}\r\nconnection: close\r\n\r\n{body}", body.len())
 }
 
-async fn read_request(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> Result<(String, Vec<u8>)> {
+/// The path, what is in `If-None-Match`, and the body.
+async fn read_request(
+    stream: &mut (impl tokio::io::AsyncRead + Unpin),
+) -> Result<(String, Option<String>, Vec<u8>)> {
     let mut bytes = Vec::new();
     loop {
         let mut buffer = [0; 4096];
@@ -222,7 +244,8 @@ async fn read_request(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> Resul
             let length: usize = length.map_or(0, |length| length.parse().unwrap());
             if body.len() >= length {
                 let path = head.split(' ').nth(1).unwrap().to_owned();
-                return Ok((path, body.as_bytes()[..length].to_vec()));
+                let seen = head.lines().find_map(|line| line.strip_prefix("if-none-match: "));
+                return Ok((path, seen.map(str::to_owned), body.as_bytes()[..length].to_vec()));
             }
         }
         if read == 0 {
@@ -266,7 +289,12 @@ pub(super) struct FakeHost<'a> {
     /// Survives reboots, as an enabled unit does.
     pub(super) enabled: Cell<bool>,
     pub(super) started: Cell<bool>,
+    /// Its network leads nowhere.
+    pub(super) cut_off: Arc<AtomicBool>,
 }
+
+/// A gateway behind which there is nothing.
+pub(super) const NO_WAY_OUT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 77, 0, 254));
 
 impl<'a> FakeHost<'a> {
     pub(super) fn new(root: &'a Root, seed: NodeSeed) -> Self {
@@ -278,6 +306,7 @@ impl<'a> FakeHost<'a> {
             k3s: RefCell::new("v1.28.5+k3s1".parse().unwrap()),
             enabled: Cell::new(false),
             started: Cell::new(false),
+            cut_off: Arc::default(),
         }
     }
 
@@ -302,8 +331,11 @@ impl Host for FakeHost<'_> {
     }
     async fn set_addresses(&self, wanted: &[StaticAddress]) -> Result<()> {
         for one in wanted {
-            self.note(format!("address {}", one.address));
+            let gateway = one.gateway.map_or(String::new(), |gateway| format!(" by {gateway}"));
+            self.note(format!("address {}{gateway}", one.address));
         }
+        let cut = |one: &StaticAddress| one.gateway.is_some_and(|gateway| gateway == NO_WAY_OUT);
+        self.cut_off.store(wanted.iter().any(cut), Ordering::Relaxed);
         Ok(())
     }
     fn addresses(&self) -> Vec<(String, IpAddr)> {
@@ -311,6 +343,10 @@ impl Host for FakeHost<'_> {
     }
     fn add_user(&self, user: &SshUser) -> Result<()> {
         self.note(format!("user {}", user.name));
+        Ok(())
+    }
+    fn remove_keys(&self, user: &UserName, keys: &[SshPublicKey]) -> Result<()> {
+        self.note(format!("user {user} loses {}", keys.len()));
         Ok(())
     }
     fn selinux(&self) -> bool {

@@ -14,6 +14,7 @@ use tokio::time::sleep;
 
 use super::driver::Node;
 use super::state::{Event, Home, Me};
+use crate::applied::Applied;
 use crate::apply::{hostname, k3s};
 use crate::client::Client;
 use crate::clock;
@@ -135,6 +136,7 @@ impl<H: Host> Node<'_, H> {
         k3s::check_version(&config, &self.host.k3s_version().await?)?;
         self.progress.begun(Step::Configure, "applying the configuration");
         self.name(&config.node)?;
+        Applied::of(&config).save(self.root)?;
         self.host.set_addresses(&config.network).await?;
         for user in &config.users {
             self.host.add_user(user)?;
@@ -194,7 +196,7 @@ impl<H: Host> Node<'_, H> {
         Ok(Client::new(&identity, pin, addresses)?)
     }
 
-    fn own_key(&self, me: &Me) -> Result<Identity, Failure> {
+    pub(super) fn own_key(&self, me: &Me) -> Result<Identity, Failure> {
         let identity = identity::load(self.root)?.context("the node's key has disappeared")?;
         if identity.fingerprint() != me.key {
             let message = format!("{} holds another key than the state names", identity::KEY_FILE);
@@ -205,7 +207,7 @@ impl<H: Host> Node<'_, H> {
 }
 
 /// Whether a configuration is for this node.
-fn check(config: &NodeConfig, home: &Home) -> Result<(), ApiError> {
+pub(super) fn check(config: &NodeConfig, home: &Home) -> Result<(), ApiError> {
     let bound = &home.bound;
     if config.node == bound.node && config.cluster == bound.cluster && config.role() == bound.role {
         return Ok(());

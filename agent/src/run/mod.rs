@@ -1,9 +1,12 @@
-//! `agent run`: takes this machine from its first boot to a ready node.
+//! `agent run`: takes this machine from its first boot to a ready node, and
+//! then follows its configuration.
 //!
 //! [`state`] says how far a node is and what may come next; [`driver`] does
-//! what each state asks for, as often as it takes; [`store`] keeps the state.
+//! what each state asks for, as often as it takes; [`store`] keeps the state;
+//! [`follow`] is what comes after.
 
 mod driver;
+mod follow;
 mod join;
 pub mod state;
 mod store;
@@ -43,7 +46,11 @@ pub fn command() -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let host = ThisMachine::new(&root);
     let node = Node::new(&root, &host, &console, Pace::default());
-    let outcome = runtime.context("starting the runtime")?.block_on(node.run(state))?;
+    let runtime = runtime.context("starting the runtime")?;
+    let outcome = runtime.block_on(node.run(state))?;
+    if outcome == Outcome::Ready {
+        runtime.block_on(node.follow(store::load(&root)?));
+    }
     Ok(match outcome {
         Outcome::Ready => ExitCode::SUCCESS,
         Outcome::Cloned => ExitCode::from(ONLY_AN_OPERATOR),

@@ -2,9 +2,11 @@
 //! in a thread of their own, as if in a process of their own, over a root
 //! directory that outlives them.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -20,10 +22,11 @@ use kiln_agent::seed::Search;
 use kiln_coordinator::plan::ClusterFile;
 use kiln_coordinator::{Coordinator, Server};
 use kiln_protocol::admin::{Hints, TicketRecord};
-use kiln_protocol::names::K3sVersion;
+use kiln_protocol::names::{K3sVersion, SshPublicKey, UserName};
 use kiln_protocol::seed::{Contact, NodeSeed, SshUser, StaticAddress};
 use kiln_protocol::ticket::TicketSeed;
 use kiln_protocol::{Fingerprint, NodeName, Role, Ticket};
+use kiln_tests::chaos::{Chaos, Faults};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -69,6 +72,8 @@ address = "10.77.0.12/24"
 pub(crate) struct World {
     state: TempDir,
     address: SocketAddr,
+    /// Where its nodes are told to look for it.
+    advertised: SocketAddr,
     pin: Fingerprint,
     running: Option<(Coordinator, Server)>,
 }
@@ -82,7 +87,21 @@ impl World {
         coordinator.apply(&ClusterFile::parse(CLUSTER).unwrap()).await.unwrap();
         let server = coordinator.serve(TcpListener::bind("127.0.0.1:0").await.unwrap()).await.unwrap();
         let (address, pin) = (server.local_addr(), coordinator.pin());
-        Self { state, address, pin, running: Some((coordinator, server)) }
+        Self { state, address, advertised: address, pin, running: Some((coordinator, server)) }
+    }
+
+    /// One that nodes reach over a network that does its worst.
+    pub(crate) async fn behind(faults: Faults, seed: u64) -> (Self, Chaos) {
+        let world = Self::new().await;
+        let chaos = Chaos::start(world.address, faults, seed).await.unwrap();
+        (Self { advertised: chaos.address(), ..world }, chaos)
+    }
+
+    /// Puts the cluster file in force with `edit` made to it.
+    pub(crate) async fn apply_edited(&self, from: &str, to: &str) {
+        assert!(CLUSTER.contains(from));
+        let file = ClusterFile::parse(&CLUSTER.replacen(from, to, 1)).unwrap();
+        self.coordinator().apply(&file).await.unwrap();
     }
 
     pub(crate) fn coordinator(&self) -> &Coordinator {
@@ -103,7 +122,7 @@ impl World {
     }
 
     pub(crate) fn unregistered_ticket(&self) -> Ticket {
-        Ticket::new(vec![self.address.to_string().parse().unwrap()], self.pin, TicketSeed::generate())
+        Ticket::new(vec![self.advertised.to_string().parse().unwrap()], self.pin, TicketSeed::generate())
             .unwrap()
     }
 
@@ -123,7 +142,7 @@ impl World {
 
     /// A seed without a ticket.
     pub(crate) fn contact(&self) -> NodeSeed {
-        let addresses = vec![self.address.to_string().parse().unwrap()];
+        let addresses = vec![self.advertised.to_string().parse().unwrap()];
         NodeSeed::without_ticket(Contact::new(addresses, self.pin).unwrap())
     }
 
@@ -176,6 +195,8 @@ struct Machine {
 struct Units {
     starts: usize,
     addresses: Vec<IpAddr>,
+    /// Who may log in, with which keys.
+    logins: BTreeMap<String, BTreeSet<String>>,
 }
 
 impl Machine {
@@ -216,7 +237,15 @@ impl Host for InMemory {
         let given = self.0.units().addresses.clone().into_iter().map(|address| ("eth1".to_owned(), address));
         std::iter::once(dhcp).chain(given).collect()
     }
-    fn add_user(&self, _user: &SshUser) -> Result<()> {
+    fn add_user(&self, user: &SshUser) -> Result<()> {
+        let keys = user.authorized_keys.iter().map(|key| key.as_str().to_owned());
+        self.0.units().logins.entry(user.name.to_string()).or_default().extend(keys);
+        Ok(())
+    }
+    fn remove_keys(&self, user: &UserName, keys: &[SshPublicKey]) -> Result<()> {
+        if let Some(login) = self.0.units().logins.get_mut(user.as_str()) {
+            login.retain(|there| !keys.iter().any(|key| key.as_str() == there));
+        }
         Ok(())
     }
     fn selinux(&self) -> bool {
@@ -246,7 +275,9 @@ impl Host for InMemory {
 pub(crate) struct Agent {
     machine: Arc<Machine>,
     stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<Option<Outcome>>>,
+    /// Set once it is ready; it then follows its configuration.
+    is_ready: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Agent {
@@ -265,7 +296,8 @@ impl Agent {
 
     fn start(machine: Arc<Machine>) -> Self {
         let (stop, stopped) = oneshot::channel();
-        let inside = machine.clone();
+        let (inside, is_ready) = (machine.clone(), Arc::<AtomicBool>::default());
+        let tell_ready = is_ready.clone();
         let thread = std::thread::spawn(move || {
             let root = Root::open(inside.disk.path()).unwrap();
             fs::File::options().create(true).append(true).open(inside.console()).unwrap();
@@ -275,13 +307,18 @@ impl Agent {
             let node = Node::new(&root, &host, &console, PACE);
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
+                let life = async {
+                    assert_eq!(node.run(state).await.unwrap(), Outcome::Ready);
+                    tell_ready.store(true, Ordering::Relaxed);
+                    node.follow(Node::<InMemory>::load(&root).unwrap()).await;
+                };
                 tokio::select! {
-                    outcome = node.run(state) => Some(outcome.unwrap()),
-                    _ = stopped => None,
+                    () = life => {}
+                    _ = stopped => {}
                 }
-            })
+            });
         });
-        Self { machine, stop: Some(stop), thread: Some(thread) }
+        Self { machine, stop: Some(stop), is_ready, thread: Some(thread) }
     }
 
     /// The same machine after its agent was killed and started again.
@@ -297,6 +334,16 @@ impl Agent {
 
     pub(crate) fn k3s_starts(&self) -> usize {
         self.machine.units().starts
+    }
+
+    /// The keys that may log in as a user.
+    pub(crate) fn keys_of(&self, user: &str) -> usize {
+        self.machine.units().logins.get(user).map_or(0, BTreeSet::len)
+    }
+
+    /// Waits until a user has so many keys.
+    pub(crate) async fn has_keys(&self, user: &str, count: usize) {
+        self.wait(|| self.keys_of(user) == count).await;
     }
 
     /// A file of its disk, if there is one.
@@ -321,7 +368,7 @@ impl Agent {
     /// Waits until the node is ready.
     pub(crate) async fn ready(&self) {
         let thread = self.thread.as_ref().expect("the agent was started");
-        self.wait(|| thread.is_finished()).await;
+        self.wait(|| self.is_ready.load(Ordering::Relaxed) || thread.is_finished()).await;
         self.until(|seen| seen.contains("[ready]")).await;
     }
 

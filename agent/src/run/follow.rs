@@ -1,0 +1,204 @@
+//! A node that is ready follows its configuration: it holds a question open at
+//! the coordinator, and what changes and may be changed while k3s runs is
+//! changed: who may log in, and the network. What k3s was started with is
+//! compared and reported, and never touched.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use kiln_protocol::api::{MAX_WAIT, Step};
+use kiln_protocol::config::{Incarnation, NodeConfig};
+use kiln_protocol::error::ErrorClass;
+use kiln_protocol::seed::StaticAddress;
+use kiln_protocol::{ApiError, Identity};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::driver::Node;
+use super::join::check;
+use super::state::{Home, State};
+use crate::applied::Applied;
+use crate::apply::k3s;
+use crate::client::Client;
+use crate::facts;
+use crate::host::Host;
+use crate::progress::deliver;
+use crate::retry::{Backoff, Failure, Pace, random};
+
+/// How long one question is held open.
+fn hold() -> Duration {
+    Duration::from_secs(MAX_WAIT.into())
+}
+/// Between two tries to reach the coordinator over a changed network.
+const LOOK: Duration = Duration::from_secs(1);
+
+impl<H: Host> Node<'_, H> {
+    /// Goes on from a state in which the node is ready, for ever. An absent
+    /// coordinator is looked for every few minutes and costs the node nothing.
+    pub async fn follow(&self, state: State) {
+        let State::Ready { home, incarnation } = state else { return };
+        self.link.begin();
+        let delivering = pin!(deliver(&self.progress.queue, &self.link, self.pace));
+        tokio::select! {
+            () = self.watch_configuration(&home, incarnation) => {}
+            () = delivering => {}
+        }
+    }
+
+    async fn watch_configuration(&self, home: &Home, incarnation: Incarnation) {
+        let pace = Pace { longest: self.pace.operator, ..self.pace };
+        let (mut backoff, mut seen, mut trouble) = (Backoff::new(pace), None, None);
+        loop {
+            let not_before = Instant::now() + self.pace.first.mul_f64(0.5 + random() / 2.0);
+            match self.next_configuration(home, incarnation, &mut seen).await {
+                Ok(news) => {
+                    backoff = Backoff::new(pace);
+                    if let Some(note) = news.or_else(|| trouble.is_some().then(String::new)) {
+                        trouble = None;
+                        self.say(home, &note);
+                    }
+                }
+                Err(failure) => {
+                    let failure = Failure { offline: false, ..failure };
+                    let wait = backoff.after(&failure, random());
+                    // An absent coordinator is no trouble of a node that is ready.
+                    if failure.error.class != ErrorClass::Transient
+                        && trouble.as_ref() != Some(&failure.error)
+                    {
+                        self.progress.failed(Step::Ready, &failure.error, wait);
+                        trouble = Some(failure.error);
+                    }
+                    sleep(wait).await;
+                }
+            }
+            // Whoever answers at once, always, is not asked all the time.
+            sleep_until(not_before).await;
+        }
+    }
+
+    fn say(&self, home: &Home, note: &str) {
+        if let Some(differs) = note.strip_prefix("k3s ") {
+            return self.progress.running(Step::Ready, &format!("k3s {differs}"));
+        }
+        let note = if note.is_empty() { "follows its configuration" } else { note };
+        let line = format!("{} {note}", home.bound.node);
+        self.progress.done(Step::Ready, &line, facts::collect(self.root));
+    }
+
+    /// Waits for another configuration and makes it so. Returns what came of
+    /// it, in words; nothing if nothing changed.
+    async fn next_configuration(
+        &self,
+        home: &Home,
+        incarnation: Incarnation,
+        seen: &mut Option<String>,
+    ) -> Result<Option<String>, Failure> {
+        let client = self.client_for(home)?;
+        let Some((config, tag)) = client.config_after(seen.as_deref(), hold()).await? else {
+            return Ok(None);
+        };
+        // Once is enough, whatever comes of it: it is the same the next time.
+        *seen = Some(tag);
+        self.adopt(home, incarnation, &config).await
+    }
+
+    async fn adopt(
+        &self,
+        home: &Home,
+        incarnation: Incarnation,
+        config: &NodeConfig,
+    ) -> Result<Option<String>, Failure> {
+        check(config, home)?;
+        if config.incarnation != incarnation {
+            let message = format!(
+                "this node belongs to incarnation {incarnation} of the cluster, which is at {} now",
+                config.incarnation
+            );
+            return Err(ApiError::new(ErrorClass::Policy, message).hint("make the machine anew").into());
+        }
+        let mut changed = Vec::new();
+        let known = Applied::load(self.root)?;
+        let mut applied = known.clone().unwrap_or_else(|| Applied::of(config));
+        if known.is_none() {
+            applied.save(self.root)?;
+        }
+        if applied.users != config.users {
+            self.set_users(&mut applied, config)?;
+            changed.push("logins");
+        }
+        if let Some(before) = applied.before.clone() {
+            // The power was cut before this network had proven itself.
+            self.prove(home, &mut applied, before).await?;
+        }
+        if applied.network != config.network {
+            let before = std::mem::replace(&mut applied.network, config.network.clone());
+            applied.before = Some(before.clone());
+            applied.save(self.root)?;
+            self.prove(home, &mut applied, before).await?;
+            changed.push("network");
+        }
+        let interface = k3s::interface_of(config.k3s.node_ip, &self.host.addresses()).unwrap_or_default();
+        let host = k3s::HostPart { interface, selinux: self.host.selinux() };
+        let differs = k3s::differences(self.root, config, &host)?;
+        if !differs.is_empty() {
+            return Ok(Some(format!(
+                "k3s was started with another {}: what it was started with is not changed while it runs; \
+                 make the machine anew to have it changed",
+                differs.join(", ")
+            )));
+        }
+        Ok((!changed.is_empty()).then(|| format!("has new {}", changed.join(" and "))))
+    }
+
+    fn set_users(&self, applied: &mut Applied, config: &NodeConfig) -> Result<(), Failure> {
+        *applied = applied.with_users(&config.users);
+        applied.save(self.root)?;
+        for user in &config.users {
+            self.host.add_user(user)?;
+        }
+        for (name, keys) in applied.unwanted_keys(&config.users) {
+            self.host.remove_keys(&name, &keys)?;
+        }
+        applied.users.clone_from(&config.users);
+        Ok(applied.save(self.root)?)
+    }
+
+    /// Gives the cards `applied.network`, and keeps it only if the coordinator
+    /// can be reached with it: otherwise `before` is given back, so that a
+    /// mistake in a file does not cut the node off from its cure.
+    async fn prove(
+        &self,
+        home: &Home,
+        applied: &mut Applied,
+        before: Vec<StaticAddress>,
+    ) -> Result<(), Failure> {
+        let wanted = applied.network.clone();
+        let outcome = match self.host.set_addresses(&wanted).await {
+            Ok(()) => self.reach(home).await,
+            Err(error) => Err(Failure::local(&error)),
+        };
+        applied.before = None;
+        let Err(failure) = outcome else { return Ok(applied.save(self.root)?) };
+        let back = self.host.set_addresses(&before).await;
+        applied.network = before;
+        applied.save(self.root)?;
+        back.context("giving the cards their earlier addresses")?;
+        let message = format!("the new network settings were taken back: {}", failure.error.message);
+        Err(ApiError::new(ErrorClass::Policy, message).hint("correct the cluster file and apply it").into())
+    }
+
+    /// Whether the coordinator answers, over a connection that is new.
+    async fn reach(&self, home: &Home) -> Result<(), Failure> {
+        let identity: Identity = self.own_key(&home.me)?;
+        let end = Instant::now() + self.pace.longest;
+        loop {
+            let client = Client::new(&identity, home.pin, &home.addresses)?;
+            match client.config_after(None, Duration::ZERO).await {
+                Ok(_) => return Ok(()),
+                Err(failure) if failure.heard => return Ok(()),
+                Err(failure) if Instant::now() > end => return Err(failure),
+                Err(_) => sleep(LOOK.min(self.pace.longest / 4)).await,
+            }
+        }
+    }
+}
