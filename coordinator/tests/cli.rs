@@ -10,9 +10,9 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use kiln_protocol::admin::ClusterStatus;
-use kiln_protocol::api::{self, EnrolRequest, Facts};
+use kiln_protocol::api::{self, EnrolRequest, Facts, Report, Step, StepState};
 use kiln_protocol::ticket::Ticket;
-use kiln_protocol::{Identity, tls};
+use kiln_protocol::{Fingerprint, Identity, tls};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -428,6 +428,70 @@ fn the_status_page_listens_where_it_was_told_to() {
     assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("ok\n"), "{answer}");
 }
 
+/// A node without an agent.
+struct RawNode<'a> {
+    address: &'a str,
+    key: Fingerprint,
+    config: std::sync::Arc<rustls::ClientConfig>,
+}
+
+impl<'a> RawNode<'a> {
+    fn new(address: &'a str, identity: &Identity, pin: Fingerprint) -> Self {
+        let config = std::sync::Arc::new(tls::client_config(identity, pin).unwrap());
+        Self { address, key: identity.fingerprint(), config }
+    }
+
+    /// A connection on which this was asked, and the answer up to `end`.
+    async fn ask(
+        &self,
+        request: &str,
+        end: &[u8],
+    ) -> (tokio_rustls::client::TlsStream<tokio::net::TcpStream>, String) {
+        let tcp = tokio::net::TcpStream::connect(self.address).await.unwrap();
+        let name = rustls::pki_types::ServerName::try_from("kiln.invalid").unwrap();
+        let connector = tokio_rustls::TlsConnector::from(self.config.clone());
+        let mut stream = connector.connect(name, tcp).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(end) {
+            assert_ne!(stream.read_buf(&mut answer).await.unwrap(), 0);
+        }
+        (stream, String::from_utf8(answer).unwrap())
+    }
+
+    async fn post(&self, path: &str, body: &impl serde::Serialize, end: &[u8]) -> String {
+        let body = serde_json::to_string(body).unwrap();
+        let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
+        self.ask(&(head + &body), end).await.1
+    }
+
+    async fn enrol(&self, ticket: &Ticket) {
+        let (key, facts) = (ticket.public_key(), Facts::default());
+        let request = EnrolRequest { ticket: key, proof: ticket.prove(&self.key), facts };
+        let answer = self.post(api::ENROL, &request, b"}").await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+}
+
+#[test]
+fn until_ready_ends_once_every_node_is_ready() {
+    let host = Host::initialised();
+    let serving = Serving::start_with(&host, &["--until-ready", "--timeout", "5m"]);
+    let address = endpoint(&host, "address");
+    let ticket: Ticket = host.ok(&["ticket", "--node", "s1", "--advertise", &address]).parse().unwrap();
+    let identity = Identity::generate().unwrap();
+    let node = RawNode::new(&address, &identity, ticket.pin());
+    let (boot_id, step, state) = ("b".to_owned(), Step::Ready, StepState::Done);
+    let ready = Report { boot_id, sequence: 1, uptime_ms: 1, step, state, facts: None, usage: None };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        node.enrol(&ticket).await;
+        let answer = node.post(api::REPORT, &ready, b"\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 204"), "the last report is answered: {answer}");
+    });
+    assert_eq!(serving.exit_code(), Some(0));
+}
+
 /// The answer of a status listener.
 fn page(address: &str, path: &str) -> String {
     let mut stream = std::net::TcpStream::connect(address).unwrap();
@@ -456,39 +520,17 @@ fn an_agent_that_waits_for_news_costs_little_memory() {
     let (address, status) = (endpoint(&host, "address"), endpoint(&host, "status"));
     let ticket: Ticket = host.ok(&["ticket", "--node", "s1", "--advertise", &address]).parse().unwrap();
     let identity = Identity::generate().unwrap();
-    let config = std::sync::Arc::new(tls::client_config(&identity, ticket.pin()).unwrap());
+    let node = RawNode::new(&address, &identity, ticket.pin());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    // A connection on which this was asked, and answered unless it is held open.
-    let ask = |request: String, answered: bool| {
-        let (address, config) = (address.clone(), config.clone());
-        async move {
-            let tcp = tokio::net::TcpStream::connect(&address).await.unwrap();
-            let name = rustls::pki_types::ServerName::try_from("kiln.invalid").unwrap();
-            let mut stream = tokio_rustls::TlsConnector::from(config).connect(name, tcp).await.unwrap();
-            stream.write_all(request.as_bytes()).await.unwrap();
-            let mut answer = Vec::new();
-            while answered && !answer.ends_with(b"}") {
-                assert_ne!(stream.read_buf(&mut answer).await.unwrap(), 0);
-            }
-            (stream, String::from_utf8(answer).unwrap())
-        }
-    };
-    let enrol = EnrolRequest {
-        ticket: ticket.public_key(),
-        proof: ticket.prove(&identity.fingerprint()),
-        facts: Facts::default(),
-    };
-    let enrol = serde_json::to_string(&enrol).unwrap();
-    let head = format!("POST {} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", api::ENROL, enrol.len());
-    runtime.block_on(ask(head + &enrol, true));
+    runtime.block_on(node.enrol(&ticket));
     let get = format!("GET {} HTTP/1.1\r\nhost: x\r\n", api::CONFIG);
-    let (_, first) = runtime.block_on(ask(format!("{get}\r\n"), true));
+    let (_, first) = runtime.block_on(node.ask(&format!("{get}\r\n"), b"}"));
     let tag = first.lines().find_map(|line| line.strip_prefix("etag: ")).unwrap();
     let poll = format!("{get}if-none-match: {tag}\r\nprefer: wait=300\r\n\r\n");
     let mut open = Vec::new();
     let mut with = |count: usize| {
         while open.len() < count {
-            open.push(runtime.block_on(ask(poll.clone(), false)));
+            open.push(runtime.block_on(node.ask(&poll, b"")));
         }
         let all = format!("kiln_requests_held_open {count}");
         let deadline = Instant::now() + PATIENCE;
