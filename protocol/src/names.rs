@@ -122,6 +122,82 @@ fn check_admin(text: &str) -> Result<(), &'static str> {
     }
 }
 
+checked_text! {
+    /// A profile of the SCAP Security Guide, such as `cis_server_l1`.
+    OscapProfile, "oscap profile", check_oscap_profile
+}
+
+/// A password hash as `crypt(3)` of EL 9 makes it: sha512crypt or yescrypt.
+/// It is not shown: who has it can guess at the password.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct PasswordHash(String);
+
+impl PasswordHash {
+    /// The text itself, as it stands in `/etc/shadow`.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for PasswordHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PasswordHash(..)")
+    }
+}
+
+impl FromStr for PasswordHash {
+    type Err = &'static str;
+    /// The error does not quote the text: it may be a password.
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        check_password_hash(text).map(|()| Self(text.to_owned()))
+    }
+}
+
+impl TryFrom<String> for PasswordHash {
+    type Error = &'static str;
+    fn try_from(text: String) -> Result<Self, &'static str> {
+        text.parse()
+    }
+}
+
+impl From<PasswordHash> for String {
+    fn from(hash: PasswordHash) -> Self {
+        hash.0
+    }
+}
+
+fn check_oscap_profile(text: &str) -> Result<(), &'static str> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"_-.".contains(&b);
+    if text.is_empty() || text.len() > 100 || !text.bytes().all(plain) {
+        Err("is no profile's id, such as cis_server_l1")
+    } else {
+        Ok(())
+    }
+}
+
+/// The forms are those of crypt(5).
+fn check_password_hash(text: &str) -> Result<(), &'static str> {
+    const WHY: &str = "is no sha512crypt ($6$...) or yescrypt ($y$...) hash: make one with `mkpasswd` or \
+                       `openssl passwd -6`";
+    let crypt64 = |part: &str, lengths: std::ops::RangeInclusive<usize>| {
+        lengths.contains(&part.len()) && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"./".contains(&b))
+    };
+    let rounds = |part: &str| {
+        let number = part.strip_prefix("rounds=").unwrap_or_default();
+        (4..=9).contains(&number.len()) && number.bytes().all(|b| b.is_ascii_digit())
+    };
+    let right = match text.split('$').collect::<Vec<_>>().as_slice() {
+        ["", "6", salt, hash] => crypt64(salt, 1..=16) && crypt64(hash, 86..=86),
+        ["", "6", count, salt, hash] => rounds(count) && crypt64(salt, 1..=16) && crypt64(hash, 86..=86),
+        ["", "y", parameters, salt, hash] => {
+            crypt64(parameters, 1..=12) && crypt64(salt, 1..=86) && crypt64(hash, 43..=43)
+        }
+        _ => false,
+    };
+    if right { Ok(()) } else { Err(WHY) }
+}
+
 fn check_label(text: &str) -> Result<(), &'static str> {
     let edge = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
     let bytes = text.as_bytes();
@@ -343,6 +419,31 @@ mod tests {
         for wrong in ["v1.28.5", "1.28.5+k3s1", "v1.28+k3s1", "v1.28.5+k3s", "v1.28.5+k3s1;id", "v1..5+k3s1"]
         {
             assert!(wrong.parse::<K3sVersion>().is_err(), "{wrong:?} was taken");
+        }
+    }
+
+    #[test]
+    fn password_hashes_are_strong_ones_and_are_never_shown() {
+        let hash = |salt: &str, length| format!("$6${salt}${}", "a".repeat(length));
+        let yescrypt = format!("$y$j9T$F5Jx5fExrKuPp53xLKQ..1${}", "b".repeat(43));
+        for right in [hash("salt", 86), hash("rounds=65536$salt", 86), yescrypt] {
+            let parsed: PasswordHash = right.parse().unwrap();
+            assert!(!format!("{parsed:?}").contains("salt"));
+        }
+        for wrong in [
+            "hunter2".to_owned(),
+            String::new(),
+            "!".to_owned(),
+            "*".to_owned(),
+            hash("salt", 85),
+            hash("", 86),
+            hash("sa:lt", 86),
+            hash("rounds=9$salt", 86),
+            format!("$1$salt${}", "a".repeat(22)),
+            hash("salt", 86) + "\n",
+        ] {
+            let error = wrong.parse::<PasswordHash>().unwrap_err();
+            assert!(!error.contains("hunter2"), "{error}");
         }
     }
 

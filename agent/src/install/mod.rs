@@ -2,7 +2,7 @@
 //! it, sets SELinux labels, and looks again at everything it did.
 //!
 //! ```text
-//! payload checked -> root checked -> files placed -> sealed -> labelled -> report
+//! payload checked -> root checked -> files placed -> hardened -> sealed -> labelled -> report
 //! ```
 //!
 //! Nothing is touched before the whole payload has been checked against
@@ -14,8 +14,11 @@
 //! With the root `/`, an existing host becomes a node. It keeps its identity:
 //! nothing is sealed.
 
+mod accounts;
 mod bls;
+mod harden;
 mod labels;
+mod login;
 mod payload;
 mod place;
 mod report;
@@ -69,9 +72,21 @@ pub fn install(
     step("installing files");
     let placed = plan.carry_out(&root, &payload)?;
     let mut touched: Vec<_> = placed.iter().flat_map(Placed::paths).collect();
+    let mut kept = None;
+    if let Some(login) = &payload.spec.login {
+        step("making the break-glass login");
+        touched.extend(login::apply(&root, login)?.iter().flat_map(Placed::paths));
+        kept = login::keys_dir(login);
+    }
+    let mut hardened = Vec::new();
+    if payload.spec.image.harden.has_baseline() {
+        step("hardening");
+        hardened = harden::apply(&root)?;
+        touched.extend(hardened.iter().flat_map(Placed::paths));
+    }
     let sealed = if seal {
         step("sealing");
-        let sealed = seal::seal(&root, rules::RULES);
+        let sealed = seal::seal(&root, rules::RULES, kept.as_deref());
         touched.extend(seal::written(&root, rules::RULES)?);
         sealed
     } else {
@@ -81,7 +96,7 @@ pub fn install(
     let labels = labels::apply(&root, tools, touched);
     step("writing everything to the disk");
     root.sync(&["/", "/usr", "/var", "/boot", "/boot/efi"])?;
-    Ok(Report::new(root.path(), payload.spec.image, placed, sealed, labels))
+    Ok(Report::new(root.path(), payload.spec.image, placed, hardened, sealed, labels))
 }
 
 fn step(what: &str) {

@@ -16,6 +16,8 @@ use crate::root::{Access, Root};
 pub(super) const AGENT: &str = "/usr/local/bin/agent";
 pub(super) const K3S: &str = "/usr/local/bin/k3s";
 const UNITS: &str = "/etc/systemd/system";
+/// Files of the hardening baseline lie below it as they do below the root.
+const HARDENING: &str = "hardening/";
 const IMAGES: &str = "/var/lib/rancher/k3s/agent/images";
 /// The names k3s answers to; upstream's install.sh makes the same links.
 const K3S_LINKS: [&str; 3] = ["/usr/local/bin/kubectl", "/usr/local/bin/crictl", "/usr/local/bin/ctr"];
@@ -129,6 +131,11 @@ fn destination(source: &str) -> Option<(PathBuf, u32)> {
     if let Some(image) = source.strip_prefix("images/") {
         return Some((Path::new(IMAGES).join(image), 0o644));
     }
+    if let Some(path) = source.strip_prefix(HARDENING) {
+        // sshd's configuration is for root alone, as in EL's own packages.
+        let mode = if path.starts_with("etc/ssh/") { 0o600 } else { 0o644 };
+        return Some((Path::new("/").join(path), mode));
+    }
     match source {
         "agent" => Some((AGENT.into(), 0o755)),
         "k3s" => Some((K3S.into(), 0o755)),
@@ -176,6 +183,8 @@ mod tests {
             ("k3s", "/usr/local/bin/k3s", 0o755),
             ("units/k3s.service", "/etc/systemd/system/k3s.service", 0o644),
             ("units/k3s.service.d/x.conf", "/etc/systemd/system/k3s.service.d/x.conf", 0o644),
+            ("hardening/etc/sysctl.d/60-kiln.conf", "/etc/sysctl.d/60-kiln.conf", 0o644),
+            ("hardening/etc/ssh/sshd_config.d/x.conf", "/etc/ssh/sshd_config.d/x.conf", 0o600),
             ("images/a.tar.zst", "/var/lib/rancher/k3s/agent/images/a.tar.zst", 0o644),
         ] {
             assert_eq!(destination(source), Some((target.into(), mode)));

@@ -19,6 +19,9 @@ pub struct Report {
     pub image: ImageRecord,
     /// Files and links put in their places.
     pub placed: Vec<Placed>,
+    /// Units masked and accounts locked by the hardening baseline.
+    #[serde(default)]
+    pub hardened: Vec<Placed>,
     /// Each rule of the seal, in order; empty with the root `/`.
     pub sealed: Vec<Sealed>,
     /// SELinux labels.
@@ -37,10 +40,17 @@ pub struct Placed {
 }
 
 /// Directories that the system's own packages make and label.
-const OF_THE_SYSTEM: [&str; 9] = [
+const OF_THE_SYSTEM: [&str; 16] = [
+    "/",
     "/etc",
+    "/etc/modprobe.d",
+    "/etc/ssh",
+    "/etc/ssh/sshd_config.d",
+    "/etc/sudoers.d",
+    "/etc/sysctl.d",
     "/etc/systemd",
     "/etc/systemd/system",
+    "/home",
     "/usr",
     "/usr/lib",
     "/usr/local",
@@ -86,12 +96,13 @@ impl Report {
         root: &Path,
         image: ImageRecord,
         placed: Vec<Placed>,
+        hardened: Vec<Placed>,
         sealed: Vec<Sealed>,
         mut labels: Labels,
     ) -> Self {
         let warnings = std::mem::take(&mut labels.warnings);
         let ok = labels.ok && sealed.iter().all(|rule| rule.ok);
-        Self { ok, root: root.to_owned(), image, placed, sealed, labels, warnings }
+        Self { ok, root: root.to_owned(), image, placed, hardened, sealed, labels, warnings }
     }
 
     /// Why it is not ok, one line each.
@@ -109,6 +120,11 @@ impl fmt::Display for Report {
         writeln!(f, "image   {} with k3s {}", self.image.version, self.image.k3s)?;
         writeln!(f, "root    {}", self.root.display())?;
         writeln!(f, "files   {} in place, {changed} written", self.placed.len())?;
+        writeln!(f, "harden  {}", self.image.harden)?;
+        match &self.image.login {
+            Some(login) => writeln!(f, "login   {login}")?,
+            None => writeln!(f, "login   none")?,
+        }
         for rule in &self.sealed {
             let state = if rule.ok { "ok" } else { "FAILED" };
             writeln!(f, "seal    {state:<6} {:<22} {} removed or emptied", rule.rule, rule.count)?;

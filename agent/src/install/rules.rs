@@ -1,8 +1,10 @@
 //! The seal: what must not be in an image that many machines are cloned from.
 //!
 //! The list is the union of what `AlmaLinux`'s own images clean
-//! (AlmaLinux/cloud-images, role `cleanup_vm`), what virt-sysprep removes by
-//! default, and what k3s and the agent write. Patterns are matched by path
+//! (AlmaLinux/cloud-images, `ansible/roles/cleanup_vm/tasks/main.yml`), what
+//! virt-sysprep removes by default (libguestfs, `sysprep_operation_*.ml`), and
+//! what k3s and the agent write. Of virt-sysprep's operations `lvm-uuids` and
+//! `customize` have no rule: the disk has no LVM, and nothing is customized. Patterns are matched by path
 //! component; `*` and `?` do not match a `/`.
 
 /// One rule.
@@ -28,6 +30,8 @@ pub(super) enum Action {
     /// Files below these directories go, the directories stay: daemons do not
     /// make theirs again with the right owner. Names given are left alone.
     RemoveFiles { keep: &'static [&'static str] },
+    /// Files below these directories go whose names are like one of these.
+    RemoveNamed { patterns: &'static [&'static str] },
     /// Files that are there are cut to no length.
     Truncate,
     /// A file of no length with this mode is there.
@@ -67,7 +71,7 @@ pub(super) const RULES: &[Rule] = &[
         "clones with one machine-id get one DHCP lease; it must be empty, not absent, to be made at boot",
     ),
     rule("dbus-machine-id", &["/var/lib/dbus/machine-id"], REMOVE, "an older copy of the machine-id"),
-    rule("ssh-host-keys", &["/etc/ssh/ssh_host_*"], REMOVE, "every machine has its own"),
+    rule("ssh-host-keys", &["/etc/ssh/*host*key*"], REMOVE, "every machine has its own"),
     rule("hostname", &["/etc/hostname", "/etc/machine-info"], REMOVE, "every machine has its own"),
     rule(
         "random-seed",
@@ -83,18 +87,66 @@ pub(super) const RULES: &[Rule] = &[
     ),
     rule(
         "storage-names",
-        &["/etc/iscsi/initiatorname.iscsi", "/etc/nvme/hostnqn", "/etc/nvme/hostid"],
+        &[
+            "/etc/iscsi/initiatorname.iscsi",
+            "/etc/nvme/hostnqn",
+            "/etc/nvme/hostid",
+            "/etc/multipath/bindings",
+            "/etc/multipath/wwids",
+        ],
         REMOVE,
         "two initiators of one name corrupt what they share",
     ),
     rule(
         "subscription",
-        &["/etc/pki/consumer/*", "/etc/pki/entitlement/*", "/var/lib/rhsm/*", "/etc/krb5.keytab"],
+        &[
+            "/etc/pki/consumer/*",
+            "/etc/pki/entitlement/*",
+            "/var/lib/rhsm/*",
+            "/etc/sysconfig/rhn/systemid*",
+            "/etc/sysconfig/rhn/osad-auth.conf",
+            "/etc/sysconfig/hw-uuid",
+            "/etc/smolt/uuid",
+            "/etc/smolt/hw-uuid",
+            "/var/lib/yum/uuid",
+        ],
         REMOVE,
         "registrations of the machine the image was made on",
     ),
+    rule(
+        "domain",
+        &[
+            "/etc/krb5.keytab",
+            "/etc/ipa/ca.crt",
+            "/etc/ipa/default.conf",
+            "/var/lib/ipa-client/sysrestore/*",
+            "/var/lib/ipa-client/pki/*",
+            "/etc/pki/ca-trust/source/anchors/ipa-ca.crt",
+            "/etc/pki/ca-trust/source/ipa.p11-kit",
+        ],
+        REMOVE,
+        "what a machine proves to its domain who it is with",
+    ),
+    rule(
+        "directory-caches",
+        &["/var/lib/sss/db", "/var/lib/sss/mc", "/var/lib/samba", "/var/lib/puppet", "/var/lib/dovecot"],
+        Action::RemoveFiles { keep: &[] },
+        "accounts, keys and certificates another machine was given",
+    ),
     // Who may come in.
     rule("ssh-user-keys", &["/root/.ssh", "/home/*/.ssh"], REMOVE, "the image lets nobody in"),
+    rule(
+        "root-ssh-password",
+        &["/etc/ssh/sshd_config.d/01-permitrootlogin.conf"],
+        REMOVE,
+        "the installer writes it when a kickstart lets root in with a password",
+    ),
+    rule(
+        "user-secrets",
+        &["/root/.gnupg", "/home/*/.gnupg", "/root/.kube", "/home/*/.kube", "/root/.pki", "/root/.netrc"],
+        REMOVE,
+        "keys and passwords of whoever made the image",
+    ),
     rule(
         "passwd-backups",
         &[
@@ -112,23 +164,42 @@ pub(super) const RULES: &[Rule] = &[
     // Network and hardware of the machine the image was made on.
     rule(
         "network-profiles",
-        &["/etc/NetworkManager/system-connections/*", "/etc/sysconfig/network-scripts/ifcfg-e*"],
+        &[
+            "/etc/NetworkManager/system-connections/*",
+            "/etc/sysconfig/network-scripts/ifcfg-b*",
+            "/etc/sysconfig/network-scripts/ifcfg-e*",
+            "/etc/sysconfig/network-scripts/ifcfg-t*",
+            "/etc/sysconfig/network-scripts/ifcfg-v*",
+            "/etc/sysconfig/network-scripts/ifcfg-w*",
+        ],
         REMOVE,
         "they name the cards and addresses of the machine the image was made on",
     ),
     rule(
         "network-state",
-        &["/var/lib/NetworkManager/*", "/var/lib/dhclient/*", "/var/lib/dhcp/*"],
+        &[
+            "/var/lib/NetworkManager/*",
+            "/var/lib/dhclient/*",
+            "/var/lib/dhcp/*",
+            "/var/lib/dhcpcd/*",
+            "/var/lib/dhcpd/*",
+        ],
         REMOVE,
         "leases, and the secret stable addresses are made from",
     ),
     rule("resolv-conf", &["/etc/resolv.conf"], Action::Truncate, "name servers of another network"),
-    rule("udev-net", &["/etc/udev/rules.d/70-persistent-net.rules"], REMOVE, "it pins names to old cards"),
+    rule("udev-net", &["/etc/udev/rules.d/70*"], REMOVE, "it pins names to old cards"),
     rule(
         "lvm-devices",
         &["/etc/lvm/devices/*", "/etc/lvm/archive/*", "/etc/lvm/backup/*"],
         REMOVE,
         "volume groups on other disks would not be found",
+    ),
+    rule(
+        "blkid-cache",
+        &["/etc/blkid/blkid.tab*", "/etc/blkid.tab*"],
+        REMOVE,
+        "names of the disks of another machine",
     ),
     // What the installer and its users left behind.
     rule(
@@ -146,13 +217,13 @@ pub(super) const RULES: &[Rule] = &[
     rule(
         "history",
         &[
-            "/root/.*_history",
-            "/home/*/.*_history",
+            "/root/.*history",
+            "/home/*/.*history",
+            "/root/.histfile",
             "/root/.lesshst",
             "/home/*/.lesshst",
             "/root/.viminfo",
             "/home/*/.viminfo",
-            "/root/.python_history",
         ],
         REMOVE,
         "what was typed while the image was made",
@@ -173,7 +244,7 @@ pub(super) const RULES: &[Rule] = &[
     rule("mail", &["/var/spool/mail/*", "/var/mail/*"], Action::Truncate, "mail of another machine"),
     rule(
         "core-dumps",
-        &["/var/lib/systemd/coredump", "/var/crash", "/var/spool/abrt"],
+        &["/var/lib/systemd/coredump", "/var/lib/systemd/pstore", "/var/crash", "/var/spool/abrt"],
         EMPTY,
         "memory of another machine",
     ),
@@ -189,7 +260,31 @@ pub(super) const RULES: &[Rule] = &[
         REMOVE,
         "history and the counting cookie of another machine",
     ),
-    rule("tmp", &["/tmp", "/var/tmp"], EMPTY, "nothing there outlives the installation"),
+    rule(
+        "package-database",
+        &["/var/lib/rpm/__db.*"],
+        REMOVE,
+        "state of a transaction on another machine; rpm makes it again",
+    ),
+    rule(
+        "jobs",
+        &["/var/spool/cron", "/var/spool/at"],
+        Action::RemoveFiles { keep: &[] },
+        "what users of another machine had planned",
+    ),
+    rule("accounting", &["/var/account/pacct*"], Action::Truncate, "what ran on another machine"),
+    rule(
+        "backup-files",
+        &["/etc", "/root", "/srv", "/var"],
+        Action::RemoveNamed { patterns: &["*.bak", "*~"] },
+        "what editors keep of files that were changed, passwords included",
+    ),
+    rule(
+        "tmp",
+        &["/tmp", "/var/tmp", "/run"],
+        EMPTY,
+        "nothing there outlives the installation; a booted system mounts over /run",
+    ),
     rule("cloud-init", &["/var/lib/cloud"], REMOVE, "cloud-init would take a clone for the same instance"),
     // What k3s and the agent write.
     rule(
@@ -209,6 +304,12 @@ pub(super) const RULES: &[Rule] = &[
         &["/var/lib/rancher/k3s/agent"],
         Action::Empty { keep: &["images"] },
         "a node's certificates and containers; the images are what was baked",
+    ),
+    rule(
+        "k3s-data",
+        &["/var/lib/rancher/k3s/data", "/var/lib/rancher/k3s/storage", "/var/lib/rancher/k3s/.lock"],
+        REMOVE,
+        "volumes of pods, and programs k3s unpacks for itself",
     ),
     rule("kubelet", &["/var/lib/kubelet", "/var/lib/cni", "/etc/cni"], REMOVE, "state of another node"),
     rule(

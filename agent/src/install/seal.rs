@@ -11,9 +11,10 @@ use super::report::Sealed;
 use super::rules::{Action, Rule, matches};
 use crate::root::{Access, Root};
 
-/// Carries out every rule, whatever becomes of the others.
-pub(super) fn seal(root: &Root, rules: &[Rule]) -> Vec<Sealed> {
-    rules.iter().map(|rule| carry_out(root, rule)).collect()
+/// Carries out every rule, whatever becomes of the others; `kept` is the one
+/// path that is left alone, whatever a rule says.
+pub(super) fn seal(root: &Root, rules: &[Rule], kept: Option<&Path>) -> Vec<Sealed> {
+    rules.iter().map(|rule| carry_out(root, rule, kept)).collect()
 }
 
 /// The paths that the rules make or write again, and that need their label,
@@ -30,7 +31,7 @@ pub(super) fn written(root: &Root, rules: &[Rule]) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-fn carry_out(root: &Root, rule: &Rule) -> Sealed {
+fn carry_out(root: &Root, rule: &Rule, kept: Option<&Path>) -> Sealed {
     let mut sealed = Sealed {
         rule: rule.id.to_owned(),
         why: rule.why.to_owned(),
@@ -39,11 +40,11 @@ fn carry_out(root: &Root, rule: &Rule) -> Sealed {
         ok: false,
         problem: None,
     };
-    let result = violations(root, rule).and_then(|before| {
+    let result = violations(root, rule, kept).and_then(|before| {
         sealed.count = before.len();
         sealed.found = before.iter().take(Sealed::SHOWN).map(|path| path.display().to_string()).collect();
         before.iter().try_for_each(|path| cure(root, rule.action, path))?;
-        violations(root, rule)
+        violations(root, rule, kept)
     });
     match result {
         Ok(after) if after.is_empty() => sealed.ok = true,
@@ -54,7 +55,7 @@ fn carry_out(root: &Root, rule: &Rule) -> Sealed {
 }
 
 /// The paths that are against a rule now.
-fn violations(root: &Root, rule: &Rule) -> Result<Vec<PathBuf>> {
+fn violations(root: &Root, rule: &Rule, kept: Option<&Path>) -> Result<Vec<PathBuf>> {
     let mut against = Vec::new();
     for pattern in rule.paths {
         if let Action::EmptyFile { mode } = rule.action {
@@ -69,6 +70,7 @@ fn violations(root: &Root, rule: &Rule) -> Result<Vec<PathBuf>> {
             against.extend(violations_at(root, rule.action, path)?);
         }
     }
+    against.retain(|path| Some(path.as_path()) != kept);
     Ok(against)
 }
 
@@ -86,8 +88,14 @@ fn violations_at(root: &Root, action: Action, path: PathBuf) -> Result<Vec<PathB
             let gone = names.into_iter().filter(|name| !keep.iter().any(|keep| name == keep));
             Ok(gone.map(|name| path.join(name)).collect())
         }
-        Action::RemoveFiles { keep } if meta.kind == FileType::Directory => files_below(root, &path, keep),
-        Action::Empty { .. } | Action::RemoveFiles { .. } => Ok(Vec::new()),
+        Action::RemoveFiles { keep } if meta.kind == FileType::Directory => {
+            files_below(root, &path, |at_top, name| !(at_top && keep.contains(&name)))
+        }
+        Action::RemoveNamed { patterns } if meta.kind == FileType::Directory => {
+            let like = |name: &str| patterns.iter().any(|p| matches(p.as_bytes(), name.as_bytes()));
+            files_below(root, &path, |_, name| like(name))
+        }
+        Action::Empty { .. } | Action::RemoveFiles { .. } | Action::RemoveNamed { .. } => Ok(Vec::new()),
         Action::BootEntries => bls::entries_of_a_machine(root, &path),
         Action::SavedEntry => bls::saved_entry_of_a_machine(root, &path),
     }
@@ -96,7 +104,9 @@ fn violations_at(root: &Root, action: Action, path: PathBuf) -> Result<Vec<PathB
 /// Does away with what is against a rule at `path`.
 fn cure(root: &Root, action: Action, path: &Path) -> Result<()> {
     match action {
-        Action::Remove | Action::Empty { .. } | Action::RemoveFiles { .. } => root.remove(path),
+        Action::Remove | Action::Empty { .. } | Action::RemoveFiles { .. } | Action::RemoveNamed { .. } => {
+            root.remove(path)
+        }
         Action::Truncate => root.truncate(path),
         Action::EmptyFile { mode } => root.put(path, Access::ours(mode), b"").map(|_| ()),
         Action::BootEntries => bls::rename_entry(root, path),
@@ -123,18 +133,18 @@ fn expand(root: &Root, pattern: &str) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// Regular files below `dir`, without those in `keep` directly in it.
-fn files_below(root: &Root, dir: &Path, keep: &[&str]) -> Result<Vec<PathBuf>> {
+/// Regular files below `dir` whose names are wanted; `at_top` says of a name
+/// that it is directly in `dir`.
+fn files_below(root: &Root, dir: &Path, wanted: impl Fn(bool, &str) -> bool) -> Result<Vec<PathBuf>> {
     let (mut files, mut waiting) = (Vec::new(), vec![dir.to_owned()]);
     while let Some(below) = waiting.pop() {
         for name in root.names(&below)? {
-            if below == dir && keep.iter().any(|keep| name == *keep) {
-                continue;
-            }
-            let path = below.join(name);
+            let path = below.join(&name);
             match root.meta(&path)?.map(|meta| meta.kind) {
                 Some(FileType::Directory) => waiting.push(path),
-                Some(FileType::RegularFile) => files.push(path),
+                Some(FileType::RegularFile) if wanted(below == dir, &name.to_string_lossy()) => {
+                    files.push(path);
+                }
                 _ => {}
             }
         }

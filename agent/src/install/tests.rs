@@ -73,6 +73,10 @@ impl Fixture {
         this.write("var/log/chrony/tracking.log", "x");
         this.write("var/log/wtmp", "x");
         this.write("etc/shadow-", "root:x");
+        this.write("etc/passwd", "root:x:0:0:root:/root:/bin/bash\nadm:x:3:4:adm:/var/adm:/sbin/nologin\n");
+        this.write("etc/shadow", "root:!!:19000:0:99999:7:::\nadm:*:19000:0:99999:7:::\n");
+        this.write("etc/group", "root:x:0:\nadm:x:4:\n");
+        this.write("etc/gshadow", "root:::\nadm:::\n");
         this.write("var/lib/rancher/k3s/agent/containerd/x", "x");
         this.write(&format!("boot/loader/entries/{ID}-5.14.conf"), "title x");
         this.write("boot/grub2/grubenv", &grubenv(ID));
@@ -90,8 +94,25 @@ impl Fixture {
         ] {
             this.write_to("payload", name, content);
         }
-        this.write_spec();
+        this.write_spec("");
         this
+    }
+
+    /// As [`Fixture::new`], for an image that is hardened so and has this
+    /// login, both JSON.
+    fn ordered(harden: &str, login: Option<&str>) -> Self {
+        let this = Self::new();
+        this.write_to("payload", "hardening/etc/ssh/sshd_config.d/00-kiln.conf", "PermitRootLogin no\n");
+        this.order(harden, login);
+        this
+    }
+
+    fn order(&self, harden: &str, login: Option<&str>) {
+        self.write_spec(&format!(
+            "{}{}",
+            format_args!(r#""image":{},"#, IMAGE.replace('}', &format!(r#","harden":"{harden}"}}"#))),
+            login.map(|login| format!(r#""login":{login},"#)).unwrap_or_default()
+        ));
     }
 
     fn write_to(&self, area: &str, name: &str, content: &str) {
@@ -114,19 +135,25 @@ impl Fixture {
         self.dir.path().join("root").join(name)
     }
 
-    fn write_spec(&self) {
+    /// Writes `install.json` over what the payload holds; `more` replaces
+    /// the image's record.
+    fn write_spec(&self, more: &str) {
         let payload = self.dir.path().join("payload");
         let mut files = BTreeMap::new();
-        for name in
-            ["agent", "k3s", "units/kiln-agent.service", "units/k3s.service", "units/k3s-agent.service"]
-                .into_iter()
-                .chain(["images/airgap.tar.zst"])
-        {
-            let mut content = fs::File::open(payload.join(name)).unwrap();
-            files.insert(name, payload::sha256(&mut content).unwrap());
+        let mut waiting = vec![payload.clone()];
+        while let Some(dir) = waiting.pop() {
+            for entry in fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
+                if entry.is_dir() {
+                    waiting.push(entry);
+                } else if !entry.ends_with("install.json") {
+                    let name = entry.strip_prefix(&payload).unwrap().to_str().unwrap().to_owned();
+                    files.insert(name, payload::sha256(&mut fs::File::open(entry).unwrap()).unwrap());
+                }
+            }
         }
         let files = serde_json::to_string(&files).unwrap();
-        let spec = format!(r#"{{"format":1,"run":"0123456789abcdef","image":{IMAGE},"files":{files}}}"#);
+        let image = if more.is_empty() { format!(r#""image":{IMAGE},"#) } else { more.to_owned() };
+        let spec = format!(r#"{{"format":1,"run":"0123456789abcdef",{image}"files":{files}}}"#);
         self.write_to("payload", "install.json", &spec);
     }
 
@@ -322,4 +349,177 @@ fn a_coordinator_can_be_baked_in_and_a_ticket_cannot() {
     assert_eq!(seed, kiln_protocol::seed::NodeSeed::without_ticket(contact.clone()));
     let again = install(&root, &payload, Some(contact), &fixture.tools).unwrap();
     assert!(again.ok, "{again}");
+}
+
+/// For every rule, things that are against it.
+const PLANTED: &[(&str, &[&str])] = &[
+    ("boot-entries", &["boot/loader/entries/fedcba9876543210fedcba9876543210-6.1.conf"]),
+    ("boot-saved-entry", &["boot/efi/EFI/almalinux/grubenv"]),
+    ("machine-id", &["etc/machine-id"]),
+    ("dbus-machine-id", &["var/lib/dbus/machine-id"]),
+    ("ssh-host-keys", &["etc/ssh/ssh_host_rsa_key", "etc/ssh/ssh_host_rsa_key.pub"]),
+    ("hostname", &["etc/hostname", "etc/machine-info"]),
+    ("random-seed", &["var/lib/systemd/random-seed", "boot/efi/loader/random-seed"]),
+    ("credential-secret", &["var/lib/systemd/credential.secret"]),
+    ("storage-names", &["etc/iscsi/initiatorname.iscsi", "etc/nvme/hostid", "etc/multipath/wwids"]),
+    ("subscription", &["etc/pki/consumer/key.pem", "etc/sysconfig/rhn/systemid", "var/lib/yum/uuid"]),
+    ("domain", &["etc/krb5.keytab", "etc/ipa/default.conf", "var/lib/ipa-client/pki/x"]),
+    ("directory-caches", &["var/lib/sss/db/cache.ldb", "var/lib/samba/private/secrets.tdb"]),
+    ("ssh-user-keys", &["root/.ssh/authorized_keys", "home/me/.ssh/id_ed25519"]),
+    ("root-ssh-password", &["etc/ssh/sshd_config.d/01-permitrootlogin.conf"]),
+    ("user-secrets", &["root/.kube/config", "home/me/.gnupg/x", "root/.netrc"]),
+    ("passwd-backups", &["etc/passwd-", "etc/gshadow-", "etc/subuid-"]),
+    (
+        "network-profiles",
+        &[
+            "etc/NetworkManager/system-connections/ens3.nmconnection",
+            "etc/sysconfig/network-scripts/ifcfg-eth0",
+        ],
+    ),
+    ("network-state", &["var/lib/NetworkManager/secret_key", "var/lib/dhclient/x.lease", "var/lib/dhcpd/x"]),
+    ("resolv-conf", &["etc/resolv.conf"]),
+    ("udev-net", &["etc/udev/rules.d/70-persistent-net.rules", "etc/udev/rules.d/70-x.rules"]),
+    ("lvm-devices", &["etc/lvm/devices/system.devices", "etc/lvm/backup/rl"]),
+    ("blkid-cache", &["etc/blkid/blkid.tab"]),
+    (
+        "installer",
+        &["root/anaconda-ks.cfg", "root/original-ks.cfg", "root/bake-post.log", "var/log/anaconda/x"],
+    ),
+    ("history", &["root/.bash_history", "home/me/.zsh_history", "root/.history", "root/.viminfo"]),
+    ("journal", &["var/log/journal/0123/system.journal"]),
+    ("login-records", &["var/log/wtmp", "var/log/btmp", "var/log/lastlog"]),
+    ("logs", &["var/log/audit/audit.log", "var/log/messages", "var/log/secure-20240101"]),
+    ("mail", &["var/spool/mail/root"]),
+    ("core-dumps", &["var/lib/systemd/coredump/core.x", "var/crash/x", "var/spool/abrt/x"]),
+    ("dnf", &["var/cache/dnf/x.solv"]),
+    ("dnf-history", &["var/lib/dnf/history.sqlite", "var/lib/dnf/repos/x/countme"]),
+    ("package-database", &["var/lib/rpm/__db.001"]),
+    ("jobs", &["var/spool/cron/root", "var/spool/at/a0001"]),
+    ("accounting", &["var/account/pacct"]),
+    ("backup-files", &["etc/fstab.bak", "etc/ssh/sshd_config~", "root/deep/down/x.bak", "srv/x~"]),
+    ("tmp", &["tmp/x", "var/tmp/.y/z", "run/utmp", "run/faillock/me"]),
+    ("cloud-init", &["var/lib/cloud/instance/x"]),
+    ("k3s-node", &["etc/rancher/node/password", "etc/rancher/k3s/config.yaml", "etc/rancher/k3s/k3s.yaml"]),
+    ("k3s-server", &["var/lib/rancher/k3s/server/token"]),
+    ("k3s-agent", &["var/lib/rancher/k3s/agent/client-ca.crt"]),
+    ("k3s-data", &["var/lib/rancher/k3s/data/current/bin/x", "var/lib/rancher/k3s/storage/pvc/x"]),
+    ("kubelet", &["var/lib/kubelet/x", "var/lib/cni/networks/x", "etc/cni/net.d/x"]),
+    ("k3s-disabled", &["etc/systemd/system/multi-user.target.wants/k3s.service"]),
+    ("agent-state", &["var/lib/kiln/identity.key"]),
+];
+
+#[test]
+fn every_rule_catches_what_is_planted_against_it() {
+    let rules: Vec<_> = rules::RULES.iter().map(|rule| rule.id).collect();
+    let planted: Vec<_> = PLANTED.iter().map(|(id, _)| *id).collect();
+    assert_eq!(planted, rules, "a rule without something planted against it");
+    for (id, paths) in PLANTED {
+        let fixture = Fixture::new();
+        fixture.install().unwrap();
+        for path in *paths {
+            let text = if path.ends_with("grubenv") { grubenv(ID) } else { "secret".to_owned() };
+            // Read-only files, the machine-id among them, are replaced.
+            fs::remove_file(fixture.path(path)).ok();
+            fixture.write(path, &text);
+        }
+        let report = fixture.install().unwrap();
+        assert!(report.ok, "{id}: {report}");
+        let rule = report.sealed.iter().find(|rule| rule.rule == *id).unwrap();
+        assert!(rule.count >= 1 && !rule.found.is_empty(), "{id} found nothing");
+        for path in *paths {
+            let left = fs::read_to_string(fixture.path(path)).unwrap_or_default();
+            assert!(!left.contains("secret") && !left.contains(ID), "{id}: {path} is still there");
+        }
+    }
+}
+
+const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHlqaaaaaaaaaaaaaaaaaaaaaaaa admin";
+
+fn hash() -> String {
+    format!("$6$salt${}", "a".repeat(86))
+}
+
+#[test]
+fn a_login_with_a_key_is_the_one_thing_the_seal_leaves() {
+    let login = format!(r#"{{"user":"rescue","credential":{{"ssh-keys":["{KEY}"]}}}}"#);
+    let fixture = Fixture::ordered("none", Some(&login));
+    fixture.write("home/rescue/.ssh/id_rsa", "secret");
+    fixture.write("home/other/.ssh/authorized_keys", KEY);
+    for run in 0..2 {
+        let report = fixture.install().unwrap();
+        assert!(report.ok, "{report}");
+        let text = |name: &str| fs::read_to_string(fixture.path(name)).unwrap();
+        assert_eq!(text("home/rescue/.ssh/authorized_keys"), format!("{KEY}\n"));
+        assert!(!fixture.path("home/rescue/.ssh/id_rsa").exists());
+        assert!(!fixture.path("home/other/.ssh").exists());
+        assert!(text("etc/passwd").ends_with("\nrescue:x:1000:1000::/home/rescue:/bin/bash\n"));
+        assert!(text("etc/shadow").ends_with("\nrescue:*:::::::\n"));
+        assert!(text("etc/group").ends_with("\nrescue:x:1000:\n"));
+        assert_eq!(text("etc/sudoers.d/kiln-break-glass"), "rescue ALL=(ALL) NOPASSWD: ALL\n");
+        let found: usize = report.sealed.iter().map(|rule| rule.count).sum();
+        assert_eq!(run == 1, found == 0, "{report}");
+        let labels = fixture.tools.labels.borrow();
+        for path in ["/etc/shadow", "/home/rescue", "/home/rescue/.ssh/authorized_keys"] {
+            assert!(labels.contains_key(Path::new(path)), "{path} was not labelled");
+        }
+        assert!(!labels.contains_key(Path::new("/")) && !labels.contains_key(Path::new("/home")));
+    }
+}
+
+#[test]
+fn a_login_with_a_password_has_its_hash_in_shadow_and_nowhere_else() {
+    let login = format!(r#"{{"user":"rescue","credential":{{"password-hash":"{}"}}}}"#, hash());
+    let fixture = Fixture::ordered("baseline", Some(&login));
+    let report = fixture.install().unwrap();
+    assert!(report.ok, "{report}");
+    assert!(!serde_json::to_string(&report).unwrap().contains("$6$"));
+    let shadow = fs::read_to_string(fixture.path("etc/shadow")).unwrap();
+    assert!(shadow.ends_with(&format!("\nrescue:{}:::::::\n", hash())), "{shadow}");
+    assert!(!fixture.path("home/rescue/.ssh").exists());
+    let sudo = fs::read_to_string(fixture.path("etc/sudoers.d/kiln-break-glass")).unwrap();
+    assert_eq!(sudo, "rescue ALL=(ALL) ALL\n");
+}
+
+#[test]
+fn no_login_takes_the_name_of_a_system_account() {
+    let login = format!(r#"{{"user":"adm","credential":{{"ssh-keys":["{KEY}"]}}}}"#);
+    let fixture = Fixture::ordered("none", Some(&login));
+    let error = format!("{:#}", fixture.install().unwrap_err());
+    assert!(error.contains("adm is an account of the system"), "{error}");
+}
+
+#[test]
+fn the_baseline_masks_disables_closes_and_locks() {
+    let fixture = Fixture::ordered("baseline", None);
+    fixture.write("etc/shadow", &format!("root:{}:19000:0:99999:7:::\n", hash()));
+    fixture.write("etc/ssh/sshd_config", "x");
+    fixture.write("etc/cron.daily/x", "x");
+    fixture.link(
+        "/usr/lib/systemd/system/rpcbind.socket",
+        "etc/systemd/system/sockets.target.wants/rpcbind.socket",
+    );
+    fixture.link(
+        "/usr/lib/systemd/system/sshd.service",
+        "etc/systemd/system/multi-user.target.wants/sshd.service",
+    );
+    for _ in 0..2 {
+        let report = fixture.install().unwrap();
+        assert!(report.ok, "{report}");
+        let link = |name: &str| fs::read_link(fixture.path(name)).ok();
+        assert_eq!(link("etc/systemd/system/debug-shell.service"), Some("/dev/null".into()));
+        assert_eq!(link("etc/systemd/system/sockets.target.wants/rpcbind.socket"), None);
+        assert!(link("etc/systemd/system/multi-user.target.wants/sshd.service").is_some());
+        let mode = |name: &str| fs::metadata(fixture.path(name)).unwrap().permissions().mode() & 0o7777;
+        assert_eq!(mode("etc/ssh/sshd_config") & 0o077, 0);
+        assert_eq!(mode("etc/cron.daily") & 0o077, 0);
+        assert_eq!(mode("etc/ssh/sshd_config.d/00-kiln.conf"), 0o600);
+        assert_eq!(fs::read_to_string(fixture.path("etc/shadow")).unwrap(), "root:!!:19000:0:99999:7:::\n");
+    }
+}
+
+#[test]
+fn an_image_that_is_not_hardened_is_left_as_the_distribution_has_it() {
+    let fixture = Fixture::new();
+    fixture.install().unwrap();
+    assert!(fs::symlink_metadata(fixture.path("etc/systemd/system/debug-shell.service")).is_err());
 }

@@ -192,6 +192,18 @@ impl Root {
             .with_context(|| format!("changing the owner of {}", self.shown(path)))
     }
 
+    /// Sets the permission bits of a file or directory; not of what a symlink
+    /// leads to.
+    pub(crate) fn set_mode(&self, path: &Path, mode: u32) -> Result<()> {
+        let setting = || format!("setting the mode of {}", self.shown(path));
+        power_cut().with_context(setting)?;
+        if self.meta(path)?.is_some_and(|meta| meta.kind == FileType::Symlink) {
+            return Ok(());
+        }
+        let (parent, name) = self.existing_parent(path)?;
+        rustix::fs::chmodat(&parent, name, Mode::from_raw_mode(mode), AtFlags::empty()).with_context(setting)
+    }
+
     /// Gives a file exactly this content and access; says whether that
     /// changed anything. A symlink in its place is replaced, not followed.
     pub(crate) fn put(&self, path: impl AsRef<Path>, access: Access, bytes: &[u8]) -> Result<bool> {

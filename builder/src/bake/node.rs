@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use kiln_protocol::install::{INSTALL_SPEC, ImageRecord, InstallSpec};
+use kiln_protocol::install::{Hardening, INSTALL_SPEC, ImageRecord, InstallSpec};
 
 use super::Bake;
 use super::installer::Installation;
@@ -111,7 +111,13 @@ impl Bake<'_> {
         let spec = InstallSpec {
             format: SPEC_FORMAT,
             run: self.run_id.to_string(),
-            image: ImageRecord { version: inputs.version.to_string(), k3s: inputs.k3s_version.clone() },
+            image: ImageRecord {
+                version: inputs.version.to_string(),
+                k3s: inputs.k3s_version.clone(),
+                harden: Hardening::None,
+                login: None,
+            },
+            login: None,
             files: parts.iter().map(|part| (part.name.clone(), part.sha256.to_string())).collect(),
             coordinator: None,
         };
