@@ -83,18 +83,18 @@ impl Accounts {
             Ids { uid, gid }
         } else {
             let id = self.free_id()?;
-            self.line(PASSWD, name, format!("{name}:x:{id}:{id}::/home/{name}:/bin/bash"));
+            self.line(PASSWD, name, &format!("{name}:x:{id}:{id}::/home/{name}:/bin/bash"));
             Ids { uid: id, gid: id }
         };
         if ids.uid < FIRST_ID {
             bail!("{name} is an account of the system itself: give the login another name");
         }
         if self.number(PASSWD, name, 3) == Some(ids.gid) && self.field(GROUP, name, 2).is_none() {
-            self.line(GROUP, name, format!("{name}:x:{}:", ids.gid));
-            self.line(GSHADOW, name, format!("{name}:!::"));
+            self.line(GROUP, name, &format!("{name}:x:{}:", ids.gid));
+            self.line(GSHADOW, name, &format!("{name}:!::"));
         }
         // No field of password ageing: a login for emergencies never expires.
-        self.line(SHADOW, name, format!("{name}:{}:::::::", password.unwrap_or(NO_PASSWORD)));
+        self.line(SHADOW, name, &format!("{name}:{}:::::::", password.unwrap_or(NO_PASSWORD)));
         self.set(SHADOW, name, 1, password.unwrap_or(NO_PASSWORD));
         Ok((self, ids))
     }
@@ -126,12 +126,12 @@ impl Accounts {
     }
 
     /// Adds a line for `name`, unless there is one.
-    fn line(&mut self, path: &str, name: &str, line: String) {
+    fn line(&mut self, path: &str, name: &str, line: &str) {
         if self.field(path, name, 0).is_none() {
             self.files
                 .iter_mut()
                 .filter(|file| file.path == path)
-                .for_each(|file| file.lines.push(line.clone()));
+                .for_each(|file| file.lines.push(line.to_owned()));
         }
     }
 
