@@ -22,6 +22,7 @@ pub mod diagnose;
 pub mod failure;
 pub mod image;
 pub mod inputs;
+pub mod inspect;
 pub mod machine;
 pub mod preflight;
 pub mod progress;

@@ -27,10 +27,19 @@ fn rendered(stage: &str) -> String {
 }
 
 #[test]
-fn both_stages_are_valid_for_rhel_9() {
-    for stage in ["os", "node"] {
+fn every_stage_is_valid_for_rhel_9() {
+    for stage in ["os", "node", "inspect"] {
         validate(&format!("{stage}.ks"), &rendered(stage)).success();
     }
+}
+
+#[test]
+fn a_hardened_os_stage_is_valid_for_rhel_9() {
+    let mut command = lab().builder();
+    command.args(["kickstart", "os", "--oscap-profile", "cis_server_l1"]);
+    let text = run(command, SOON).success().stdout;
+    assert!(text.contains("oscap xccdf eval --remediate --profile cis_server_l1"), "{text}");
+    validate("oscap.ks", &text).success();
 }
 
 #[test]
@@ -42,7 +51,7 @@ fn the_validator_would_notice_a_mistake() {
 
 #[test]
 fn nothing_is_left_to_fill_in() {
-    for stage in ["os", "node"] {
+    for stage in ["os", "node", "inspect"] {
         let text = rendered(stage);
         for placeholder in ["TODO", "CHANGEME", "{{", "{%"] {
             assert!(!text.contains(placeholder), "{stage}: {placeholder} is left\n{text}");

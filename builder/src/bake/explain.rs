@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::pack::{self, Existing};
 use super::store::{Look, Made, Store};
-use super::{Options, Prepared, check, node, os, prepare, smoke};
+use super::{Options, Prepared, check, inspect, node, os, prepare, smoke};
 use crate::failure::BadInput;
 use crate::image::key::{Digest, Key};
 use crate::inputs::digest::Hasher;
@@ -152,6 +152,11 @@ pub async fn explain(options: &Options, progress: &Progress) -> Result<Explanati
         Err(error) if error.is::<BadInput>() => (plan(pack::STAGE, Action::Refuse, error.to_string()), None),
         Err(error) => return Err(error),
     };
+    let known = disk.map(|disk| inspect::known(options, &inputs, disk)).transpose()?.flatten();
+    let inspection = match known {
+        Some(summary) => plan(inspect::STAGE, Action::Reuse, summary),
+        None => plan(inspect::STAGE, Action::Run, "this disk was not inspected yet".to_owned()),
+    };
     let smoke = match disk.and_then(|disk| smoke::tried(&options.cache, disk)) {
         _ if !options.smoke => plan(smoke::STAGE, Action::Skip, "--no-smoke".to_owned()),
         Some(seconds) => {
@@ -160,7 +165,7 @@ pub async fn explain(options: &Options, progress: &Progress) -> Result<Explanati
         None => plan(smoke::STAGE, Action::Run, "clones of this disk were not tried yet".to_owned()),
     };
     let pack = StagePlan { key: Some(key), ..pack };
-    let mut stages = vec![os, node, pack, smoke];
+    let mut stages = vec![os, node, pack, inspection, smoke];
     if stages[2].action == Action::Reuse {
         // A finished image needs neither of its stages.
         for stage in &mut stages[..2] {
@@ -183,7 +188,7 @@ impl fmt::Display for Explanation {
                 Action::Refuse => "refused",
                 Action::Skip => "left out",
             };
-            writeln!(f, "  {:<6} {action:<8}  {}", plan.stage, plan.reason)?;
+            writeln!(f, "  {:<7} {action:<8}  {}", plan.stage, plan.reason)?;
             for change in &plan.changes {
                 writeln!(f, "                     {change}")?;
             }

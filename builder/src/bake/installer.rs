@@ -1,5 +1,6 @@
 //! One run of the installer: its volume, its machine, and what comes of it.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,6 +17,8 @@ use crate::inputs::media::Media;
 use crate::inputs::xorriso::{self, Entry};
 use crate::machine::qemu::vm::NeverRan;
 use crate::machine::qemu::{Accel, Command, Disk, Firmware, Kernel, Lifetime, Net, OnReset, PortEnd, Vm};
+use crate::progress::Progress;
+use crate::run::RunId;
 use crate::run::dirs::create_private;
 
 /// Where Anaconda's rsyslog writes to, if it is there.
@@ -41,7 +44,7 @@ pub struct MachineSize {
 
 /// One run of the installer.
 #[derive(Debug)]
-pub(super) struct Installation {
+pub(crate) struct Installation {
     /// The stage it is.
     pub stage: Stage,
     /// The disk it works on.
@@ -52,6 +55,29 @@ pub(super) struct Installation {
     pub kickstart: String,
     /// What is on the volume besides.
     pub volume: Vec<Entry>,
+    /// One more port the guest may write to, and the file that takes it.
+    pub port: Option<(&'static str, PathBuf)>,
+}
+
+/// What every run of the installer has in common.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Installer<'a> {
+    /// The medium it starts from.
+    pub media: &'a Media,
+    /// What runs its machine.
+    pub accel: Accel,
+    /// What that is made of.
+    pub size: MachineSize,
+    /// After how long without a sign of life it counts as hanging.
+    pub stall_after: Option<Duration>,
+    /// The run it belongs to.
+    pub run_id: &'a RunId,
+    /// Where failures are kept.
+    pub state: &'a Path,
+    /// Versions of the programs that take part.
+    pub tools: &'a BTreeMap<String, String>,
+    /// Who looks on.
+    pub progress: &'a Progress,
 }
 
 /// A stage that failed.
@@ -82,8 +108,29 @@ pub(super) fn kernel_arguments(media: &Media) -> String {
 }
 
 impl Bake<'_> {
+    /// What runs the installer for this bake.
+    pub(super) async fn installer(&self) -> Result<Installer<'_>> {
+        Ok(Installer {
+            media: &self.inputs.media,
+            accel: self.accel().await?,
+            size: self.options.machine,
+            stall_after: self.options.stall_after,
+            run_id: &self.run_id,
+            state: &self.options.state,
+            tools: self.tools().await?,
+            progress: self.progress,
+        })
+    }
+
     /// Runs the installer in `dir`, which is made.
     pub(super) async fn install(&self, installation: &Installation, dir: &Path) -> Result<Done> {
+        self.installer().await?.install(installation, dir).await
+    }
+}
+
+impl Installer<'_> {
+    /// Runs the installer in `dir`, which is made.
+    pub(crate) async fn install(&self, installation: &Installation, dir: &Path) -> Result<Done> {
         let stage = installation.stage.as_str();
         create_private(dir)?;
         let kickstart = dir.join("ks.cfg");
@@ -95,7 +142,7 @@ impl Bake<'_> {
         entries.extend(installation.volume.iter().cloned());
         xorriso::create(&volume, VOLUME, &entries).await.context("writing the volume with the kickstart")?;
 
-        let accel = self.accel().await?;
+        let accel = self.accel;
         let logs = LogFiles {
             installer: dir.join("installer.log"),
             serial: dir.join("serial.log"),
@@ -131,7 +178,7 @@ impl Bake<'_> {
             vm_dir: dir,
             kickstart: &installation.kickstart,
             command: &shell,
-            tools: self.tools().await?,
+            tools: self.tools,
         };
         let bundle = self.give_up(vm, &evidence).await;
         if let Err(error) = &bundle {
@@ -142,12 +189,12 @@ impl Bake<'_> {
 
     fn limits(&self) -> Limits {
         let limits = Limits::default();
-        self.options.stall_after.map_or(limits, |quiet| limits.quiet_at_most(quiet))
+        self.stall_after.map_or(limits, |quiet| limits.quiet_at_most(quiet))
     }
 
     /// Takes a picture, ends the machine, keeps what is known.
     async fn give_up(&self, vm: Option<Vm>, evidence: &Evidence<'_>) -> Result<PathBuf> {
-        let dir = bundle::dir(&self.options.state, &self.run_id);
+        let dir = bundle::dir(self.state, self.run_id);
         create_private(&dir)?;
         if let Some(mut vm) = vm {
             // There is none when the machine is gone already.
@@ -161,7 +208,7 @@ impl Bake<'_> {
     }
 
     fn machine(&self, installation: &Installation, accel: Accel, volume: &Path, logs: &LogFiles) -> Command {
-        let media = &self.inputs.media;
+        let media = self.media;
         let kernel = Kernel {
             kernel: media.kernel.clone(),
             initrd: Some(media.initrd.clone()),
@@ -170,9 +217,9 @@ impl Bake<'_> {
         // The link the kickstart wants up leads nowhere: all there is to
         // install is on the medium.
         let network = Net::User { forwards: Vec::new(), restrict: true };
-        Command::new(&format!("kiln-bake-{}", installation.stage.as_str()), accel)
-            .cpus(self.options.machine.cpus)
-            .memory_mib(self.options.machine.memory.as_mib())
+        let machine = Command::new(&format!("kiln-bake-{}", installation.stage.as_str()), accel)
+            .cpus(self.size.cpus)
+            .memory_mib(self.size.memory.as_mib())
             .firmware(installation.firmware.clone())
             .on_reset(OnReset::Exit)
             .screen()
@@ -185,7 +232,11 @@ impl Bake<'_> {
             .serial_file(&logs.serial)
             .port(LOG_PORT, PortEnd::File(logs.installer.clone()))
             .port(MARK_PORT, PortEnd::File(logs.marks.clone()))
-            .port(AGENT_PORT, PortEnd::Socket("agent.sock".into()))
+            .port(AGENT_PORT, PortEnd::Socket("agent.sock".into()));
+        match &installation.port {
+            Some((name, file)) => machine.port(name, PortEnd::File(file.clone())),
+            None => machine,
+        }
     }
 }
 
@@ -193,5 +244,6 @@ fn which(stage: Stage) -> diagnose::Stage {
     match stage {
         Stage::Os => diagnose::Stage::Os,
         Stage::Node => diagnose::Stage::Node,
+        Stage::Inspect => diagnose::Stage::Inspect,
     }
 }

@@ -4,6 +4,8 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
+use kiln_coordinator::plan::placeholder;
+use kiln_protocol::names::OscapProfile;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{Environment, UndefinedBehavior};
@@ -14,14 +16,13 @@ use crate::run::RunId;
 
 const OS: &str = include_str!("../../../kickstart/alma9.ks");
 const NODE: &str = include_str!("../../../kickstart/node.ks");
+const INSPECT: &str = include_str!("../../../kickstart/inspect.ks");
 const MARKS: &str = include_str!("../../../kickstart/marks.sh");
 
 /// The serial number of the disk that is installed on.
 pub const DISK_SERIAL: &str = "bakeroot";
 /// Size of `/boot`: three kernels with generic initramfs images.
 const BOOT_MIB: u32 = 1024;
-/// Words that stand for something nobody filled in.
-const PLACEHOLDERS: [&str; 2] = ["TODO", "CHANGEME"];
 
 /// The stage a kickstart is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
@@ -31,14 +32,17 @@ pub enum Stage {
     Os,
     /// Turns the installed disk into a node.
     Node,
+    /// Reads the finished image.
+    Inspect,
 }
 
 impl Stage {
-    /// `os` or `node`.
+    /// `os`, `node` or `inspect`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Os => "os",
             Self::Node => "node",
+            Self::Inspect => "inspect",
         }
     }
 }
@@ -52,12 +56,29 @@ pub struct Values {
     disk_serial: &'static str,
     boot_mib: u32,
     k3s_selinux: bool,
+    oscap_profile: Option<OscapProfile>,
 }
 
 impl Values {
     /// For one run. `k3s_selinux`: the volume holds k3s's policy.
     pub fn new(run: &RunId, stage: Stage, k3s_selinux: bool) -> Self {
-        Self { run: run.clone(), stage, disk_serial: DISK_SERIAL, boot_mib: BOOT_MIB, k3s_selinux }
+        let oscap_profile = None;
+        Self {
+            run: run.clone(),
+            stage,
+            disk_serial: DISK_SERIAL,
+            boot_mib: BOOT_MIB,
+            k3s_selinux,
+            oscap_profile,
+        }
+    }
+
+    /// The same, with a profile of the SCAP Security Guide that the system is
+    /// made to follow.
+    #[must_use]
+    pub fn with_oscap(mut self, profile: Option<&OscapProfile>) -> Self {
+        self.oscap_profile = profile.cloned();
+        self
     }
 
     /// For no run in particular: what two runs render differently only in
@@ -82,6 +103,7 @@ impl Template {
         let (name, text) = match stage {
             Stage::Os => ("alma9.ks", OS),
             Stage::Node => ("node.ks", NODE),
+            Stage::Inspect => ("inspect.ks", INSPECT),
         };
         Self { name: name.to_owned(), text: text.to_owned(), own: true }
     }
@@ -117,9 +139,10 @@ fn render(name: &str, text: &str, values: &Values) -> Result<String> {
     environment.add_template("marks.sh", MARKS)?;
     environment.add_template_owned(name.to_owned(), text.to_owned())?;
     let rendered = environment.get_template(name)?.render(Serde(values))?;
-    for (i, line) in rendered.lines().enumerate() {
-        if let Some(word) = PLACEHOLDERS.iter().find(|word| line.contains(*word)) {
-            anyhow::bail!("{name}: {word} is left to be filled in, on line {} when rendered", i + 1);
+    // What the template says itself is named by its own line.
+    for (text, when) in [(text, ""), (&rendered, " when rendered")] {
+        if let Some((line, word)) = placeholder::find(text) {
+            anyhow::bail!("{name}: {word} is left to be filled in, on line {line}{when}");
         }
     }
     Ok(rendered)
@@ -160,6 +183,17 @@ mod tests {
     }
 
     #[test]
+    fn a_scap_profile_brings_its_packages_and_its_script() {
+        let profile = "cis_server_l1".parse().unwrap();
+        let with =
+            Template::of(Stage::Os).render(&values(Stage::Os, false).with_oscap(Some(&profile))).unwrap();
+        for part in ["\nopenscap-scanner\nscap-security-guide\n", "--profile cis_server_l1", "--remediate"] {
+            assert!(with.contains(part), "{part}\n{with}");
+        }
+        assert!(!ours(Stage::Os, false).contains("oscap"), "{}", ours(Stage::Os, false));
+    }
+
+    #[test]
     fn only_the_run_tells_two_runs_apart() {
         let other = Values::new(&"fedcba9876543210".parse().unwrap(), Stage::Os, false);
         let other = Template::of(Stage::Os).render(&other).unwrap();
@@ -168,7 +202,7 @@ mod tests {
 
     #[test]
     fn every_script_is_valid_bash() {
-        for text in [ours(Stage::Os, true), ours(Stage::Node, false)] {
+        for text in [ours(Stage::Os, true), ours(Stage::Node, false), ours(Stage::Inspect, false)] {
             let mut script = None;
             for line in text.lines() {
                 if line.starts_with("%p") && line.contains("--interpreter") || line.starts_with("%onerror") {
@@ -191,7 +225,7 @@ mod tests {
         for (text, why) in [
             ("cmdline\n{{ rum }}\n", "my.ks:2"),
             ("cmdline\n{% if %}\n", "my.ks:2"),
-            ("cmdline\nrootpw CHANGEME\n", "CHANGEME is left to be filled in, on line 2"),
+            ("cmdline\nrootpw CHANGEME\n", "my.ks: CHANGEME is left to be filled in, on line 2"),
         ] {
             let error = theirs(text).unwrap_err();
             assert!(error.is::<BadInput>() && error.to_string().contains(why), "{error}");

@@ -1,10 +1,11 @@
-//! The bake: `inputs -> os -> node -> pack -> smoke`.
+//! The bake: `inputs -> os -> node -> pack -> inspect -> smoke`.
 //!
 //! ```text
 //! inputs   everything is there and is what it should be   (nothing is touched before)
 //! os       the installer puts AlmaLinux on an empty disk  -> disk.qcow2
 //! node     agent, k3s, units; sealed                      -> overlay of os
 //! pack     one compressed disk, manifest, digests         -> <out>/<version>
+//! inspect  read by somebody else than who sealed it       before pack's result is moved there
 //! smoke    clones become a cluster                        before pack's result is moved there
 //! ```
 //!
@@ -14,7 +15,8 @@
 
 mod bundle;
 pub mod explain;
-mod installer;
+mod inspect;
+pub(crate) mod installer;
 pub mod kickstart;
 mod node;
 mod os;
@@ -29,6 +31,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use kiln_protocol::install::{Hardening, Login};
 use tokio::sync::OnceCell;
 
 pub use installer::{MachineSize, StageFailed};
@@ -43,6 +46,9 @@ use crate::machine::qemu::accel::{self, Evidence};
 use crate::machine::qemu::{Accel, AccelChoice, img};
 use crate::progress::{Event, Progress};
 use crate::run::{Run, RunId, dirs::create_private, orphans};
+#[cfg(test)]
+pub(crate) use node::hardening_files;
+
 use kickstart::{Stage, Template};
 use pack::Existing;
 use store::{Store, Stored};
@@ -106,10 +112,21 @@ pub struct Options {
     pub compression: Compression,
     /// What becomes of what a failed bake has made.
     pub on_error: OnError,
+    /// What the image is to be beyond a node.
+    pub order: Order,
     /// Whether clones of the image are tried.
     pub smoke: bool,
     /// After how long without a sign of life a machine counts as hanging.
     pub stall_after: Option<Duration>,
+}
+
+/// What an image is to be beyond a node.
+#[derive(Debug, Clone)]
+pub struct Order {
+    /// How it is hardened.
+    pub harden: Hardening,
+    /// Its break-glass login.
+    pub login: Option<Login>,
 }
 
 /// A finished bake.
@@ -188,13 +205,16 @@ async fn in_run(
     let dir = options.out.join(inputs.version.to_string());
     let (manifest, existed) = match existing {
         Existing::Same(manifest) => {
-            for stage in
-                manifest.stages.iter().filter(|stage| !["inputs", smoke::STAGE].contains(&&*stage.stage))
+            for stage in manifest
+                .stages
+                .iter()
+                .filter(|stage| !["inputs", inspect::STAGE, smoke::STAGE].contains(&&*stage.stage))
             {
                 let name =
                     [os::STAGE, node::STAGE, pack::STAGE].into_iter().find(|name| *name == stage.stage);
                 bake.finish_stage(name.unwrap_or(pack::STAGE), stage.seconds, true);
             }
+            bake.inspect(&dir.join(&manifest.qcow2_path)).await?;
             if options.smoke {
                 bake.smoke(&dir.join(&manifest.qcow2_path)).await?;
             }
@@ -209,10 +229,11 @@ async fn in_run(
             let os = bake.os(&template, &os_key).await?;
             let node = bake.node(&os, &node_key).await?;
             let packed = bake.pack(&node, packed).await?;
+            let inspection = bake.inspect(&packed.disk).await?;
             if options.smoke {
                 bake.smoke(&packed.disk).await?;
             }
-            (bake.publish(packed, &node, key).await?, false)
+            (bake.publish(packed, &node, &inspection, key).await?, false)
         }
     };
     hasher.remember()?;
@@ -237,8 +258,9 @@ async fn prepare(options: &Options, progress: &Progress, hasher: &Hasher, work: 
     let mut warn = |text| progress.warn(text);
     let wanted = options.wanted.clone();
     let inputs = Box::pin(Inputs::check(wanted, hasher, &options.cache, work, &mut warn)).await?;
-    let os_key = os::key(&inputs, &template, options.disk_size)?;
-    let node_key = node::key(&inputs, os_key.digest)?;
+    let os_key = os::key(&inputs, &template, options.disk_size, &options.order)?;
+    os::check(&inputs, &options.order).await?;
+    let node_key = node::key(&inputs, os_key.digest, &options.order)?;
     let key = pack::key(node_key.digest, options.compression);
     Ok(Prepared { template, inputs, os_key, node_key, key })
 }
@@ -262,7 +284,7 @@ fn room(cache: &Path, progress: &Progress) {
     }
 }
 
-async fn tools() -> Result<BTreeMap<String, String>> {
+pub(crate) async fn tools() -> Result<BTreeMap<String, String>> {
     let (qemu, qemu_img, xorriso) = tokio::try_join!(accel::version(), img::version(), xorriso::version())
         .context("asking the programs a bake needs for their versions")?;
     Ok(BTreeMap::from([

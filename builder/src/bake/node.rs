@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use kiln_protocol::install::{Hardening, INSTALL_SPEC, ImageRecord, InstallSpec};
+use kiln_protocol::install::{Hardening, INSTALL_SPEC, ImageRecord, InstallSpec, Login};
 
-use super::Bake;
 use super::installer::Installation;
 use super::kickstart::{Stage, Template, Values};
 use super::os::since;
 use super::store::{self, Found, New, Stored};
+use super::{Bake, Order};
 use crate::image::key::{Digest, Key, KeyBuilder};
 use crate::inputs::Inputs;
 use crate::inputs::xorriso::Entry;
@@ -34,6 +34,27 @@ const UNITS: [(&str, &str); 3] = [
     ("units/k3s-agent.service", include_str!("../../../units/k3s-agent.service")),
 ];
 
+/// The files of the hardening baseline, by their path in the payload.
+const HARDENING: [(&str, &str); 3] = [
+    (
+        "hardening/etc/ssh/sshd_config.d/00-kiln.conf",
+        include_str!("../../../hardening/etc/ssh/sshd_config.d/00-kiln.conf"),
+    ),
+    ("hardening/etc/sysctl.d/60-kiln.conf", include_str!("../../../hardening/etc/sysctl.d/60-kiln.conf")),
+    ("hardening/etc/modprobe.d/kiln.conf", include_str!("../../../hardening/etc/modprobe.d/kiln.conf")),
+];
+
+/// Our own files of an image that is hardened so.
+fn own_files(harden: &Hardening) -> impl Iterator<Item = (&'static str, &'static str)> {
+    UNITS.into_iter().chain(HARDENING.into_iter().filter(|_| harden.has_baseline()))
+}
+
+/// The files of the baseline, by their path in the image.
+#[cfg(test)]
+pub(crate) fn hardening_files() -> impl Iterator<Item = (&'static str, &'static str)> {
+    HARDENING.into_iter().map(|(name, text)| (name.trim_start_matches("hardening/"), text))
+}
+
 /// A file of the payload.
 #[derive(Debug, PartialEq, Eq)]
 struct Part {
@@ -43,24 +64,27 @@ struct Part {
     executable: bool,
 }
 
-fn parts(inputs: &Inputs) -> Vec<Part> {
+fn parts(inputs: &Inputs, harden: &Hardening) -> Vec<Part> {
     let part = |name: &str, sha256, executable| Part { name: name.to_owned(), sha256, executable };
     let mut parts = vec![part("agent", inputs.agent.sha256, true), part("k3s", inputs.k3s.sha256, true)];
-    parts.extend(UNITS.iter().map(|(name, text)| part(name, Digest::of(text.as_bytes()), false)));
+    parts.extend(own_files(harden).map(|(name, text)| part(name, Digest::of(text.as_bytes()), false)));
     let images = inputs.k3s_images.iter();
     parts.extend(images.map(|image| part(&format!("images/{}", image.name()), image.sha256, false)));
     parts
 }
 
 /// What the stage's result depends on.
-pub(super) fn key(inputs: &Inputs, os: Digest) -> Result<Key> {
+pub(super) fn key(inputs: &Inputs, os: Digest, order: &Order) -> Result<Key> {
     let values = Values::without_run(Stage::Node, inputs.k3s_selinux.is_some());
     let mut key = KeyBuilder::new(STAGE, VERSION)
         .with_digest("os", os)
         .with("kickstart", Template::of(Stage::Node).render(&values)?)
         .with("version", inputs.version.to_string())
-        .with("k3s version", inputs.k3s_version.as_str());
-    for part in parts(inputs) {
+        .with("k3s version", inputs.k3s_version.as_str())
+        .with("hardening", order.harden.to_string())
+        // A key remembers its parts, and nobody needs to remember a hash.
+        .with_digest("login", Digest::of(&serde_json::to_vec(&order.login)?));
+    for part in parts(inputs, &order.harden) {
         key = key.with_digest(&part.name, part.sha256);
     }
     Ok(key.key())
@@ -92,6 +116,7 @@ impl Bake<'_> {
             firmware: Firmware::SeaBios,
             kickstart: Template::of(Stage::Node).render(&values)?,
             volume: self.payload(&dir.join("payload"))?,
+            port: None,
         };
         let done = self.install(&installation, &dir.join("machine")).await?;
         let report = done.report.context("`agent install` succeeded without its report")?;
@@ -107,17 +132,18 @@ impl Bake<'_> {
     /// from where they are.
     fn payload(&self, dir: &Path) -> Result<Vec<Entry>> {
         let inputs = self.inputs;
-        let parts = parts(inputs);
+        let Order { harden, login } = &self.options.order;
+        let parts = parts(inputs, harden);
         let spec = InstallSpec {
             format: SPEC_FORMAT,
             run: self.run_id.to_string(),
             image: ImageRecord {
                 version: inputs.version.to_string(),
                 k3s: inputs.k3s_version.clone(),
-                harden: Hardening::None,
-                login: None,
+                harden: harden.clone(),
+                login: login.as_ref().map(Login::record),
             },
-            login: None,
+            login: login.clone(),
             files: parts.iter().map(|part| (part.name.clone(), part.sha256.to_string())).collect(),
             coordinator: None,
         };
@@ -129,9 +155,13 @@ impl Bake<'_> {
         for image in &inputs.k3s_images {
             sources.insert(format!("images/{}", image.name()), image.path.clone());
         }
-        create_private(&dir.join("units"))?;
-        for (name, text) in UNITS.into_iter().chain([(INSTALL_SPEC, spec.as_str())]) {
+        let mut files: Vec<(&str, &str)> = own_files(harden).collect();
+        files.push((INSTALL_SPEC, &spec));
+        for (name, text) in files {
             let path = dir.join(name);
+            if let Some(parent) = path.parent() {
+                create_private(parent)?;
+            }
             std::fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
             sources.insert(name.to_owned(), path);
         }

@@ -4,14 +4,15 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 
-use super::Bake;
 use super::installer::{Installation, kernel_arguments};
 use super::kickstart::{Stage, Template, Values};
 use super::store::{self, Found, New, Stored};
+use super::{Bake, Order};
+use crate::failure::BadInput;
 use crate::image::Size;
 use crate::image::key::{Key, KeyBuilder};
 use crate::inputs::Inputs;
-use crate::inputs::xorriso::Entry;
+use crate::inputs::xorriso::{self, Entry};
 use crate::machine::qemu::{OvmfFiles, img};
 use crate::run::dirs::create_private;
 
@@ -19,11 +20,34 @@ use crate::run::dirs::create_private;
 const VERSION: u32 = 1;
 /// The stage's name.
 pub(super) const STAGE: &str = "os";
+/// Where `OpenSCAP`'s report is sent to.
+const OSCAP_PORT: &str = "io.kiln.oscap.0";
+/// `OpenSCAP`'s report, beside the disk.
+pub(super) const OSCAP_REPORT: &str = "oscap.html";
+/// What `OpenSCAP` needs.
+const OSCAP_PACKAGES: [&str; 2] = ["openscap-scanner", "scap-security-guide"];
+
+/// Whether the medium offers what the order needs.
+pub(super) async fn check(inputs: &Inputs, order: &Order) -> Result<()> {
+    let Some(profile) = order.harden.profile() else { return Ok(()) };
+    for package in OSCAP_PACKAGES {
+        if xorriso::find(&inputs.media.iso.path, &format!("{package}-[0-9]*.rpm")).await?.is_empty() {
+            return Err(BadInput(format!(
+                "--harden oscap:{profile}: the medium {} has no package {package}; use AlmaLinux's DVD image, \
+                 or --harden baseline",
+                inputs.media.iso.path.display()
+            ))
+            .into());
+        }
+    }
+    Ok(())
+}
 
 /// What the stage's result depends on. The processors and the memory of the
 /// installer's machine are not among it.
-pub(super) fn key(inputs: &Inputs, template: &Template, disk_size: Size) -> Result<Key> {
+pub(super) fn key(inputs: &Inputs, template: &Template, disk_size: Size, order: &Order) -> Result<Key> {
     let values = Values::without_run(Stage::Os, inputs.k3s_selinux.is_some());
+    let values = values.with_oscap(order.harden.profile());
     let mut key = KeyBuilder::new(STAGE, VERSION)
         .with_digest("iso", inputs.media.iso.sha256)
         .with("kickstart", template.render(&values)?)
@@ -56,11 +80,13 @@ impl Bake<'_> {
         let firmware = OvmfFiles::find()?.instantiate(dir.join("vars.fd"))?;
         let rpm = self.inputs.k3s_selinux.as_ref();
         let values = Values::new(&self.run_id, Stage::Os, rpm.is_some());
+        let profile = self.options.order.harden.profile();
+        let report = result.join(OSCAP_REPORT);
         let installation = Installation {
             stage: Stage::Os,
             disk,
             firmware,
-            kickstart: template.render(&values)?,
+            kickstart: template.render(&values.with_oscap(profile))?,
             volume: rpm
                 .map(|rpm| Entry {
                     source: rpm.path.clone(),
@@ -69,8 +95,12 @@ impl Bake<'_> {
                 })
                 .into_iter()
                 .collect(),
+            port: profile.map(|_| (OSCAP_PORT, report.clone())),
         };
         self.install(&installation, &dir.join("machine")).await?;
+        if profile.is_some() && std::fs::metadata(&report).map_or(0, |report| report.len()) == 0 {
+            anyhow::bail!("OpenSCAP's report did not arrive, so nobody knows what it did");
+        }
         let report = serde_json::Value::Null;
         let version = self.inputs.version.to_string();
         let new = New { dir: result, version, backing: None, seconds: since(begin), report };

@@ -8,6 +8,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 use jiff::Timestamp;
 
+use super::inspect;
 use super::os::since;
 use super::store::{Stored, sync};
 use super::{Bake, Compression};
@@ -112,9 +113,20 @@ impl Bake<'_> {
     }
 
     /// Writes manifest and digests and moves the whole to where it is to be.
-    pub(super) async fn publish(&self, packed: Packed, node: &Stored, key: Digest) -> Result<Manifest> {
+    pub(super) async fn publish(
+        &self,
+        packed: Packed,
+        node: &Stored,
+        inspection: &[u8],
+        key: Digest,
+    ) -> Result<Manifest> {
         let version = self.inputs.version.clone();
         tracing::debug!("packed {:.1} s ago", since(packed.begin));
+        let report = FileRecord {
+            name: inspect::REPORT.to_owned(),
+            size: inspection.len() as u64,
+            sha256: Digest::of(inspection),
+        };
         let manifest = Manifest {
             base_os: self.inputs.media.name.clone(),
             architecture: version.arch.as_str().to_owned(),
@@ -127,16 +139,27 @@ impl Bake<'_> {
             content_key: key,
             virtual_size: packed.virtual_size,
             inputs: self.inputs.records(),
-            outputs: BTreeMap::from([("disk".to_owned(), packed.disk_record.clone())]),
+            outputs: BTreeMap::from([
+                ("disk".to_owned(), packed.disk_record.clone()),
+                ("inspection".to_owned(), report),
+            ]),
             stages: self.stages(),
             tools: self.tools().await?.clone(),
+            harden: self.options.order.harden.clone(),
+            login: self.options.order.login.as_ref().map(kiln_protocol::install::Login::record),
             install_report: node.made.report.clone(),
             version,
         };
         let mut json = serde_json::to_vec_pretty(&manifest)?;
         json.push(b'\n');
-        let sums = sums([(DISK, packed.disk_record.sha256), (MANIFEST, Digest::of(&json))]);
-        for (name, bytes) in [(MANIFEST, json.as_slice()), (SUMS, sums.as_bytes())] {
+        let sums = sums([
+            (DISK, packed.disk_record.sha256),
+            (inspect::REPORT, Digest::of(inspection)),
+            (MANIFEST, Digest::of(&json)),
+        ]);
+        for (name, bytes) in
+            [(inspect::REPORT, inspection), (MANIFEST, json.as_slice()), (SUMS, sums.as_bytes())]
+        {
             let path = packed.dir.join(name);
             std::fs::write(&path, bytes).with_context(|| format!("writing {}", path.display()))?;
             sync(&path)?;
@@ -192,6 +215,8 @@ mod tests {
             outputs: BTreeMap::from([("disk".into(), record)]),
             stages: Vec::new(),
             tools: BTreeMap::new(),
+            harden: kiln_protocol::install::Hardening::None,
+            login: None,
             install_report: serde_json::Value::Null,
         }
     }

@@ -238,6 +238,17 @@ pub fn locks_dir(cache: &Path) -> PathBuf {
     cache.join("locks")
 }
 
+/// Writes a file that is there as a whole or not at all.
+pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+    use std::io::Write as _;
+    let writing = || format!("writing {}", path.display());
+    let dir = path.parent().with_context(writing)?;
+    let mut file = tempfile::NamedTempFile::new_in(dir).with_context(writing)?;
+    file.write_all(bytes).and_then(|()| file.as_file().sync_all()).with_context(writing)?;
+    file.persist(path).with_context(writing)?;
+    sync(dir)
+}
+
 /// Brings a file, or a directory's names, to the disk.
 pub fn sync(path: &Path) -> Result<()> {
     std::fs::File::open(path)

@@ -37,7 +37,7 @@ pub(super) struct LogFiles {
 
 /// A stage that said it was done and powered off.
 #[derive(Debug)]
-pub(super) struct Done {
+pub(crate) struct Done {
     /// The JSON report of `agent install`, if there was one.
     pub report: Option<String>,
 }

@@ -69,6 +69,8 @@ pub(super) struct Args {
     /// How the disk is compressed.
     #[arg(long, value_enum, default_value_t)]
     compression: Compression,
+    #[command(flatten)]
+    order: super::order::Args,
     /// What becomes of what a failed bake has made.
     #[arg(long, value_enum, default_value_t)]
     on_error: OnError,
@@ -164,6 +166,7 @@ fn options(args: Args) -> Result<bake::Options> {
         machine: MachineSize { cpus, memory: args.memory },
         disk_size: args.disk_size,
         compression: args.compression,
+        order: args.order.order()?,
         on_error: args.on_error,
         smoke: !args.no_smoke,
         stall_after: args.stall_after,

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
+use kiln_protocol::names::OscapProfile;
 
 use crate::bake::kickstart::{Stage, Template, Values};
 
@@ -20,6 +21,9 @@ pub(super) struct Args {
     /// The template itself, as `--kickstart` takes one.
     #[arg(long, conflicts_with = "kickstart")]
     template: bool,
+    /// As when the system is made to follow this profile of the SCAP Security Guide.
+    #[arg(long, value_name = "PROFILE")]
+    oscap_profile: Option<OscapProfile>,
 }
 
 /// Prints it, with zeros for the run's id.
@@ -32,6 +36,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         print!("{}", template.text());
         return Ok(());
     }
-    print!("{}", template.render(&Values::without_run(args.stage, args.k3s_selinux))?);
+    let values = Values::without_run(args.stage, args.k3s_selinux).with_oscap(args.oscap_profile.as_ref());
+    print!("{}", template.render(&values)?);
     Ok(())
 }

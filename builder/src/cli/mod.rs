@@ -5,7 +5,9 @@ mod completions;
 mod down;
 mod examples;
 mod gc;
+mod inspect;
 mod kickstart;
+mod order;
 pub(crate) mod paint;
 mod preflight;
 mod reboot;
@@ -59,6 +61,9 @@ enum Command {
     /// Check what this host has and lacks, with the remedy.
     #[command(after_help = examples::PREFLIGHT)]
     Preflight(preflight::Args),
+    /// Read a finished image and say what is in it, and what should not be.
+    #[command(after_help = inspect::HELP)]
+    Inspect(inspect::Args),
     /// Print a stage's kickstart as a bake would run it.
     #[command(after_help = examples::KICKSTART)]
     Kickstart(kickstart::Args),
@@ -121,6 +126,7 @@ async fn dispatch(command: Command) -> Result<()> {
         Command::Status(args) => or_interrupted(status::run(args)).await,
         Command::Reboot(args) => or_interrupted(reboot::run(args)).await,
         Command::Preflight(args) => or_interrupted(Box::pin(preflight::run(args))).await,
+        Command::Inspect(args) => Box::pin(or_interrupted(inspect::run(args))).await,
         Command::Kickstart(args) => kickstart::run(&args),
         Command::Gc(args) => or_interrupted(async { gc::run(args) }).await,
         Command::Completions(args) => completions::completions(&args),

@@ -19,6 +19,7 @@ pub enum Class {
     Scriptlet,
     PostScript,
     NodeInstall,
+    Inspect,
     Installer,
     Oom,
     Panic,
@@ -61,7 +62,7 @@ impl Class {
 }
 
 /// One row a class, in the order of the enum.
-const ROWS: [Row; 20] = [
+const ROWS: [Row; 21] = [
     (
         Class::Input,
         "input",
@@ -128,6 +129,13 @@ const ROWS: [Row; 20] = [
         "`agent install` could not turn the installed system into a node",
         "The reason of `agent install` is above: check `--agent` and `--k3s` if it names the payload, and \
          the os stage's kickstart if it names a rule of the seal.",
+    ),
+    (
+        Class::Inspect,
+        "inspect",
+        "the finished image is not as it must be, or could not be read through",
+        "Each line above names a rule and what is against it: mend the kickstart given with `--kickstart` if it \
+         put that there, `--agent` if the seal missed it. Nothing was published.",
     ),
     (
         Class::Installer,

@@ -170,7 +170,7 @@ impl Classifier {
             Source::Installer => Some(&mut self.installer),
             Source::Serial => Some(&mut self.serial.lines),
             Source::Marks => Some(&mut self.marks.lines),
-            Source::Qmp | Source::Qemu | Source::Clock => None,
+            Source::Inspection | Source::Qmp | Source::Qemu | Source::Clock => None,
         }
     }
 

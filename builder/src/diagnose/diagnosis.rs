@@ -19,6 +19,8 @@ pub enum Source {
     Serial,
     /// The virtio port `io.kiln.bake.0`: only our own lines.
     Marks,
+    /// What a finished image was found to hold.
+    Inspection,
     /// QEMU's events.
     Qmp,
     /// QEMU's stderr and exit.
@@ -33,6 +35,7 @@ impl fmt::Display for Source {
             Self::Installer => "installer log",
             Self::Serial => "serial console",
             Self::Marks => "mark port",
+            Self::Inspection => "inspection",
             Self::Qmp => "QEMU's events",
             Self::Qemu => "QEMU",
             Self::Clock => "progress clock",
@@ -87,7 +90,9 @@ impl Diagnosis {
         self
     }
 
-    pub(super) fn with_context(mut self, context: impl IntoIterator<Item = String>) -> Self {
+    /// With lines that help, but for the one it is about.
+    #[must_use]
+    pub fn with_context(mut self, context: impl IntoIterator<Item = String>) -> Self {
         self.context = context.into_iter().filter(|line| *line != self.line).collect();
         self
     }

@@ -8,7 +8,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-/// The stages that happen in the installer.
+/// What happens in the installer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Stage {
@@ -16,6 +16,8 @@ pub enum Stage {
     Os,
     /// Putting agent and k3s onto it.
     Node,
+    /// Reading the finished image.
+    Inspect,
 }
 
 impl fmt::Display for Stage {
@@ -23,6 +25,7 @@ impl fmt::Display for Stage {
         f.write_str(match self {
             Self::Os => "os",
             Self::Node => "node",
+            Self::Inspect => "inspect",
         })
     }
 }
@@ -66,6 +69,7 @@ pub fn parse_mark(line: &str, run: &str) -> Option<Mark> {
     let stage = match stage {
         "os" => Stage::Os,
         "node" => Stage::Node,
+        "inspect" => Stage::Inspect,
         _ => return None,
     };
     match kind.trim_end() {

@@ -168,6 +168,7 @@ impl Classifier {
     fn failed(&mut self, source: Source, reason: &str, now: Duration) {
         let class = match self.stage {
             Stage::Node => Class::NodeInstall,
+            Stage::Inspect => Class::Inspect,
             Stage::Os if reason.starts_with("%post") => Class::PostScript,
             Stage::Os if reason.starts_with("%pre") => Class::PreScript,
             Stage::Os => Class::Installer,

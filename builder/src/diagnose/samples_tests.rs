@@ -156,6 +156,7 @@ fn every_class_that_a_log_can_show_has_a_sample() {
         Class::Input,
         Class::PreScript,
         Class::NodeInstall,
+        Class::Inspect,
         Class::Stall,
         Class::GuestReset,
         Class::PoweredOffWithoutMark,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use kiln_protocol::install::{Hardening, LoginRecord};
 use kiln_protocol::names::K3sVersion;
 use serde::{Deserialize, Serialize};
 
@@ -60,6 +61,12 @@ pub struct Manifest {
     pub qcow2_size_gb: f64,
     /// The template made of it, where a provider has made one.
     pub template_id: Option<String>,
+    /// How it is hardened.
+    #[serde(default)]
+    pub harden: Hardening,
+    /// The break-glass login it has.
+    #[serde(default)]
+    pub login: Option<LoginRecord>,
     /// Digest of everything the image depends on: equal keys, equal images.
     pub content_key: Digest,
     /// The disk's size as a guest sees it, in bytes.

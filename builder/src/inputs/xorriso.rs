@@ -32,7 +32,7 @@ pub async fn create(image: &Path, label: &str, entries: &[Entry]) -> Result<()> 
         args.extend(["-chmod", mode, &entry.target, "--"].map(OsString::from));
     }
     args.extend(["-chown_r", "0", "/", "--", "-chgrp_r", "0", "/", "--", "-commit"].map(OsString::from));
-    run(&args).await
+    run(&args).await.map(drop)
 }
 
 /// Takes files out of an image: pairs of absolute path in it and target.
@@ -43,7 +43,18 @@ pub async fn extract(image: &Path, files: &[(&str, PathBuf)]) -> Result<()> {
     for (source, target) in files {
         args.extend(["-extract_single".into(), source.into(), target.clone().into()]);
     }
-    run(&args).await
+    run(&args).await.map(drop)
+}
+
+/// The paths in an image whose last part is like `pattern`, a shell's.
+pub async fn find(image: &Path, pattern: &str) -> Result<Vec<String>> {
+    let mut args: Vec<OsString> = ["-report_about", "FAILURE", "-indev"].map(OsString::from).into();
+    args.push(image.into());
+    args.extend(["-find", "/", "-name", pattern, "-exec", "echo", "--"].map(OsString::from));
+    let found = run(&args).await?;
+    // Paths are printed in quotes.
+    let path = |line: &str| Some(line.trim().strip_prefix('\'')?.strip_suffix('\'')?.to_owned());
+    Ok(String::from_utf8_lossy(&found).lines().filter_map(path).collect())
 }
 
 /// `xorriso`'s version.
@@ -67,12 +78,12 @@ fn missing() -> String {
     }
 }
 
-async fn run(args: &[OsString]) -> Result<()> {
+async fn run(args: &[OsString]) -> Result<Vec<u8>> {
     let mut command = tokio::process::Command::new(PROGRAM);
     command.arg("-no_rc").args(args).stdin(Stdio::null()).kill_on_drop(true);
     let output = command.output().await.with_context(missing)?;
     if output.status.success() {
-        return Ok(());
+        return Ok(output.stdout);
     }
     let words: Vec<_> = args.iter().map(|word| shell_word(word)).collect();
     let said = String::from_utf8_lossy(&output.stderr);
@@ -104,6 +115,8 @@ mod tests {
 
         let file = std::fs::File::open(&image).unwrap();
         assert_eq!(super::super::iso9660::volume_id(file).unwrap(), "OEMDRV");
+        assert_eq!(find(&image, "a[g]en*").await.unwrap(), ["/payload/agent"]);
+        assert_eq!(find(&image, "*.rpm").await.unwrap(), [""; 0]);
         extract(&image, &[("/ks.cfg", path("ks.out")), ("/payload/agent", path("agent.out"))]).await.unwrap();
         assert_eq!(std::fs::read(path("ks.out")).unwrap(), b"poweroff\n");
         let mode = std::fs::metadata(path("agent.out")).unwrap().permissions().mode();

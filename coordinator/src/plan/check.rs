@@ -49,6 +49,10 @@ impl Fault {
 }
 
 pub(super) fn check(text: &str) -> Result<ClusterFile, PlanError> {
+    if let Some((line, word)) = super::placeholder::find(text) {
+        let message = format!("{word} is left to be filled in");
+        return Err(PlanError { line, column: 1, message });
+    }
     let raw: RawFile = toml::from_str(text).map_err(|error: toml::de::Error| {
         Fault { at: error.span().unwrap_or(0..0), message: error.message().to_owned() }.locate(text)
     })?;

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `file` | TOML as it is written, with the place of each value |
 //! | `check` | from there to a valid plan: the rules between values |
+//! | [`placeholder`] | what nobody filled in |
 //! | `units` | sizes and image names |
 //! | `derive` | what one node of the plan is told to become |
 //! | `change` | what an edit of the file may do to a live cluster |
@@ -15,6 +16,7 @@ mod derive;
 mod file;
 #[cfg(test)]
 pub(crate) mod fixtures;
+pub mod placeholder;
 mod units;
 
 use std::net::IpAddr;

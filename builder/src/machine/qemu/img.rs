@@ -8,6 +8,8 @@ use anyhow::{Context as _, Result, anyhow};
 use serde::Deserialize;
 
 const PROGRAM: &str = "qemu-img";
+/// In bytes.
+const SECTOR: u64 = 512;
 
 /// What `qemu-img info` says, as far as it matters.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -67,6 +69,32 @@ pub async fn convert(from: &Path, to: &Path, compression: Compression, threads: 
     // -W: clusters are written as they are ready, not in order.
     let args = ["convert", "-c", "-W", "-m", &threads, "-O", "qcow2", "-o", kind].map(OsString::from);
     run(args.into_iter().chain([from.into(), to.into()])).await.map(drop)
+}
+
+/// A part of a disk, in bytes, which are rounded down to whole sectors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// So many from the beginning.
+    First(u64),
+    /// Everything from here on.
+    From(u64),
+}
+
+/// Copies a part of a qcow2 into a raw file.
+pub async fn read_part(from: &Path, to: &Path, part: Part) -> Result<()> {
+    // Never both at once: versions differ in what count then means.
+    let part = match part {
+        Part::First(bytes) => format!("count={}", bytes / SECTOR),
+        Part::From(bytes) => format!("skip={}", bytes / SECTOR),
+    };
+    let file = |name: &str, path: &Path| {
+        let mut word = OsString::from(name);
+        word.push(path);
+        word
+    };
+    let args = ["dd", "-f", "qcow2", "-O", "raw", &part].map(OsString::from);
+    let rest = [format!("bs={SECTOR}").into(), file("if=", from), file("of=", to)];
+    run(args.into_iter().chain(rest)).await.map(drop)
 }
 
 /// `qemu-img`'s first line about itself.
