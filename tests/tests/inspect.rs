@@ -104,7 +104,8 @@ fn planted(image: &Path, home: &Path) -> PathBuf {
     let mut label = Command::new("xorriso");
     label.args(["-indev"]).arg(lab().media()).arg("-pvd_info");
     let label = run(label, SOON).success().stdout;
-    let label = label.lines().find_map(|line| line.strip_prefix("Volume Id    : ")).unwrap().trim().to_owned();
+    let label =
+        label.lines().find_map(|line| line.strip_prefix("Volume Id    : ")).unwrap().trim().to_owned();
     let mut qemu = Command::new("qemu-system-x86_64");
     qemu.args(["-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "2048"]);
     qemu.args(["-no-reboot", "-nodefaults", "-display", "none", "-device", "virtio-scsi-pci"]);
@@ -158,9 +159,14 @@ fn everything_planted_is_found() {
     inspect.arg("inspect").arg(&disk).arg("--iso").arg(lab().media());
     inspect.args(["--json", "--accel", "tcg", "--cache"]).arg(lab().cache().join("bake"));
     let outcome = run(inspect, MACHINE).code(1);
-    let report: Value = serde_json::from_str(&outcome.stdout).unwrap_or_else(|error| panic!("{error}\n{outcome}"));
-    let found: BTreeSet<_> =
-        report["findings"].as_array().unwrap().iter().map(|finding| finding["rule"].as_str().unwrap()).collect();
+    let report: Value =
+        serde_json::from_str(&outcome.stdout).unwrap_or_else(|error| panic!("{error}\n{outcome}"));
+    let found: BTreeSet<_> = report["findings"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|finding| finding["rule"].as_str().unwrap())
+        .collect();
     let missed: Vec<_> = PLANTED.iter().filter(|(rule, _)| !found.contains(rule)).collect();
     assert!(missed.is_empty(), "nobody noticed {missed:?}\n{report:#}");
     assert_no_process(home.path());

@@ -54,6 +54,7 @@ pub(super) struct Args {
 /// Inspects and prints what came of it.
 pub(super) async fn run(args: Args) -> Result<()> {
     let (disk, manifest) = find(&args.image)?;
+    inspect::check_qcow2(&disk)?;
     let version = match &manifest {
         Some(manifest) => manifest.version.clone(),
         None => UNNAMED.parse::<VersionName>().context("naming an image without a name")?,

@@ -48,7 +48,7 @@ pub struct Partition {
 
 /// Refuses what is no self-contained qcow2. QEMU would open whatever file of
 /// this host a foreign image names, so this comes before QEMU sees it.
-pub(super) fn check_qcow2(path: &Path) -> Result<()> {
+pub(crate) fn check_qcow2(path: &Path) -> Result<()> {
     let mut header = [0; 104];
     let mut file =
         std::fs::File::open(path).map_err(|error| BadInput(format!("{}: {error}", path.display())))?;

@@ -22,6 +22,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
+pub(crate) use disk::check_qcow2;
 pub use disk::{DiskFacts, Partition};
 pub use judge::{Check, Expected, Finding, Labels, Units};
 pub use report::{Inspection, Loader};

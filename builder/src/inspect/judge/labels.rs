@@ -26,13 +26,14 @@ pub(super) const PATHS: [&str; 17] = [
     "/home/*",
     "/root",
 ];
-/// Labels that are known whatever a policy's files say. The types are those of
-/// selinux-policy-targeted and k3s-selinux.
-const KNOWN: [(&str, &str); 4] = [
-    ("/usr/local/bin/agent", "bin_t"),
-    ("/etc/systemd/system/kiln-agent.service", "systemd_unit_file_t"),
-    ("/etc/systemd/system/k3s.service", "systemd_unit_file_t"),
-    ("/etc/shadow", "shadow_t"),
+/// Types that are known whatever a policy's files say: those of EL's
+/// selinux-policy-targeted, and what the reference policy calls them if that
+/// is something else.
+const KNOWN: [(&str, &[&str]); 4] = [
+    ("/usr/local/bin/agent", &["bin_t"]),
+    ("/etc/systemd/system/kiln-agent.service", &["systemd_unit_file_t", "systemd_unit_t"]),
+    ("/etc/systemd/system/k3s.service", &["systemd_unit_file_t", "systemd_unit_t"]),
+    ("/etc/shadow", &["shadow_t"]),
 ];
 const K3S: &str = "/usr/local/bin/k3s";
 const K3S_TYPE: &str = "container_runtime_exec_t";
@@ -70,9 +71,9 @@ pub(super) fn judge(survey: &Survey, verdict: &mut Verdict) -> Labels {
     }
     let kind_of = |path: &str| survey.get(path)?.label()?.split(':').nth(2);
     for (path, wanted) in KNOWN {
-        if survey.get(path).is_some() && kind_of(path) != Some(wanted) {
-            let found = kind_of(path).unwrap_or("no type");
-            verdict.at(path, format!("is labelled {found}, and must be {wanted}"));
+        let found = kind_of(path).unwrap_or("no type");
+        if survey.get(path).is_some() && !wanted.contains(&found) {
+            verdict.at(path, format!("is labelled {found}, and must be {}", wanted[0]));
         }
     }
     let has_policy = survey.packages.iter().any(|package| package.name == "k3s-selinux");
