@@ -9,9 +9,10 @@ use kiln_protocol::names::{PasswordHash, SshPublicKey, UserName};
 use crate::bake::Order;
 use crate::failure::BadInput;
 
-/// The options.
+/// The options. No group of their own: it would have the name of the command's.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Security")]
+#[group(skip)]
 pub(super) struct Args {
     /// none, baseline (ssh by key only, no root login, sysctl, services, file modes), or
     /// oscap:<profile> (a profile of the SCAP Security Guide, such as `oscap:cis_server_l1`, and
