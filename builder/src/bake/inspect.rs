@@ -30,6 +30,21 @@ struct Kept {
     report: serde_json::Value,
 }
 
+impl Kept {
+    fn inspected(self) -> Result<Inspected> {
+        Ok(Inspected { report: text(&self.report)?, summary: self.summary })
+    }
+}
+
+/// An inspection without findings.
+#[derive(Debug)]
+pub(super) struct Inspected {
+    /// It in one line.
+    pub summary: String,
+    /// All of it, as it stands beside the image.
+    pub report: Vec<u8>,
+}
+
 /// What the image at hand must be.
 fn expected(options: &Options, inputs: &Inputs) -> Expected {
     Expected {
@@ -61,12 +76,12 @@ pub(super) fn known(options: &Options, inputs: &Inputs, disk: Digest) -> Result<
 impl Bake<'_> {
     /// Inspects the image whose disk is at `disk`, unless that was done
     /// before; returns the report.
-    pub(super) async fn inspect(&self, disk: &Path) -> Result<Vec<u8>> {
+    pub(super) async fn inspect(&self, disk: &Path) -> Result<Inspected> {
         let place = place(self.options, self.inputs, self.hasher.hash(disk).await?.sha256)?;
         if let Some(known) = kept(&place) {
             self.progress.step(STAGE, &known.summary);
             self.finish_stage(STAGE, known.seconds, true);
-            return text(&known.report);
+            return known.inspected();
         }
         let begin = self.stage_begins(STAGE);
         let installer = self.installer().await?;
@@ -88,7 +103,7 @@ impl Bake<'_> {
         let new = Kept { seconds, summary: inspection.summary(), report };
         super::store::write_whole(&place, &serde_json::to_vec(&new)?)?;
         self.stage_ends(STAGE, begin);
-        text(&new.report)
+        new.inspected()
     }
 
     /// The failure that findings are; what was found is kept.

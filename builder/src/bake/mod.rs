@@ -136,6 +136,8 @@ pub struct Baked {
     pub dir: PathBuf,
     /// What it is.
     pub manifest: Manifest,
+    /// What its inspection said, in one line.
+    pub inspection: String,
     /// The stages of this run.
     pub stages: Vec<StageRecord>,
     /// Whether it was there already.
@@ -203,7 +205,7 @@ async fn in_run(
     bake.stage_ends("inputs", begin);
 
     let dir = options.out.join(inputs.version.to_string());
-    let (manifest, existed) = match existing {
+    let (manifest, inspection, existed) = match existing {
         Existing::Same(manifest) => {
             for stage in manifest
                 .stages
@@ -214,11 +216,11 @@ async fn in_run(
                     [os::STAGE, node::STAGE, pack::STAGE].into_iter().find(|name| *name == stage.stage);
                 bake.finish_stage(name.unwrap_or(pack::STAGE), stage.seconds, true);
             }
-            bake.inspect(&dir.join(&manifest.qcow2_path)).await?;
+            let inspected = bake.inspect(&dir.join(&manifest.qcow2_path)).await?;
             if options.smoke {
                 bake.smoke(&dir.join(&manifest.qcow2_path)).await?;
             }
-            (*manifest, true)
+            (*manifest, inspected.summary, true)
         }
         Existing::None => {
             let out = &options.out;
@@ -229,16 +231,17 @@ async fn in_run(
             let os = bake.os(&template, &os_key).await?;
             let node = bake.node(&os, &node_key).await?;
             let packed = bake.pack(&node, packed).await?;
-            let inspection = bake.inspect(&packed.disk).await?;
+            let inspected = bake.inspect(&packed.disk).await?;
             if options.smoke {
                 bake.smoke(&packed.disk).await?;
             }
-            (bake.publish(packed, &node, &inspection, key).await?, false)
+            let manifest = bake.publish(packed, &node, &inspected.report, key).await?;
+            (manifest, inspected.summary, false)
         }
     };
     hasher.remember()?;
     let stages = bake.finished.into_inner().unwrap_or_else(PoisonError::into_inner);
-    Ok(Baked { dir, manifest, stages, existed })
+    Ok(Baked { dir, manifest, inspection, stages, existed })
 }
 
 /// What is to be made from what, and the key of each stage's result.

@@ -174,3 +174,22 @@ impl Bake<'_> {
         Ok(sources.into_iter().map(entry).collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kiln_coordinator::plan::placeholder;
+
+    #[test]
+    fn nothing_of_ours_is_left_to_fill_in() {
+        for (name, text) in own_files(&Hardening::Baseline) {
+            assert_eq!(placeholder::find(text), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn an_image_that_is_not_hardened_has_only_the_units() {
+        assert_eq!(own_files(&Hardening::None).count(), UNITS.len());
+        assert_eq!(own_files(&Hardening::Baseline).count(), UNITS.len() + HARDENING.len());
+    }
+}

@@ -180,6 +180,10 @@ fn summary(baked: &Baked, took: Duration) -> String {
         let cached = if stage.cached { "  (made before)" } else { "" };
         let _ = writeln!(text, "  {:<7} {:>7.1} s{cached}", stage.stage, stage.seconds);
     }
+    let _ = writeln!(text, "  {}", baked.inspection);
+    if let Some(login) = &manifest.login {
+        let _ = writeln!(text, "  BREAK-GLASS LOGIN: {login}");
+    }
     let size = manifest.outputs.get("disk").map_or(0.0, |disk| gigabytes(disk.size));
     let how = if baked.existed { "was there already" } else { "baked" };
     let seconds = took.as_secs_f64();

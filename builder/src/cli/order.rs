@@ -11,7 +11,6 @@ use crate::failure::BadInput;
 
 /// The options. No group of their own: it would have the name of the command's.
 #[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Security")]
 #[group(skip)]
 pub(super) struct Args {
     /// none, baseline (ssh by key only, no root login, sysctl, services, file modes), or
