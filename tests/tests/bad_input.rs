@@ -140,6 +140,39 @@ fn sizes_that_make_no_sense() {
 }
 
 #[test]
+fn a_profile_the_medium_has_no_packages_for() {
+    let more = ["--harden", "oscap:cis_server_l1"].map(str::to_owned).to_vec();
+    Bake { more, ..bake() }.refused().says(&["oscap:cis_server_l1", "openscap-scanner", "--harden baseline"]);
+}
+
+#[test]
+fn a_login_whose_file_says_nothing_usable() {
+    let mut bake = bake();
+    let file = bake.file("hash", "hunter2\n").display().to_string();
+    bake.more = ["--login-user", "rescue", "--login-password-hash-file", &file].map(str::to_owned).to_vec();
+    let outcome = bake.refused().says(&["--login-password-hash-file", "openssl passwd -6"]);
+    assert!(!format!("{outcome}").contains("hunter2"), "{outcome}");
+}
+
+#[test]
+fn a_kickstart_with_something_left_to_fill_in() {
+    let mut bake = bake();
+    let file = bake.file("own.ks", "cmdline\nrootpw CHANGEME\n").display().to_string();
+    bake.more = vec!["--kickstart".to_owned(), file];
+    bake.refused().says(&["own.ks", "CHANGEME", "line 2"]);
+}
+
+#[test]
+fn a_cluster_file_with_something_left_to_fill_in() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("cluster.toml");
+    fs::write(&file, "[cluster]\nname = \"TODO\"\n").unwrap();
+    let mut up = lab().builder();
+    up.arg("up").arg(&file).env("XDG_STATE_HOME", home.path().join("state"));
+    run(up, SOON).code(2).says(&["cluster.toml", "line 2", "TODO"]);
+}
+
+#[test]
 fn a_cluster_file_with_mistakes_is_refused_with_its_line() {
     let home = tempfile::tempdir().unwrap();
     let right = fs::read_to_string(lab().root().join("examples/demo.toml")).unwrap();

@@ -258,11 +258,16 @@ struct Prepared {
 async fn prepare(options: &Options, progress: &Progress, hasher: &Hasher, work: &Path) -> Result<Prepared> {
     let template =
         options.kickstart.as_deref().map_or_else(|| Ok(Template::of(Stage::Os)), Template::read)?;
+    // At once where the medium is at hand: what follows reads gigabytes.
+    if let Some(iso) = options.wanted.iso.as_deref().filter(|iso| iso.is_file()) {
+        crate::inputs::media::volume_id(iso)?;
+        os::check(iso, &options.order).await?;
+    }
     let mut warn = |text| progress.warn(text);
     let wanted = options.wanted.clone();
     let inputs = Box::pin(Inputs::check(wanted, hasher, &options.cache, work, &mut warn)).await?;
     let os_key = os::key(&inputs, &template, options.disk_size, &options.order)?;
-    os::check(&inputs, &options.order).await?;
+    os::check(&inputs.media.iso.path, &options.order).await?;
     let node_key = node::key(&inputs, os_key.digest, &options.order)?;
     let key = pack::key(node_key.digest, options.compression);
     Ok(Prepared { template, inputs, os_key, node_key, key })

@@ -1,5 +1,6 @@
 //! The os stage: the installer puts AlmaLinux on an empty disk.
 
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
@@ -27,15 +28,15 @@ pub(super) const OSCAP_REPORT: &str = "oscap.html";
 /// What `OpenSCAP` needs.
 const OSCAP_PACKAGES: [&str; 2] = ["openscap-scanner", "scap-security-guide"];
 
-/// Whether the medium offers what the order needs.
-pub(super) async fn check(inputs: &Inputs, order: &Order) -> Result<()> {
+/// Whether the medium `iso` offers what the order needs.
+pub(super) async fn check(iso: &Path, order: &Order) -> Result<()> {
     let Some(profile) = order.harden.profile() else { return Ok(()) };
     for package in OSCAP_PACKAGES {
-        if xorriso::find(&inputs.media.iso.path, &format!("{package}-[0-9]*.rpm")).await?.is_empty() {
+        if xorriso::find(iso, &format!("{package}-[0-9]*.rpm")).await?.is_empty() {
             return Err(BadInput(format!(
                 "--harden oscap:{profile}: the medium {} has no package {package}; use AlmaLinux's DVD image, \
                  or --harden baseline",
-                inputs.media.iso.path.display()
+                iso.display()
             ))
             .into());
         }
