@@ -1,7 +1,7 @@
 //! The node's key: made once, on the node, and never leaving it.
 
-use anyhow::{Context as _, Result};
-use kiln_protocol::Identity;
+use anyhow::{Context as _, Result, bail};
+use kiln_protocol::{Fingerprint, Identity};
 
 use crate::root::{Access, Root};
 
@@ -9,6 +9,9 @@ use crate::root::{Access, Root};
 pub(crate) const STATE_DIR: &str = "/var/lib/kiln";
 /// The private key, PKCS#8 in PEM.
 pub(crate) const KEY_FILE: &str = "/var/lib/kiln/node.key";
+
+/// The key that is to take its place, while that is under way.
+pub(crate) const NEXT_FILE: &str = "/var/lib/kiln/node.key.next";
 
 /// The key on the disk, or a new one that is on the disk when this returns.
 pub(crate) fn load_or_make(root: &Root) -> Result<Identity> {
@@ -25,8 +28,43 @@ pub(crate) fn load_or_make(root: &Root) -> Result<Identity> {
 
 /// The key on the disk, if there is one.
 pub(crate) fn load(root: &Root) -> Result<Option<Identity>> {
-    let Some(pem) = root.read_text(KEY_FILE)? else { return Ok(None) };
-    let identity = Identity::from_pem(&pem).with_context(|| format!("reading {}", root.shown(KEY_FILE)))?;
+    read(root, KEY_FILE)
+}
+
+/// The key that the state names. Where that is the one that was to take the
+/// other's place, it does so now.
+pub(crate) fn load_named(root: &Root, key: &Fingerprint) -> Result<Identity> {
+    let named = |identity: &Identity| identity.fingerprint() == *key;
+    if let Some(identity) = load(root)?.filter(named) {
+        return Ok(identity);
+    }
+    let Some(next) = read(root, NEXT_FILE)?.filter(named) else {
+        bail!("{} holds another key than the state names, or none", root.shown(KEY_FILE));
+    };
+    root.rename(NEXT_FILE.as_ref(), "node.key".as_ref())?;
+    Ok(next)
+}
+
+/// The key that is to take the place of `key`, if that was begun.
+pub(crate) fn load_next(root: &Root, key: &Fingerprint) -> Result<Option<Identity>> {
+    Ok(read(root, NEXT_FILE)?.filter(|next| next.fingerprint() != *key))
+}
+
+/// The key that is to take the place of `key`, or a new one; it is on the disk
+/// when this returns.
+pub(crate) fn load_or_make_next(root: &Root, key: &Fingerprint) -> Result<Identity> {
+    if let Some(next) = load_next(root, key)? {
+        root.sync_file(NEXT_FILE.as_ref())?;
+        return Ok(next);
+    }
+    let identity = Identity::generate().context("making the node's next key")?;
+    root.put(NEXT_FILE, Access::ours(0o600), identity.to_pem().expose().as_bytes())?;
+    Ok(identity)
+}
+
+fn read(root: &Root, file: &str) -> Result<Option<Identity>> {
+    let Some(pem) = root.read_text(file)? else { return Ok(None) };
+    let identity = Identity::from_pem(&pem).with_context(|| format!("reading {}", root.shown(file)))?;
     Ok(Some(identity))
 }
 
@@ -43,6 +81,22 @@ mod tests {
         assert_eq!(load_or_make(&root).unwrap().fingerprint(), made.fingerprint());
         assert_eq!(root.meta(KEY_FILE).unwrap().unwrap().mode, 0o600);
         assert_eq!(root.meta(STATE_DIR).unwrap().unwrap().mode, 0o700);
+    }
+
+    #[test]
+    fn a_next_key_takes_the_place_of_the_other_once_the_state_names_it() {
+        let dir = crate::testing::tempdir().unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        let old = load_or_make(&root).unwrap().fingerprint();
+        assert!(load_next(&root, &old).unwrap().is_none());
+        let next = load_or_make_next(&root, &old).unwrap().fingerprint();
+        assert_eq!(load_or_make_next(&root, &old).unwrap().fingerprint(), next, "made once");
+        assert_eq!(load_named(&root, &old).unwrap().fingerprint(), old);
+        // The state was written, and then the power was cut.
+        assert_eq!(load_named(&root, &next).unwrap().fingerprint(), next);
+        assert_eq!(load(&root).unwrap().unwrap().fingerprint(), next);
+        assert!(load_next(&root, &next).unwrap().is_none());
+        assert!(load_named(&root, &old).is_err(), "the old one is gone");
     }
 
     #[test]

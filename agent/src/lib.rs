@@ -6,7 +6,8 @@
 //! | [`install`] | putting agent, units and k3s onto a root filesystem, and sealing it |
 //! | [`run`] | the way from a first boot to a ready node |
 //! | [`seed`] | where a ticket and first settings are found |
-//! | `identity`, `client`, `retry` | the node's key, requests to the coordinator, waits |
+//! | `identity`, `bond` | the node's key; its ratchet and what it knows of its coordinator |
+//! | `client`, `retry` | requests to the coordinator, waits |
 //! | `apply`, `applied` | making the host what the configuration says, and what was made so |
 //! | [`host`], `systemd` | what is done to the machine other than writing files |
 //! | [`progress`] | telling how far the node is |
@@ -14,6 +15,7 @@
 
 mod applied;
 mod apply;
+mod bond;
 pub mod cli;
 mod client;
 mod clock;

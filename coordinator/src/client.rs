@@ -9,8 +9,9 @@ use kiln_protocol::admin::{
     ADD_ADMIN, ADMINS, APPLY, APPROVE, AddAdminRequest, AdminsAnswer, ApplyAnswer, ApplyRequest,
     ApproveAnswer, ApproveRequest, CONFIRM, ClusterStatus, ConfirmRequest, END, EVENTS, EXTEND, EventsAnswer,
     EventsRequest, ExtendAnswer, ExtendRequest, KUBECONFIG, KubeconfigAnswer, KubeconfigRequest, MINT,
-    MintRequest, NodeRequest, RELEASE, REMOVE_ADMIN, REVOKE, RemoveAdminRequest, STATUS,
+    MintRequest, NodeRequest, RAISE_EPOCH, RELEASE, REMOVE_ADMIN, REVOKE, ROTATE, RemoveAdminRequest, STATUS,
 };
+use kiln_protocol::ratchet::Reach;
 use kiln_protocol::ticket::Address;
 use kiln_protocol::tls::{self, PinMismatch};
 use kiln_protocol::{ApiError, Fingerprint, Identity};
@@ -138,6 +139,16 @@ impl Client {
     /// Takes a machine without a ticket for a node.
     pub async fn approve(&self, request: &ApproveRequest) -> Result<ApproveAnswer, ClientError> {
         self.answer(self.send(Method::POST, APPROVE, Some(request)).await?).await
+    }
+
+    /// Wants a node's key replaced at its next contact.
+    pub async fn rotate(&self, request: &NodeRequest) -> Result<(), ClientError> {
+        self.send(Method::POST, ROTATE, Some(request)).await.map(drop)
+    }
+
+    /// Decides for the state that is served, whatever later one nodes have seen.
+    pub async fn raise_epoch(&self) -> Result<Reach, ClientError> {
+        self.answer(self.send(Method::POST, RAISE_EPOCH, None::<&()>).await?).await
     }
 
     /// Gives an unused ticket more time.

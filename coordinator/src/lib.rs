@@ -17,11 +17,13 @@
 //! | [`client`] | the admin's side of it |
 //! | [`cli`] | the program `coordinator` |
 
+mod arrivals;
 mod backup;
 pub mod cli;
 pub mod client;
 pub mod k3s;
 mod news;
+mod pin_change;
 pub mod plan;
 mod registry;
 mod server;
@@ -41,11 +43,14 @@ use kiln_protocol::admin::{self, AdminStatus, ApproveAnswer, ClusterStatus, Tick
 use kiln_protocol::config::Incarnation;
 use kiln_protocol::identity::TypedFingerprint;
 use kiln_protocol::names::AdminName;
+use kiln_protocol::ratchet::Reach;
+use kiln_protocol::recovery::{PinChange, RecoverySeed};
 use kiln_protocol::ticket::TicketSeed;
 use kiln_protocol::{ApiError, ErrorClass, Fingerprint, Identity, NodeName, Secret, TicketKey};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use arrivals::Arrivals;
 use k3s::{ClusterSecrets, KubeUser, ServerUrl};
 use news::News;
 use plan::ClusterFile;
@@ -72,24 +77,28 @@ pub struct Coordinator {
 #[derive(Debug)]
 struct Inner {
     identity: Identity,
+    /// The recovery key's word for it, if it took another's place.
+    pin_change: Option<PinChange>,
     store: Store,
     changes: watch::Sender<u64>,
     news: Arc<News>,
     strangers: Mutex<Strangers>,
+    arrivals: Arc<Arrivals>,
 }
 
 impl Coordinator {
     /// Makes a state directory (0700): the coordinator's key, an admin's key and an
-    /// empty registry. An error if there is one already.
+    /// empty registry. An error if there is one already. The recovery key that is
+    /// returned is kept nowhere: [`Coordinator::change_pin`] needs it.
     ///
     /// The unlock key of its secrets is the file beside the directory, made if
     /// there is none ([`UnlockFile::beside`]).
-    pub fn init(path: &Path) -> Result<()> {
+    pub fn init(path: &Path) -> Result<RecoverySeed> {
         Self::init_with(path, &UnlockFile::beside(path))
     }
 
     /// As [`Coordinator::init`], with the unlock key elsewhere.
-    pub fn init_with(path: &Path, unlock: &UnlockFile) -> Result<()> {
+    pub fn init_with(path: &Path, unlock: &UnlockFile) -> Result<RecoverySeed> {
         let state = StateDir::new(path);
         state.create()?;
         state.check()?;
@@ -105,18 +114,22 @@ impl Coordinator {
         unlock.check_outside(path)?;
         let unlock = unlock.read_or_make()?;
         let (identity, admin) = (Identity::generate()?, Identity::generate()?);
+        let recovery = RecoverySeed::generate();
         // An init that was interrupted between these left no registry behind.
         let _ = std::fs::remove_file(state.admin_key());
         let (pem, admin_pem) = (identity.to_pem(), admin.to_pem());
         dir::create_private(&state.admin_key(), admin_pem.expose().as_bytes())?;
         dir::create_private(&state.database(), b"")?;
         let (key, admin_key, now) = (identity.fingerprint(), admin.fingerprint(), Timestamp::now());
+        let public = recovery.public_key();
         let files = [(KeyFile::Coordinator, pem.clone()), (KeyFile::Admin, admin_pem)];
         store::once(&state.database(), Some(&unlock), move |tx| {
             sealed::settle(tx, &files)?;
             store::keys::note(tx, &key, store::keys::Kind::Coordinator, "coordinator", now)?;
             store::keys::note(tx, &admin_key, store::keys::Kind::Admin, FIRST_ADMIN, now)?;
             store::admins::add(tx, &admin_key, FIRST_ADMIN, now)?;
+            store::keys::note_recovery(tx, &public, now)?;
+            store::pin::set_recovery(tx, &public)?;
             let detail = format!("coordinator {key}, admin {FIRST_ADMIN} {admin_key}");
             events::note(tx, &Actor::local(), &Event::about_all(What::Init, &detail), now)?;
             Ok(())
@@ -124,7 +137,26 @@ impl Coordinator {
         // Last: with it, the state is complete.
         dir::create_private(&state.coordinator_key(), pem.expose().as_bytes())?;
         drop(guard);
-        Ok(())
+        Ok(recovery)
+    }
+
+    /// Keeps the recovery key in the state directory, 0600, for those who could
+    /// not be shown it: whoever takes the directory then has it too, so it is to
+    /// be moved elsewhere.
+    pub fn keep_recovery_key(path: &Path, recovery: &RecoverySeed) -> Result<()> {
+        dir::create_private(&StateDir::new(path).recovery_key(), recovery.to_text().as_bytes())
+    }
+
+    /// Gives the coordinator another key, which nodes that enrolled take for the
+    /// old one's successor by the recovery key's word alone; returns its pin. The
+    /// state must not be open. Tickets that were not used are void.
+    pub fn change_pin(path: &Path, recovery: &RecoverySeed) -> Result<Fingerprint> {
+        Self::change_pin_with(path, recovery, &UnlockFile::beside(path))
+    }
+
+    /// As [`Coordinator::change_pin`], with the unlock key elsewhere.
+    pub fn change_pin_with(path: &Path, recovery: &RecoverySeed, unlock: &UnlockFile) -> Result<Fingerprint> {
+        pin_change::change(path, recovery, unlock)
     }
 
     /// Opens a state directory. An error if another process has it open, if
@@ -138,9 +170,13 @@ impl Coordinator {
     pub async fn open_with(path: &Path, unlock: &UnlockFile) -> Result<Self> {
         let state = StateDir::new(path);
         state.check()?;
-        let identity = StateDir::read_key(&state.coordinator_key())
-            .with_context(|| format!("opening the state in {}", path.display()))?;
+        ensure!(
+            state.coordinator_key().exists() || state.next_coordinator_key().exists(),
+            "there is no coordinator in {0}: make it with: coordinator init --state {0}",
+            path.display()
+        );
         let guard = state.lock()?;
+        let (identity, pin_change) = pin_change::settle(&state)?;
         let unlock = unlocking::unlock(&state, unlock)?;
         unlocking::settle(&state, &unlock)?;
         let store = Store::open(&state.database(), unlock, guard)?;
@@ -152,8 +188,16 @@ impl Coordinator {
             path.display()
         );
         let strangers = Mutex::default();
-        let inner =
-            Inner { identity, store, changes: watch::Sender::new(0), news: Arc::default(), strangers };
+        let arrivals = Arc::default();
+        let inner = Inner {
+            identity,
+            pin_change,
+            store,
+            changes: watch::Sender::new(0),
+            news: Arc::default(),
+            strangers,
+            arrivals,
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -382,9 +426,35 @@ impl Coordinator {
         self.change(move |tx| transition::admins::remove(tx, &name, &actor, Timestamp::now())).await
     }
 
+    /// Wants a node's key replaced at its next contact. Idempotent.
+    pub async fn rotate(&self, node: &NodeName) -> Result<()> {
+        self.rotate_as(node.clone(), Actor::local()).await
+    }
+
+    async fn rotate_as(&self, node: NodeName, actor: Actor) -> Result<()> {
+        self.change(move |tx| transition::rotate::ask(tx, &node, &actor, Timestamp::now())).await
+    }
+
+    /// Decides for this state although nodes have seen a later one, or were
+    /// about to: begins an epoch later than any, and voids unused tickets.
+    pub async fn raise_epoch(&self) -> Result<Reach> {
+        self.raise_epoch_as(Actor::local()).await
+    }
+
+    async fn raise_epoch_as(&self, actor: Actor) -> Result<Reach> {
+        let why = "an operator decided for this state";
+        let raise = move |tx: &Transaction<'_>| transition::epoch::raise(tx, why, &actor, Timestamp::now());
+        Ok(self.change(raise).await?.reach)
+    }
+
     /// What a key was noted for, if it was.
     async fn owner(&self, key: Fingerprint) -> Result<Option<registry::KeyOwner>> {
         self.inner.store.read(move |tx| store::keys::owner(tx, &key)).await
+    }
+
+    /// Whether the state is known to be an old copy.
+    async fn is_stale(&self) -> Result<bool> {
+        self.inner.store.read(|tx| Ok(store::epoch::newer(tx)?.is_some())).await
     }
 
     async fn knows(&self, key: Fingerprint) -> Result<bool> {
@@ -396,12 +466,30 @@ impl Coordinator {
         &self,
         transition: impl FnOnce(&Transaction<'_>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
+        self.change_and_tell(false, transition).await
+    }
+
+    /// Runs a transition, and says so if the audit trail has something new: for
+    /// what happens all the time and is no news to anybody.
+    async fn change_quietly<T: Send + 'static>(
+        &self,
+        transition: impl FnOnce(&Transaction<'_>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.change_and_tell(true, transition).await
+    }
+
+    async fn change_and_tell<T: Send + 'static>(
+        &self,
+        quietly: bool,
+        transition: impl FnOnce(&Transaction<'_>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
         // The store has a thread of its own; its lines belong to this request.
         let span = tracing::Span::current();
         let transition = move |tx: &Transaction<'_>| {
             let (before, newest) = (tx.total_changes(), events::newest(tx)?);
             let result = span.in_scope(|| transition(tx))?;
-            let anything = tx.total_changes() != before;
+            let changed = tx.total_changes() != before;
+            let anything = changed && (!quietly || events::newest(tx)? != newest);
             let concerned = if anything { Some(events::concerned(tx, newest)?) } else { None };
             Ok((result, concerned))
         };

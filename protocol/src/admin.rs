@@ -2,7 +2,7 @@
 //! the admin routes of the same listener the nodes use, authorised on every
 //! request by the connection's key.
 //!
-//! Later steps add: key rotation, backup and restore.
+//! Later steps add: backup and restore.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -11,6 +11,7 @@ use crate::api::{Facts, Report, Step, Usage};
 use crate::config::Incarnation;
 use crate::identity::{Fingerprint, TypedFingerprint};
 use crate::names::{AdminName, ClusterName, K3sVersion, NodeName, Role};
+use crate::ratchet::Reach;
 use crate::secret::Secret;
 use crate::ticket::TicketKey;
 
@@ -28,6 +29,11 @@ pub const REVOKE: &str = "/v1/admin/revoke";
 pub const CONFIRM: &str = "/v1/admin/confirm";
 /// `POST`: [`ApproveRequest`] to [`ApproveAnswer`]. Idempotent.
 pub const APPROVE: &str = "/v1/admin/approve";
+/// `POST`: [`NodeRequest`], answered with 204: the node replaces its key at its next contact.
+pub const ROTATE: &str = "/v1/admin/rotate";
+/// `POST` without a body to [`crate::ratchet::Reach`]: this state counts,
+/// whatever later one nodes have seen.
+pub const RAISE_EPOCH: &str = "/v1/admin/raise-epoch";
 /// `POST`: [`ExtendRequest`] to [`ExtendAnswer`].
 pub const EXTEND: &str = "/v1/admin/extend";
 /// `POST`: [`ApplyRequest`] to [`ApplyAnswer`].
@@ -270,6 +276,10 @@ pub struct ClusterStatus {
     /// have left the file and still have a key. Empty when nothing is live.
     #[serde(default)]
     pub nodes: Vec<NodeStatus>,
+    /// Nodes have seen a later state of this coordinator than it has: it runs on
+    /// an old copy, enrols nobody and lets nobody start k3s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stale: Option<Stale>,
     /// What an operator should look at, newest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub alarms: Vec<Alarm>,
@@ -277,6 +287,17 @@ pub struct ClusterStatus {
     /// among them: the newest, from a bounded memory.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub strangers: Vec<Stranger>,
+}
+
+/// How old a copy a coordinator's state is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stale {
+    /// How far the state is.
+    pub own: Reach,
+    /// How far a node has seen it.
+    pub seen: Reach,
+    /// When that was first noticed.
+    pub since: Timestamp,
 }
 
 impl ClusterStatus {
@@ -540,6 +561,7 @@ mod tests {
             at: Timestamp::UNIX_EPOCH,
             live: None,
             nodes: Vec::new(),
+            stale: None,
             alarms: Vec::new(),
             strangers: Vec::new(),
         };

@@ -10,6 +10,7 @@ use crate::config::Incarnation;
 use crate::error::ApiError;
 use crate::identity::Fingerprint;
 use crate::names::{ClusterName, MacAddr, NodeName, Role};
+use crate::recovery::RecoveryKey;
 use crate::ticket::{Proof, TicketKey};
 
 /// `POST`: [`EnrolRequest`] to [`EnrolAnswer`].
@@ -17,6 +18,8 @@ pub const ENROL: &str = "/v1/enrol";
 /// `POST`: [`ApprovalRequest`] to [`EnrolAnswer`]; `pending` until an operator
 /// has approved the connection's key.
 pub const APPROVAL: &str = "/v1/approval";
+pub use crate::ratchet::OPEN;
+pub use crate::rotation::ROTATE;
 /// `GET`: [`crate::config::NodeConfig`], with an `ETag`.
 ///
 /// With that tag in `If-None-Match` and `Prefer: wait=SECONDS` (RFC 7240) the
@@ -65,6 +68,9 @@ pub struct EnrolAnswer {
     pub role: Role,
     /// The generation in the ticket's record.
     pub generation: u32,
+    /// Who alone may change the coordinator's pin: kept for good.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovery: Option<RecoveryKey>,
 }
 
 /// What a machine says of itself: an allow-list. The SMBIOS serial may be the

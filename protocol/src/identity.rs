@@ -5,11 +5,17 @@
 use std::fmt;
 use std::str::FromStr;
 
-use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rcgen::{
+    CertificateParams, CustomExtension, KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData, SigningKey as _,
+};
+use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::recovery::{self, PinChange};
 use crate::secret::Secret;
 
 /// SHA-256 of a public key's `SubjectPublicKeyInfo`, written as 64 hex digits.
@@ -146,6 +152,71 @@ impl From<TypedFingerprint> for String {
     }
 }
 
+/// A signature, in base64url. What it is of, and by which kind of key, says
+/// the field that holds it.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Signature {
+    bytes: [u8; MAX_SIGNATURE],
+    len: usize,
+}
+
+/// ECDSA P-256 in ASN.1 takes the most.
+const MAX_SIGNATURE: usize = 72;
+
+/// A text is no signature.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a signature is at most 72 bytes in base64url")]
+pub struct InvalidSignature;
+
+impl Signature {
+    fn new(signature: &[u8]) -> Option<Self> {
+        let mut bytes = [0; MAX_SIGNATURE];
+        bytes.get_mut(..signature.len())?.copy_from_slice(signature);
+        Some(Self { bytes, len: signature.len() })
+    }
+
+    /// Of an Ed25519 key.
+    pub fn ed25519(signature: &[u8; 64]) -> Self {
+        let mut bytes = [0; MAX_SIGNATURE];
+        bytes[..64].copy_from_slice(signature);
+        Self { bytes, len: 64 }
+    }
+
+    /// Its bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+impl fmt::Debug for Signature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Signature({})", URL_SAFE_NO_PAD.encode(self.as_bytes()))
+    }
+}
+
+impl TryFrom<String> for Signature {
+    type Error = InvalidSignature;
+    fn try_from(text: String) -> Result<Self, InvalidSignature> {
+        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| InvalidSignature)?;
+        Self::new(&bytes).ok_or(InvalidSignature)
+    }
+}
+
+impl From<Signature> for String {
+    fn from(signature: Signature) -> Self {
+        URL_SAFE_NO_PAD.encode(signature.as_bytes())
+    }
+}
+
+/// Whether the P-256 key in `spki` signed `message`.
+pub(crate) fn verify_p256(spki: &[u8], message: &[u8], signature: &Signature) -> bool {
+    let point = crate::tls::p256_point(spki);
+    point.is_some_and(|point| {
+        UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, point).verify(message, signature.as_bytes()).is_ok()
+    })
+}
+
 /// Making or reading a key failed.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
@@ -179,11 +250,7 @@ impl Identity {
     }
 
     fn with_key(key: KeyPair) -> Result<Self, IdentityError> {
-        let mut params = CertificateParams::new(Vec::new()).map_err(IdentityError::Envelope)?;
-        params.not_before = rcgen::date_time_ymd(1950, 1, 1);
-        params.not_after = rcgen::date_time_ymd(9999, 12, 31);
-        params.distinguished_name.push(rcgen::DnType::CommonName, "kiln");
-        let certificate = params.self_signed(&key).map_err(IdentityError::Envelope)?.der().clone();
+        let certificate = envelope(&key, None)?;
         let fingerprint = Fingerprint::of_spki(&key.subject_public_key_info());
         Ok(Self { key, certificate, fingerprint })
     }
@@ -203,9 +270,38 @@ impl Identity {
         self.certificate.clone()
     }
 
+    /// The envelope of a coordinator whose key took another's place, with the
+    /// recovery key's word for it.
+    pub fn certificate_with(&self, change: &PinChange) -> Result<CertificateDer<'static>, IdentityError> {
+        envelope(&self.key, Some(change))
+    }
+
+    /// The public key as a `SubjectPublicKeyInfo`, 91 bytes of DER.
+    pub fn spki(&self) -> Vec<u8> {
+        self.key.subject_public_key_info()
+    }
+
+    /// ECDSA with SHA-256, in ASN.1.
+    pub(crate) fn sign(&self, message: &[u8]) -> Signature {
+        let signature = self.key.sign(message).expect("a P-256 key signs anything");
+        Signature::new(&signature).expect("a P-256 signature has at most 72 bytes")
+    }
+
     pub(crate) fn private_key(&self) -> PrivateKeyDer<'static> {
         PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.serialize_der()))
     }
+}
+
+fn envelope(key: &KeyPair, change: Option<&PinChange>) -> Result<CertificateDer<'static>, IdentityError> {
+    let mut params = CertificateParams::new(Vec::new()).map_err(IdentityError::Envelope)?;
+    params.not_before = rcgen::date_time_ymd(1950, 1, 1);
+    params.not_after = rcgen::date_time_ymd(9999, 12, 31);
+    params.distinguished_name.push(rcgen::DnType::CommonName, "kiln");
+    if let Some(change) = change {
+        let extension = CustomExtension::from_oid_content(&recovery::OID, change.content());
+        params.custom_extensions.push(extension);
+    }
+    Ok(params.self_signed(key).map_err(IdentityError::Envelope)?.der().clone())
 }
 
 impl fmt::Debug for Identity {

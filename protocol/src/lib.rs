@@ -11,6 +11,9 @@
 //! | [`identity`] | P-256 keys, their self-signed envelopes and fingerprints |
 //! | [`tls`] | the verifiers that compare keys and nothing else |
 //! | [`ticket`] | the ticket, its text form and its proof |
+//! | [`ratchet`] | the clone ratchet, and the stamp of a coordinator's state |
+//! | [`rotation`] | replacing a node's key |
+//! | [`recovery`] | the key that alone changes the coordinator's pin |
 //! | [`seed`] | the document a node finds at first boot |
 //! | [`console`] | the line by which a machine's console names its key |
 //! | [`api`] | requests and answers |
@@ -27,6 +30,9 @@ pub mod error;
 pub mod identity;
 pub mod install;
 pub mod names;
+pub mod ratchet;
+pub mod recovery;
+pub mod rotation;
 pub mod secret;
 pub mod seed;
 pub mod ticket;

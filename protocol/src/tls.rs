@@ -13,6 +13,9 @@
 //!   to the schemes it was offered;
 //! * one certificate of at most [`MAX_CERTIFICATE`] bytes: a chain has no
 //!   meaning, and big ones only cost memory;
+//! * a server whose key is not the pinned one may show, in its certificate, the
+//!   recovery key's word that it took the pinned one's place ([`Trust`]): that
+//!   is looked at before the client has sent anything but its hello;
 //! * no TLS 1.2, resumption, tickets or early data: a resumed session would
 //!   keep an identity alive that was never shown again.
 
@@ -31,6 +34,7 @@ use rustls::{
 };
 
 use crate::identity::{Fingerprint, Identity};
+use crate::recovery::{PinChange, RecoveryKey};
 
 /// The largest certificate, in bytes, that either side looks at. Ours have
 /// about 350.
@@ -114,7 +118,7 @@ pub fn fingerprint_of(certificate: &CertificateDer<'_>) -> Result<Fingerprint, E
 }
 
 fn fingerprint_of_spki(spki: &[u8]) -> Result<Fingerprint, Error> {
-    if spki.len() != 91 || !spki.starts_with(&P256_SPKI_PREFIX) {
+    if !is_p256_spki(spki) {
         return Err(refused("the key is not P-256 with an uncompressed point"));
     }
     Ok(Fingerprint::of_spki(spki))
@@ -133,10 +137,47 @@ pub fn fingerprint_of_pem(pem: &[u8]) -> Result<Fingerprint, Error> {
     fingerprint_of_spki(&spki)
 }
 
+/// Whether these are the 91 bytes of a P-256 key with an uncompressed point.
+pub(crate) fn is_p256_spki(spki: &[u8]) -> bool {
+    spki.len() == 91 && spki.starts_with(&P256_SPKI_PREFIX)
+}
+
+/// The uncompressed point in such a key, 0x04 included.
+pub(crate) fn p256_point(spki: &[u8]) -> Option<&[u8]> {
+    is_p256_spki(spki).then(|| &spki[P256_SPKI_PREFIX.len() - 1..])
+}
+
+/// Which servers a client speaks to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Trust {
+    /// The one whose key has this fingerprint.
+    pub pin: Fingerprint,
+    /// And one that shows this key's word to have taken its place.
+    pub recovery: Option<RecoveryKey>,
+    /// The serial of the last such change that was heard of, 0 for none: only
+    /// a greater one changes anything.
+    pub serial: u64,
+}
+
+impl From<Fingerprint> for Trust {
+    fn from(pin: Fingerprint) -> Self {
+        Self { pin, recovery: None, serial: 0 }
+    }
+}
+
+impl Trust {
+    /// The change of the pin that a server's certificate proves, if any.
+    pub fn change(&self, certificate: &CertificateDer<'_>) -> Option<(Fingerprint, PinChange)> {
+        let found = fingerprint_of(certificate).ok().filter(|found| *found != self.pin)?;
+        let change = PinChange::find(certificate).filter(|change| change.serial > self.serial)?;
+        self.recovery.filter(|key| key.verifies(&change, &found)).map(|_| (found, change))
+    }
+}
+
 /// A client's configuration: shows `identity`, speaks only to the server
-/// whose key has the fingerprint `pin`, and never asks the system's trust store.
-pub fn client_config(identity: &Identity, pin: Fingerprint) -> Result<ClientConfig, Error> {
-    let verifier = Arc::new(PinnedServer { pin, keys: Keys::new() });
+/// that `trust` names, and never asks the system's trust store.
+pub fn client_config(identity: &Identity, trust: impl Into<Trust>) -> Result<ClientConfig, Error> {
+    let verifier = Arc::new(PinnedServer { trust: trust.into(), keys: Keys::new() });
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])?
         .dangerous()
@@ -151,11 +192,26 @@ pub fn client_config(identity: &Identity, pin: Fingerprint) -> Result<ClientConf
 
 /// A server's configuration: shows `identity` and wants a key of every client.
 pub fn server_config(identity: &Identity) -> Result<ServerConfig, Error> {
+    server_config_with(identity, identity.certificate())
+}
+
+/// As [`server_config`], for a coordinator whose key took another's place.
+pub fn server_config_after(
+    identity: &Identity,
+    change: &PinChange,
+) -> Result<ServerConfig, Box<dyn StdError + Send + Sync>> {
+    Ok(server_config_with(identity, identity.certificate_with(change)?)?)
+}
+
+fn server_config_with(
+    identity: &Identity,
+    certificate: CertificateDer<'static>,
+) -> Result<ServerConfig, Error> {
     let verifier = Arc::new(AnyClientKey { keys: Keys::new() });
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(vec![identity.certificate()], identity.private_key())?;
+        .with_single_cert(vec![certificate], identity.private_key())?;
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.max_early_data_size = 0;
@@ -206,7 +262,7 @@ fn no_tls12() -> Result<HandshakeSignatureValid, Error> {
 
 #[derive(Debug)]
 struct PinnedServer {
-    pin: Fingerprint,
+    trust: Trust,
     keys: Keys,
 }
 
@@ -220,10 +276,10 @@ impl ServerCertVerifier for PinnedServer {
         _now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let found = Keys::fingerprint(certificate, chain)?;
-        if found == self.pin {
+        if found == self.trust.pin || self.trust.change(certificate).is_some() {
             return Ok(ServerCertVerified::assertion());
         }
-        let mismatch = PinMismatch { pinned: self.pin, found };
+        let mismatch = PinMismatch { pinned: self.trust.pin, found };
         Err(Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(mismatch)))))
     }
 
@@ -334,6 +390,69 @@ mod tests {
         let expected = PinMismatch { pinned: pinned.fingerprint(), found: other.fingerprint() };
         assert_eq!(PinMismatch::find(&error), Some(expected));
         assert_eq!(PinMismatch::find(&std::io::Error::other(error)), Some(expected));
+    }
+
+    #[test]
+    fn a_pin_change_signed_by_the_recovery_key_passes_once_and_takes_nobody_back() {
+        let (node, old, new) =
+            (Identity::generate().unwrap(), Identity::generate().unwrap(), Identity::generate().unwrap());
+        let recovery = crate::recovery::RecoverySeed::generate();
+        let trust = Trust { pin: old.fingerprint(), recovery: Some(recovery.public_key()), serial: 4 };
+        let pass = |trust: Trust, change: PinChange, server: &Identity| {
+            let server = server_config_after(server, &change).unwrap();
+            handshake(client_config(&node, trust).unwrap(), server)
+        };
+        let change = recovery.change_pin(5, &new.fingerprint());
+        let (seen, found) = pass(trust, change, &new).unwrap();
+        assert_eq!((seen, found), (node.fingerprint(), new.fingerprint()));
+        // Known already, an older one, a copied one, and one that nobody may believe.
+        let after = Trust { pin: new.fingerprint(), serial: 5, ..trust };
+        assert!(pass(after, change, &new).is_ok());
+        for (trust, change, server) in [
+            (trust, recovery.change_pin(4, &new.fingerprint()), &new),
+            (after, recovery.change_pin(5, &old.fingerprint()), &old),
+            (trust, change, &node),
+            (Trust { recovery: None, ..trust }, change, &new),
+        ] {
+            let error = pass(trust, change, server).unwrap_err();
+            assert!(PinMismatch::find(&error).is_some(), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_pin_change_signed_by_the_coordinator_itself_is_refused_before_the_client_shows_its_key() {
+        let (node, old, new) =
+            (Identity::generate().unwrap(), Identity::generate().unwrap(), Identity::generate().unwrap());
+        let recovery = crate::recovery::RecoverySeed::generate().public_key();
+        let trust = Trust { pin: old.fingerprint(), recovery: Some(recovery), serial: 0 };
+        // What a coordinator could sign with: its own key, or another it made.
+        let own = old.sign(b"kiln/1 pin\0");
+        let mut raw = [0; 64];
+        raw.copy_from_slice(&own.as_bytes()[..64]);
+        let by_itself = PinChange { serial: 1, signature: crate::identity::Signature::ed25519(&raw) };
+        let by_another = crate::recovery::RecoverySeed::generate().change_pin(1, &new.fingerprint());
+        for change in [by_itself, by_another] {
+            let server = server_config_after(&new, &change).unwrap();
+            let name = ServerName::try_from("kiln.invalid").unwrap();
+            let config = Arc::new(client_config(&node, trust).unwrap());
+            let mut client = ClientConnection::new(config, name).unwrap();
+            let mut server = ServerConnection::new(Arc::new(server)).unwrap();
+            let mut wire = Vec::new();
+            client.write_tls(&mut wire).unwrap();
+            server.read_tls(&mut wire.as_slice()).unwrap();
+            server.process_new_packets().unwrap();
+            let mut wire = Vec::new();
+            server.write_tls(&mut wire).unwrap();
+            client.read_tls(&mut wire.as_slice()).unwrap();
+            let error = client.process_new_packets().unwrap_err();
+            assert!(PinMismatch::find(&error).is_some(), "{error}");
+            // What follows is an alert, from which the server learns no key.
+            let mut wire = Vec::new();
+            client.write_tls(&mut wire).unwrap();
+            server.read_tls(&mut wire.as_slice()).unwrap();
+            assert!(server.process_new_packets().is_err());
+            assert!(server.peer_certificates().is_none());
+        }
     }
 
     #[test]

@@ -101,9 +101,28 @@ impl<'a> Progress<'a> {
         self.tell(step, StepState::Failed { error: error.clone() }, &line, None);
     }
 
+    /// Something beside the steps, to the journal and the console.
+    pub(crate) fn note(&self, step: Step, line: &str) {
+        tracing::info!("[{step}] {line}");
+        self.console.line(&format!("kiln: [{step}] {line}"));
+    }
+
     /// The step is not gone on with until an operator has done something.
     pub(crate) fn refused(&self, step: Step, error: &ApiError) {
         self.tell(step, StepState::Failed { error: error.clone() }, &error.to_string(), None);
+    }
+
+    /// A report of a failure, for whoever sends it by another way.
+    pub(crate) fn last_word(&self, step: Step, error: &ApiError, facts: Facts) -> Report {
+        Report {
+            boot_id: self.boot_id.clone(),
+            sequence: 1,
+            uptime_ms: clock::uptime_ms(),
+            step,
+            state: StepState::Failed { error: error.clone() },
+            facts: Some(facts),
+            usage: clock::usage(),
+        }
     }
 
     fn tell(&self, step: Step, state: StepState, line: &str, facts: Option<Facts>) {

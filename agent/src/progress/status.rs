@@ -99,7 +99,7 @@ impl Status {
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.bound {
-            Some(EnrolAnswer { cluster, node, role, generation }) => {
+            Some(EnrolAnswer { cluster, node, role, generation, .. }) => {
                 writeln!(f, "node         {node} ({role} of {cluster}, generation {generation})")?;
             }
             None => writeln!(f, "node         not bound to a cluster yet")?,

@@ -57,6 +57,12 @@ impl Access {
 }
 
 impl Root {
+    /// Another handle to the same root.
+    pub(crate) fn another(&self) -> Result<Self> {
+        let dir = self.dir.try_clone().with_context(|| format!("opening {} again", self.path.display()))?;
+        Ok(Self { dir, path: self.path.clone() })
+    }
+
     /// Opens the directory `path`.
     pub fn open(path: &Path) -> Result<Self> {
         let dir = rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())

@@ -24,7 +24,13 @@ fn boot(dir: &Path) -> Result<()> {
     let mut state = keep(&root, State::Seed, Event::SeedFound(seed))?;
     let key = identity::load_or_make(&root)?.fingerprint();
     crash::say(&format!("key {key}"));
-    let bound = EnrolAnswer { cluster: "c".parse()?, node: "s1".parse()?, role: Role::Server, generation: 1 };
+    let bound = EnrolAnswer {
+        cluster: "c".parse()?,
+        node: "s1".parse()?,
+        role: Role::Server,
+        generation: 1,
+        recovery: None,
+    };
     for event in [
         Event::KeyMade(Me { key, machine: None }),
         Event::Bound(bound),

@@ -6,13 +6,14 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::Result;
-use kiln_protocol::ApiError;
 use kiln_protocol::api::Step;
 use kiln_protocol::error::ErrorClass;
+use kiln_protocol::{ApiError, Identity};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::state::{Event, State};
 use super::store;
+use crate::bond::Bond;
 use crate::client::Client;
 use crate::facts;
 use crate::host::{Health, Host};
@@ -49,6 +50,7 @@ pub struct Node<'a, H> {
     pub(super) progress: Progress<'a>,
     pub(super) link: Link,
     client: RefCell<Option<Rc<Client>>>,
+    bond: RefCell<Option<Rc<Bond>>>,
     /// Whether sources are to be asked for another seed before enrolling.
     pub(super) look_for_seed: Cell<bool>,
 }
@@ -63,6 +65,7 @@ impl<'a, H: Host> Node<'a, H> {
             progress: Progress::new(root, console),
             link: Link::default(),
             client: RefCell::default(),
+            bond: RefCell::default(),
             look_for_seed: Cell::new(true),
         }
     }
@@ -74,26 +77,41 @@ impl<'a, H: Host> Node<'a, H> {
 
     /// Goes on from `state` until the node is ready, however long that takes.
     pub async fn run(&self, state: State) -> Result<Outcome> {
-        if self.is_cloned(&state) {
+        if let Some(error) = self.cloned(&state) {
+            let _ = timeout(LATER_BOOT_REPORT, self.tell_cloned(&state, &error)).await;
             return Ok(Outcome::Cloned);
         }
         let later_boot = matches!(state, State::Ready { .. });
         let mut delivering = pin!(deliver(&self.progress.queue, &self.link, self.pace));
-        tokio::select! {
+        let state = tokio::select! {
             result = self.drive(state) => result?,
-            // Before its end there is always something left to report.
-            () = &mut delivering => {}
-        }
-        self.link.end();
-        if later_boot {
-            let _ = timeout(LATER_BOOT_REPORT, delivering).await;
-        } else {
+            // It ends when it is told to.
+            () = &mut delivering => unreachable!("reports are delivered to the end"),
+        };
+        let finishing = async {
+            // Begun by an earlier run, or by `agent rotate`: nothing is said before.
+            let state = self.rotate_if_due(state).await;
+            if let Some(home) = state.home() {
+                self.client_for(home)?;
+            }
+            self.link.end();
             delivering.await;
+            // Asked for at this contact.
+            self.rotate_if_due(state).await;
+            Ok::<_, Failure>(())
+        };
+        let finished = if later_boot {
+            timeout(LATER_BOOT_REPORT, finishing).await.unwrap_or(Ok(()))
+        } else {
+            finishing.await
+        };
+        if let Err(failure) = finished {
+            tracing::warn!("{}", failure.error);
         }
         Ok(Outcome::Ready)
     }
 
-    async fn drive(&self, mut state: State) -> Result<()> {
+    async fn drive(&self, mut state: State) -> Result<State> {
         let mut backoff = Backoff::new(self.pace);
         self.progress.identify(&state);
         if let Some(me) = state.me() {
@@ -102,7 +120,13 @@ impl<'a, H: Host> Node<'a, H> {
         loop {
             let step = state.step();
             match self.step(&state).await {
-                Ok(None) => return Ok(()),
+                Ok(None) => return Ok(state),
+                Ok(Some((event @ Event::KeyReplaced(_), note))) => {
+                    match self.key_replaced(state.clone(), event, &note) {
+                        Ok(next) => (state, backoff) = (next, Backoff::new(self.pace)),
+                        Err(error) => self.wait(step, &Failure::local(&error), &mut backoff).await,
+                    }
+                }
                 Ok(Some((event, note))) => {
                     let next = state.clone().after(event)?;
                     match store::save(self.root, &next) {
@@ -141,6 +165,12 @@ impl<'a, H: Host> Node<'a, H> {
     /// Does what a state asks for. Returns what came of it and a word for
     /// people, or nothing once there is nothing left to do.
     async fn step(&self, state: &State) -> Result<Option<(Event, String)>, Failure> {
+        // A ready node needs no coordinator, so it does not wait for this.
+        if let Some(home) = state.home().filter(|_| state.step() != Step::Ready)
+            && self.rotation_due(home)?
+        {
+            return self.rotate(home).await.map(Some);
+        }
         let (event, note) = match state {
             State::Seed => self.seed().await?,
             State::Key { .. } => self.key()?,
@@ -222,20 +252,56 @@ impl<'a, H: Host> Node<'a, H> {
         self.client.replace(None);
     }
 
-    fn is_cloned(&self, state: &State) -> bool {
-        let Some(me) = state.me() else { return false };
-        let here = facts::machine_uuid(self.root);
-        let (Some(made_on), Some(here)) = (&me.machine, here) else { return false };
-        if *made_on == here {
-            return false;
+    /// What holds this node and its coordinator together.
+    pub(super) fn bond(&self) -> Result<Rc<Bond>> {
+        if let Some(bond) = self.bond.borrow().clone() {
+            return Ok(bond);
         }
-        let message = format!("this disk is a copy: its key was made on machine {made_on}, this is {here}");
+        let bond = Rc::new(Bond::load(self.root)?);
+        self.bond.replace(Some(bond.clone()));
+        Ok(bond)
+    }
+
+    pub(super) fn rotation_asked(&self) -> bool {
+        self.client.borrow().as_ref().is_some_and(|client| client.rotation_asked())
+    }
+
+    /// What is to be said if this disk was copied from another machine.
+    fn cloned(&self, state: &State) -> Option<ApiError> {
+        let me = state.me()?;
+        let (made_on, here) = (me.machine.as_ref()?, facts::machine_uuid(self.root)?);
+        if *made_on == here {
+            return None;
+        }
+        let whose = state.home().map_or_else(String::new, |home| format!(" of node {}", home.bound.node));
+        let message =
+            format!("this disk is a copy: its key{whose} was made on machine {made_on}, this is {here}");
         let error = ApiError::new(ErrorClass::Cloned, message).hint(format!(
             "to make this a node of its own, remove {} and give it a ticket",
             identity::STATE_DIR
         ));
         self.progress.identify(state);
         self.progress.refused(state.step(), &error);
-        true
+        Some(error)
+    }
+
+    /// Tells the coordinator, with a key that is made for this and thrown away:
+    /// an operator sees a stranger that says whose copy it is.
+    async fn tell_cloned(&self, state: &State, error: &ApiError) {
+        let (addresses, pin) = match (state, state.home()) {
+            (State::Enrol { seed, .. }, _) => (seed.0.claim.addresses().to_vec(), seed.0.claim.pin()),
+            (_, Some(home)) => (home.addresses.clone(), home.pin),
+            _ => return,
+        };
+        let Ok(stranger) = Identity::generate() else { return };
+        let Ok(bond) = self.bond() else { return };
+        let recovery = state.home().and_then(|home| home.bound.recovery);
+        let pin = bond.trust(pin, recovery).pin;
+        let client = Client::new(stranger, pin, &addresses);
+        let report = self.progress.last_word(state.step(), error, facts::collect(self.root));
+        let mut backoff = Backoff::new(self.pace);
+        while let Err(failure) = client.report(&report).await {
+            sleep(backoff.after(&failure, random())).await;
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -14,6 +14,9 @@ use kiln_protocol::api::{self, EnrolAnswer, EnrolRequest, GateAnswer, GateReques
 use kiln_protocol::config::{Incarnation, NodeConfig};
 use kiln_protocol::error::ErrorClass;
 use kiln_protocol::names::{K3sVersion, SshPublicKey, UserName};
+use kiln_protocol::ratchet::{OpenAnswer, OpenRequest, Reach, Stamp, Turn};
+use kiln_protocol::recovery::{PinChange, RecoverySeed};
+use kiln_protocol::rotation::RotateRequest;
 use kiln_protocol::seed::{Contact, NodeSeed, SshUser, StaticAddress};
 use kiln_protocol::ticket::{Ticket, TicketSeed};
 use kiln_protocol::{ApiError, Fingerprint, Identity, NodeName, Role, tls};
@@ -47,10 +50,20 @@ pub(super) struct Script {
     pub(super) enrolled: Vec<Fingerprint>,
     pub(super) gates: Vec<GateRequest>,
     pub(super) reports: Vec<Report>,
-    /// What machines reported before they were bound.
-    pub(super) beacons: Vec<Report>,
     /// Keys that an operator has approved.
     pub(super) approved: Vec<Fingerprint>,
+    /// What keys that are nobody's, or not yet, have reported.
+    pub(super) beacons: Vec<(Fingerprint, Report)>,
+    /// The key of the node now, and those it had before.
+    pub(super) key: Option<Fingerprint>,
+    pub(super) former: Vec<Fingerprint>,
+    /// The last turn of the node's ratchet.
+    pub(super) turn: Option<Turn>,
+    /// What no honest machine would have done.
+    pub(super) alarms: Vec<String>,
+    /// Whether the node is told to replace its key.
+    pub(super) rotate: bool,
+    pub(super) recovery: RecoverySeed,
     ticket: TicketSeed,
     pin: Fingerprint,
 }
@@ -63,6 +76,9 @@ pub(super) struct FakeCoordinator {
     address: String,
     /// Nobody reaches it, as long as this is set.
     pub(super) cut_off: Arc<AtomicBool>,
+    /// The recovery key's word for the identity, if it has one.
+    change: Option<PinChange>,
+    handshakes: Arc<AtomicUsize>,
 }
 
 impl FakeCoordinator {
@@ -79,6 +95,12 @@ impl FakeCoordinator {
             reports: Vec::new(),
             beacons: Vec::new(),
             approved: Vec::new(),
+            key: None,
+            former: Vec::new(),
+            turn: None,
+            alarms: Vec::new(),
+            rotate: false,
+            recovery: RecoverySeed::generate(),
             ticket: TicketSeed::generate(),
             pin: identity.fingerprint(),
         };
@@ -88,8 +110,32 @@ impl FakeCoordinator {
             identity: Arc::new(identity),
             address,
             cut_off: Arc::default(),
+            change: None,
+            handshakes: Arc::default(),
         };
         (this, listener)
+    }
+
+    /// One that knows what this one knows, with another key, at another
+    /// address; whoever holds `recovery` says that it took this one's place.
+    pub(super) async fn succeeded_by(&self, recovery: &RecoverySeed) -> Self {
+        let (mut next, listener) = Self::new().await;
+        next.change = Some(recovery.change_pin(1, &next.pin()));
+        {
+            let (mut script, known) = (next.script(), self.script());
+            (script.key, script.turn) = (known.key, known.turn);
+        }
+        next.listen(listener);
+        next
+    }
+
+    pub(super) fn pin(&self) -> Fingerprint {
+        self.identity.fingerprint()
+    }
+
+    /// How many connections got as far as a handshake, good or not.
+    pub(super) fn handshakes(&self) -> usize {
+        self.handshakes.load(Ordering::SeqCst)
     }
 
     /// One that listens.
@@ -100,7 +146,11 @@ impl FakeCoordinator {
     }
 
     pub(super) fn listen(&self, listener: TcpListener) {
-        let acceptor = TlsAcceptor::from(Arc::new(tls::server_config(&self.identity).unwrap()));
+        let config = match &self.change {
+            None => tls::server_config(&self.identity).unwrap(),
+            Some(change) => tls::server_config_after(&self.identity, change).unwrap(),
+        };
+        let acceptor = TlsAcceptor::from(Arc::new(config));
         let this = self.clone();
         tokio::spawn(async move {
             loop {
@@ -136,39 +186,66 @@ impl FakeCoordinator {
     }
 
     async fn serve(&self, stream: TcpStream, acceptor: TlsAcceptor) -> Result<()> {
+        self.handshakes.fetch_add(1, Ordering::SeqCst);
         if self.cut_off.load(Ordering::Relaxed) {
             bail!("there is no way here");
         }
         let mut stream = acceptor.accept(stream).await?;
         let key = tls::fingerprint_of(&stream.get_ref().1.peer_certificates().unwrap()[0])?;
-        let (path, seen, body) = read_request(&mut stream).await?;
-        let answer = self.answer(key, &path, seen.as_deref(), &body);
-        stream.write_all(answer.as_bytes()).await?;
-        stream.shutdown().await?;
-        Ok(())
+        let mut opened = false;
+        loop {
+            let (path, seen, body) = read_request(&mut stream).await?;
+            if self.cut_off.load(Ordering::Relaxed) {
+                bail!("there is no way here any more");
+            }
+            let (answer, end) = self.answer(key, &path, seen.as_deref(), &body, &mut opened);
+            stream.write_all(answer.as_bytes()).await?;
+            if end {
+                stream.shutdown().await?;
+                return Ok(());
+            }
+        }
     }
 
-    fn answer(&self, key: Fingerprint, path: &str, seen: Option<&str>, body: &[u8]) -> String {
+    fn answer(
+        &self,
+        key: Fingerprint,
+        path: &str,
+        seen: Option<&str>,
+        body: &[u8],
+        opened: &mut bool,
+    ) -> (String, bool) {
         let mut script = self.script();
         let fault = match script.faults.front() {
             Some((to, _)) if *to == path => script.faults.pop_front().map(|(_, fault)| fault),
             _ => None,
         };
         if let Some(Fault::Refuse(error)) = fault {
-            return response(403, &serde_json::to_string(&error).unwrap());
+            return (response(403, &serde_json::to_string(&error).unwrap()), false);
         }
-        let answer = script.hear(key, path, seen, body);
+        let answer = script.hear(&self.identity, key, path, seen, body, opened);
         match fault {
-            None => answer,
-            Some(Fault::Raw(text)) => text.to_owned(),
-            _ => String::new(),
+            None => (answer, false),
+            Some(Fault::Raw(text)) => (text.to_owned(), true),
+            _ => (String::new(), true),
         }
     }
 }
 
 impl Script {
-    fn hear(&mut self, key: Fingerprint, path: &str, seen: Option<&str>, body: &[u8]) -> String {
-        let bound = self.enrolled.first() == Some(&key);
+    fn hear(
+        &mut self,
+        coordinator: &Identity,
+        key: Fingerprint,
+        path: &str,
+        seen: Option<&str>,
+        body: &[u8],
+        opened: &mut bool,
+    ) -> String {
+        let bound = self.key == Some(key);
+        if self.former.contains(&key) && path != api::ROTATE {
+            self.alarms.push(format!("{path} with a key that was replaced"));
+        }
         if path == api::APPROVAL && !self.approved.contains(&key) {
             let error = ApiError::new(ErrorClass::Pending, "no ticket").hint("coordinator approve");
             return response(403, &serde_json::to_string(&error).unwrap());
@@ -183,17 +260,39 @@ impl Script {
                 );
             }
             self.enrolled.push(key);
+            self.key.get_or_insert(key);
             let (node, role) = (self.config.node.clone(), self.config.role());
-            let answer = EnrolAnswer { cluster: self.config.cluster.clone(), node, role, generation: 1 };
+            let answer = EnrolAnswer {
+                cluster: self.config.cluster.clone(),
+                node,
+                role,
+                generation: 1,
+                recovery: Some(self.recovery.public_key()),
+            };
             return response(200, &serde_json::to_string(&answer).unwrap());
         }
-        if !bound && path == api::REPORT {
-            self.beacons.push(serde_json::from_slice(body).unwrap());
-            return "HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n".to_owned();
+        if path == api::REPORT && !bound {
+            self.beacons.push((key, serde_json::from_slice(body).unwrap()));
+            return response(204, "");
+        }
+        if path == api::ROTATE {
+            return self.replace(key, body);
         }
         if !bound {
             let error = ApiError::new(ErrorClass::Policy, "this key is not bound");
             return response(403, &serde_json::to_string(&error).unwrap());
+        }
+        if path == api::OPEN {
+            let request: OpenRequest = serde_json::from_slice(body).unwrap();
+            self.turn_to(request.turn);
+            *opened = true;
+            let stamp = Stamp::sign(Reach { epoch: 1, seq: 1 }, coordinator);
+            let answer = OpenAnswer { stamp, rotate: self.rotate };
+            return response(200, &serde_json::to_string(&answer).unwrap());
+        }
+        if !*opened {
+            let error = ApiError::new(ErrorClass::Transient, "not opened");
+            return response(428, &serde_json::to_string(&error).unwrap());
         }
         match path {
             api::CONFIG => {
@@ -217,16 +316,43 @@ impl Script {
             }
             api::REPORT => {
                 self.reports.push(serde_json::from_slice(body).unwrap());
-                "HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n".to_owned()
+                response(204, "")
             }
             _ => response(404, "{}"),
         }
+    }
+
+    fn turn_to(&mut self, turn: Turn) {
+        if self.turn.is_some_and(|last| last != turn && last.next != turn.cur) {
+            self.alarms.push(format!("{turn:?} after {:?}", self.turn));
+        }
+        self.turn = Some(turn);
+    }
+
+    fn replace(&mut self, key: Fingerprint, body: &[u8]) -> String {
+        let request: RotateRequest = serde_json::from_slice(body).unwrap();
+        assert!(request.is_proven(&self.pin, &key), "the proof is for another key");
+        let new = request.key.fingerprint();
+        if self.key == Some(key) {
+            self.turn_to(request.turn);
+            self.former.push(key);
+            self.key = Some(new);
+            self.rotate = false;
+        } else if self.key != Some(new) {
+            self.alarms.push("another rotation with a key that was replaced".to_owned());
+        }
+        response(204, "")
     }
 }
 
 pub(super) fn response(status: u16, body: &str) -> String {
     let head = format!("HTTP/1.1 {status} X\r\ncontent-type: application/json\r\n");
-    format!("{head}content-length: {}\r\nconnection: close\r\n\r\n{body}", body.len())
+    let length = if status == 204 || status == 304 {
+        String::new()
+    } else {
+        format!("content-length: {}\r\n", body.len())
+    };
+    format!("{head}{length}\r\n{body}")
 }
 
 /// The path, what is in `If-None-Match`, and the body.
@@ -241,6 +367,7 @@ async fn read_request(
         let text = String::from_utf8_lossy(&bytes).into_owned();
         if let Some((head, body)) = text.split_once("\r\n\r\n") {
             let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+            // One request is under way at a time, so nothing comes behind it.
             let length: usize = length.map_or(0, |length| length.parse().unwrap());
             if body.len() >= length {
                 let path = head.split(' ').nth(1).unwrap().to_owned();

@@ -7,11 +7,11 @@ use std::pin::pin;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use kiln_protocol::ApiError;
 use kiln_protocol::api::{MAX_WAIT, Step};
 use kiln_protocol::config::{Incarnation, NodeConfig};
 use kiln_protocol::error::ErrorClass;
 use kiln_protocol::seed::StaticAddress;
-use kiln_protocol::{ApiError, Identity};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::driver::Node;
@@ -19,7 +19,6 @@ use super::join::check;
 use super::state::{Home, State};
 use crate::applied::Applied;
 use crate::apply::k3s;
-use crate::client::Client;
 use crate::facts;
 use crate::host::Host;
 use crate::progress::deliver;
@@ -40,22 +39,28 @@ impl<H: Host> Node<'_, H> {
         self.link.begin();
         let delivering = pin!(deliver(&self.progress.queue, &self.link, self.pace));
         tokio::select! {
-            () = self.watch_configuration(&home, incarnation) => {}
+            () = self.watch_configuration(home, incarnation) => {}
             () = delivering => {}
         }
     }
 
-    async fn watch_configuration(&self, home: &Home, incarnation: Incarnation) {
+    async fn watch_configuration(&self, mut home: Home, incarnation: Incarnation) {
         let pace = Pace { longest: self.pace.operator, ..self.pace };
         let (mut backoff, mut seen, mut trouble) = (Backoff::new(pace), None, None);
         loop {
             let not_before = Instant::now() + self.pace.first.mul_f64(0.5 + random() / 2.0);
-            match self.next_configuration(home, incarnation, &mut seen).await {
+            if self.rotation_due(&home).unwrap_or(false) {
+                let state = State::Ready { home: home.clone(), incarnation };
+                if let State::Ready { home: now, .. } = self.rotate_if_due(state).await {
+                    home = now;
+                }
+            }
+            match self.next_configuration(&home, incarnation, &mut seen).await {
                 Ok(news) => {
                     backoff = Backoff::new(pace);
                     if let Some(note) = news.or_else(|| trouble.is_some().then(String::new)) {
                         trouble = None;
-                        self.say(home, &note);
+                        self.say(&home, &note);
                     }
                 }
                 Err(failure) => {
@@ -189,10 +194,9 @@ impl<H: Host> Node<'_, H> {
 
     /// Whether the coordinator answers, over a connection that is new.
     async fn reach(&self, home: &Home) -> Result<(), Failure> {
-        let identity: Identity = self.own_key(&home.me)?;
         let end = Instant::now() + self.pace.longest;
         loop {
-            let client = Client::new(&identity, home.pin, &home.addresses)?;
+            let client = self.bonded_client(home)?;
             match client.config_after(None, Duration::ZERO).await {
                 Ok(_) => return Ok(()),
                 Err(failure) if failure.heard => return Ok(()),

@@ -4,12 +4,11 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use kiln_protocol::api::{ApprovalRequest, EnrolRequest, GateAnswer, GateRequest, Step};
 use kiln_protocol::config::{Incarnation, NodeConfig};
 use kiln_protocol::error::ErrorClass;
 use kiln_protocol::seed::NodeSeed;
-use kiln_protocol::{ApiError, Fingerprint, Identity, NodeName};
+use kiln_protocol::{ApiError, Fingerprint, NodeName};
 use tokio::time::sleep;
 
 use super::driver::Node;
@@ -122,7 +121,8 @@ impl<H: Host> Node<'_, H> {
             self.link.answered(false);
         }
         let bound = answer?;
-        self.link.answered(true);
+        // What a bound node says, it says over connections that it opens.
+        self.forget_client();
         let note = format!("bound as {}, {} of {}", bound.node, bound.role, bound.cluster);
         Ok((Event::Bound(bound), note))
     }
@@ -180,10 +180,19 @@ impl<H: Host> Node<'_, H> {
     /// The client of a bound node.
     pub(super) fn client_for(&self, home: &Home) -> Result<Rc<Client>, Failure> {
         self.client(|| {
-            let client = self.connect(&home.me, &home.addresses, home.pin)?;
+            let client = self.bonded_client(home)?;
+            if identity::load_next(self.root, &home.me.key)?.is_some() {
+                client.retire();
+            }
             self.link.answered(true);
             Ok(client)
         })
+    }
+
+    /// A client of a bound node with connections of its own.
+    pub(super) fn bonded_client(&self, home: &Home) -> Result<Client, Failure> {
+        let client = self.connect(&home.me, &home.addresses, home.pin)?;
+        Ok(client.bound(self.bond()?, home.bound.recovery))
     }
 
     fn connect(
@@ -192,17 +201,9 @@ impl<H: Host> Node<'_, H> {
         addresses: &[kiln_protocol::ticket::Address],
         pin: Fingerprint,
     ) -> Result<Client, Failure> {
-        let identity = self.own_key(me)?;
-        Ok(Client::new(&identity, pin, addresses)?)
-    }
-
-    pub(super) fn own_key(&self, me: &Me) -> Result<Identity, Failure> {
-        let identity = identity::load(self.root)?.context("the node's key has disappeared")?;
-        if identity.fingerprint() != me.key {
-            let message = format!("{} holds another key than the state names", identity::KEY_FILE);
-            return Err(ApiError::new(ErrorClass::Policy, message).into());
-        }
-        Ok(identity)
+        let identity = identity::load_named(self.root, &me.key)
+            .map_err(|error| ApiError::new(ErrorClass::Policy, format!("{error:#}")))?;
+        Ok(Client::new(identity, pin, addresses))
     }
 }
 

@@ -8,6 +8,7 @@
 mod driver;
 mod follow;
 mod join;
+mod rotate;
 pub mod state;
 mod store;
 

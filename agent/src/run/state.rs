@@ -17,6 +17,7 @@
 //!   that a wrong or expired ticket is cured by giving the machine another.
 //! * From `Enrol` to `Configure` the ticket is forgotten: it is of no use to
 //!   anybody any more, only the coordinator's addresses and pin are.
+//! * In any state of a bound node its key may be replaced; the state stays.
 //! * No arrow leaves `StartK3s` backwards. k3s may have started, and it picks
 //!   its datastore at its first start: the configuration is never touched again.
 
@@ -132,6 +133,8 @@ pub enum Event {
     Passed,
     /// k3s answers and its unit is enabled.
     K3sReady,
+    /// The coordinator takes this key for the node's from now on.
+    KeyReplaced(Fingerprint),
 }
 
 /// An event that means nothing in a state: a defect of the driver.
@@ -172,6 +175,12 @@ impl State {
             (Self::Gate { home, .. }, Event::Reconfigure) => Ok(Self::Configure { home }),
             (Self::Gate { home, incarnation }, Event::Passed) => Ok(Self::StartK3s { home, incarnation }),
             (Self::StartK3s { home, incarnation }, Event::K3sReady) => Ok(Self::Ready { home, incarnation }),
+            (mut state, Event::KeyReplaced(key)) if state.home().is_some() => {
+                if let Some(home) = state.home_mut() {
+                    home.me.key = key;
+                }
+                Ok(state)
+            }
             (state, event) => Err(Unexpected { step: state.step(), event: Box::new(event) }),
         }
     }
@@ -182,6 +191,16 @@ impl State {
             Self::Seed | Self::Key { .. } => None,
             Self::Enrol { me, .. } => Some(me),
             _ => self.home().map(|home| &home.me),
+        }
+    }
+
+    fn home_mut(&mut self) -> Option<&mut Home> {
+        match self {
+            Self::Seed | Self::Key { .. } | Self::Enrol { .. } => None,
+            Self::Configure { home }
+            | Self::Gate { home, .. }
+            | Self::StartK3s { home, .. }
+            | Self::Ready { home, .. } => Some(home),
         }
     }
 
@@ -219,6 +238,7 @@ mod tests {
             node: "k3s-s1".parse().unwrap(),
             role: kiln_protocol::Role::Server,
             generation: 1,
+            recovery: None,
         }
     }
 

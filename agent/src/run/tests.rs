@@ -245,7 +245,7 @@ async fn a_machine_without_a_ticket_shows_its_key_and_waits_for_approval() {
         assert_eq!(identity::load(&machine.root).unwrap().unwrap().fingerprint(), key);
         // Its beacon says what it waits for.
         until(|| !coordinator.script().beacons.is_empty()).await;
-        let StepState::Failed { error } = coordinator.script().beacons[0].state.clone() else { panic!() };
+        let StepState::Failed { error } = coordinator.script().beacons[0].1.state.clone() else { panic!() };
         assert_eq!(error.class, ErrorClass::Pending);
         coordinator.script().approved.push(key);
     };
@@ -290,7 +290,7 @@ async fn a_refusal_before_enrolment_reaches_the_coordinator_as_a_beacon_whatever
                 let script = coordinator.script();
                 let failed =
                     |state: &StepState| matches!(state, StepState::Failed { error } if error.class == class);
-                let told = script.beacons.iter().any(|report| failed(&report.state));
+                let told = script.beacons.iter().any(|(_, report)| failed(&report.state));
                 // Enrolment stands in the way of everything else.
                 drop(script);
                 told
@@ -432,6 +432,105 @@ async fn a_copied_disk_says_so_and_does_not_use_its_key() {
     assert_eq!(coordinator.script().reports.len(), reports, "the key was used");
     let said = machine.said();
     assert!(said.contains("cloned: this disk is a copy") && said.contains("remove /var/lib/kiln"), "{said}");
+    // It is told with a key that is nobody's, so that an operator sees it from afar.
+    let script = coordinator.script();
+    let [(key, report)] = &script.beacons[..] else { panic!("{:?}", script.beacons) };
+    assert_ne!(Some(*key), script.key);
+    let StepState::Failed { error } = &report.state else { panic!("{report:?}") };
+    assert_eq!(error.class, ErrorClass::Cloned);
+    assert!(error.message.contains("k3s-s1"), "{error}");
+    assert_eq!(script.alarms, [""; 0]);
+}
+
+#[tokio::test]
+async fn an_operator_who_wants_another_key_gets_it_at_the_next_contact() {
+    let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+    let host = FakeHost::new(&machine.root, coordinator.seed());
+    machine.boot(&host).await;
+    let before = coordinator.script().key;
+    coordinator.script().rotate = true;
+    host.reboot();
+    machine.boot(&host).await;
+    assert_ne!(coordinator.script().key, before);
+    check_ready(&machine, &host, &coordinator, "after the rotation");
+    assert!(machine.said().contains("the node's key is now"), "{}", machine.said());
+    host.reboot();
+    machine.boot(&host).await;
+    check_ready(&machine, &host, &coordinator, "with the new key");
+    assert_eq!(coordinator.script().former.len(), 1);
+}
+
+#[tokio::test]
+async fn a_key_is_replaced_on_the_way_to_readiness_too() {
+    let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+    let host = FakeHost::new(&machine.root, coordinator.seed());
+    coordinator.script().rotate = true;
+    coordinator.script().faults.extend([(api::ROTATE, Fault::Lose), (api::ROTATE, Fault::Lose)]);
+    machine.boot(&host).await;
+    check_ready(&machine, &host, &coordinator, "asked before the gate");
+    assert_eq!(coordinator.script().former.len(), 1);
+}
+
+#[test]
+fn a_power_cut_anywhere_in_a_rotation_is_survived() {
+    for steps in 0.. {
+        let finished = run(async {
+            let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+            let host = FakeHost::new(&machine.root, coordinator.seed());
+            machine.boot(&host).await;
+            coordinator.script().rotate = true;
+            if steps % 2 == 0 {
+                coordinator.script().faults.push_back((api::ROTATE, Fault::Lose));
+            }
+            host.reboot();
+            let fuse = Fuse::after(steps);
+            let node = Node::new(&machine.root, &host, &machine.console, pace());
+            tokio::select! {
+                outcome = node.run(machine.state()) => assert_eq!(outcome.unwrap(), Outcome::Ready),
+                () = until(|| fuse.is_blown()) => {}
+            }
+            let blown = fuse.has_blown();
+            for _ in 0..2 {
+                host.reboot();
+                machine.boot(&host).await;
+            }
+            check_ready(&machine, &host, &coordinator, &format!("cut at {steps}"));
+            assert_eq!(coordinator.script().former.len(), 1, "cut at {steps}");
+            !blown
+        });
+        if finished {
+            assert!(steps > 10, "the fuse was hardly in the way: {steps}");
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_coordinator_with_a_new_key_is_believed_by_the_recovery_keys_word_alone() {
+    let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+    let host = FakeHost::new(&machine.root, coordinator.seed());
+    machine.boot(&host).await;
+    // At the same address: first an impostor with a word of his own.
+    let impostor = coordinator.succeeded_by(&kiln_protocol::recovery::RecoverySeed::generate()).await;
+    host.reboot();
+    let State::Ready { mut home, incarnation } = machine.state() else { panic!("not ready") };
+    home.addresses = vec![impostor.address().parse().unwrap()];
+    store::save(&machine.root, &State::Ready { home: home.clone(), incarnation }).unwrap();
+    machine.boot(&host).await;
+    assert!(impostor.handshakes() > 0, "a ready node needs no coordinator, but it looked for one");
+    assert!(impostor.script().reports.is_empty() && impostor.script().beacons.is_empty());
+    assert_eq!(impostor.script().turn, coordinator.script().turn, "it was told nothing");
+    // Then the coordinator with its new key.
+    let recovery = coordinator.script().recovery.clone();
+    let successor = coordinator.succeeded_by(&recovery).await;
+    home.addresses = vec![successor.address().parse().unwrap()];
+    store::save(&machine.root, &State::Ready { home, incarnation }).unwrap();
+    machine.boot(&host).await;
+    assert_eq!(successor.script().reports.last().map(|report| report.step), Some(Step::Ready));
+    assert_eq!(successor.script().alarms, [""; 0]);
+    // And it is remembered: the old one is an impostor from now on.
+    let bond = crate::bond::Bond::load(&machine.root).unwrap();
+    assert_eq!(bond.trust(Fingerprint::of_spki(b"old"), None).pin, successor.pin());
 }
 
 /// A node that is ready and follows a fake coordinator until `story` is told.
@@ -573,6 +672,10 @@ fn check_ready(machine: &Machine, host: &FakeHost<'_>, coordinator: &FakeCoordin
     assert!(host.enabled.get(), "{when}");
     let script = coordinator.script();
     assert!(script.enrolled.iter().all(|key| *key == script.enrolled[0]), "a second key was made: {when}");
+    assert_eq!(script.alarms, [""; 0], "{when}");
+    let key = identity::load(&machine.root).unwrap().map(|key| key.fingerprint());
+    assert_eq!(key, script.key, "{when}");
+    assert_eq!(machine.state().me().map(|me| me.key), script.key, "{when}");
     let config = machine.root.read_text(k3s::CONFIG).unwrap().unwrap();
     assert!(config.contains("\"node-name\": \"k3s-s1\""), "{when}: {config}");
 }
@@ -611,14 +714,15 @@ proptest! {
     /// up joined, with the one key it made.
     #[test]
     fn an_honest_node_always_ends_up_joined(
-        faults in proptest::collection::vec((0..4usize, 0..4usize), 0..12),
-        cuts in proptest::collection::vec(0..120u32, 0..5),
+        faults in proptest::collection::vec((0..6usize, 0..4usize), 0..12),
+        cuts in proptest::collection::vec(0..160u32, 0..5),
+        rotate: bool,
     ) {
         run(async {
             let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
             let host = FakeHost::new(&machine.root, coordinator.seed());
             for (path, fault) in faults {
-                let path = [api::ENROL, api::CONFIG, api::GATE, api::REPORT][path];
+                let path = [api::ENROL, api::CONFIG, api::GATE, api::REPORT, api::OPEN, api::ROTATE][path];
                 let fault = match fault {
                     0 => Fault::Lose,
                     1 => Fault::Raw("HTTP/1.1 500 X\r\ncontent-length: 3\r\n\r\n{}"),
@@ -627,6 +731,7 @@ proptest! {
                 };
                 coordinator.script().faults.push_back((path, fault));
             }
+            coordinator.script().rotate = rotate;
             for steps in cuts {
                 let fuse = Fuse::after(steps);
                 let node = Node::new(&machine.root, &host, &machine.console, pace());

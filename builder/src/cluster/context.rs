@@ -101,7 +101,9 @@ impl Context {
             // Whole or absent, like everything here.
             let new = self.dir.path().join(".new-coordinator");
             files::remove(&new)?;
-            Coordinator::init_with(&new, &self.unlock).context("making the coordinator's state")?;
+            let recovery =
+                Coordinator::init_with(&new, &self.unlock).context("making the coordinator's state")?;
+            Coordinator::keep_recovery_key(&new, &recovery)?;
             std::fs::rename(&new, &dir)
                 .and_then(|()| files::sync_dir(self.dir.path()))
                 .with_context(|| format!("making {}", dir.display()))?;

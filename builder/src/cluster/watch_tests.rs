@@ -68,6 +68,7 @@ fn a_timeout_names_every_node_and_shows_its_console() {
         at: now(),
         live: None,
         nodes: vec![failed(ErrorClass::Transient, 101)],
+        stale: None,
         alarms: Vec::new(),
         strangers: Vec::new(),
     };

@@ -8,7 +8,7 @@ use kiln_protocol::admin::{
     ApplyRequest, ClusterStatus, ExtendRequest, KubeUserName, KubeconfigRequest, NodeRequest,
 };
 
-use super::arguments::{Apply, End, Extend, Kubeconfig, Node, Status};
+use super::arguments::{Apply, End, Extend, Kubeconfig, Node, RaiseEpoch, Status};
 use super::connect::connect;
 use super::serve::read_cluster_file;
 use super::{deliver, print, status_table};
@@ -90,7 +90,11 @@ pub(super) async fn extend(arguments: &Extend) -> Result<()> {
 pub(super) async fn release(arguments: &Node) -> Result<()> {
     let client = connect(&arguments.remote)?;
     client.release(&NodeRequest { node: arguments.node.clone() }).await?;
-    print(&format!("the key of {} is trusted\n", arguments.node))
+    print(&format!(
+        "the key of {} is trusted: the next machine that comes with it is taken for the node, and if another \
+         one comes too, it is held again\n",
+        arguments.node
+    ))
 }
 
 pub(super) async fn revoke(arguments: &Node) -> Result<()> {
@@ -102,6 +106,18 @@ pub(super) async fn revoke(arguments: &Node) -> Result<()> {
          kubectl delete node {0}\n",
         arguments.node
     ))
+}
+
+pub(super) async fn rotate(arguments: &Node) -> Result<()> {
+    let client = connect(&arguments.remote)?;
+    client.rotate(&NodeRequest { node: arguments.node.clone() }).await?;
+    print(&format!("{} replaces its key at its next contact\n", arguments.node))
+}
+
+pub(super) async fn raise_epoch(arguments: &RaiseEpoch) -> Result<()> {
+    let client = connect(&arguments.remote)?;
+    let reach = client.raise_epoch().await?;
+    print(&format!("epoch {} begins; tickets that were not used are void\n", reach.epoch))
 }
 
 pub(super) async fn end(arguments: &End) -> Result<()> {

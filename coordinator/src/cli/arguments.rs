@@ -63,6 +63,29 @@ pub(super) enum Command {
     /// Take every right of a node away
     #[command(after_help = examples::REVOKE)]
     Revoke(Node),
+    /// Have a node replace its key at its next contact
+    ///
+    /// The node makes another key and has the coordinator take it in place of
+    /// the old one, within ten minutes if it is connected, else when it connects next
+    /// (on the node itself: `agent rotate`). Whoever uses the old key from
+    /// then on is a second machine, and the node is held.
+    #[command(after_help = examples::ROTATE)]
+    Rotate(Node),
+    /// Decide for a state that is older than what nodes have seen
+    ///
+    /// A coordinator whose state was set back (an old copy, a snapshot) is told so
+    /// by its nodes, and then enrols nobody and starts no k3s. If the newest
+    /// state is lost, this makes the present one count: its unused tickets
+    /// become void, and nodes that enrolled since need new tickets.
+    #[command(after_help = examples::RAISE_EPOCH)]
+    RaiseEpoch(RaiseEpoch),
+    /// Give the coordinator a new key, by the recovery key's word
+    ///
+    /// For when the old key was stolen or lost. Stop the coordinator first. Nodes
+    /// that enrolled before go on with the new key at their next contact;
+    /// unused tickets are void, and CLIs elsewhere need the new pin.
+    #[command(after_help = examples::PIN_CHANGE)]
+    PinChange(PinChange),
     /// End the cluster's present life: no node of it may do anything any more
     #[command(after_help = examples::END)]
     End(End),
@@ -139,6 +162,28 @@ pub(super) struct Init {
     /// Succeed without doing anything if there is a state already
     #[arg(long)]
     pub(super) if_missing: bool,
+    /// Write the recovery key to this file (mode 0600) instead of showing it
+    /// once; without a terminal it goes to recovery.key in the state directory.
+    /// Keep it offline: it alone lets nodes accept another coordinator's key
+    #[arg(long, value_name = "FILE")]
+    pub(super) recovery_out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RaiseEpoch {
+    #[command(flatten)]
+    pub(super) remote: Remote,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PinChange {
+    #[command(flatten)]
+    pub(super) state: State,
+    #[command(flatten)]
+    pub(super) unlock: Unlock,
+    /// The file with the recovery key that init made; - is standard input
+    #[arg(long, value_name = "FILE", default_value = "-")]
+    pub(super) recovery_key: PathBuf,
 }
 
 #[derive(Debug, Args)]

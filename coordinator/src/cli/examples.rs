@@ -53,6 +53,19 @@ pub(super) const REVOKE: &str = "\
 Examples:
   coordinator revoke k3s-a1";
 
+pub(super) const ROTATE: &str = "\
+Examples:
+  coordinator rotate k3s-a1";
+
+pub(super) const RAISE_EPOCH: &str = "\
+Examples:
+  coordinator raise-epoch";
+
+pub(super) const PIN_CHANGE: &str = "\
+Examples:
+  coordinator pin-change --recovery-key /media/usb/recovery.key
+  coordinator pin-change --state ./state";
+
 pub(super) const END: &str = "\
 Examples:
   coordinator end";

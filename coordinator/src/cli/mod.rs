@@ -9,6 +9,7 @@ mod duration;
 mod events;
 mod examples;
 mod hardening;
+mod recovery;
 mod serve;
 mod state;
 pub(crate) mod table;
@@ -73,6 +74,9 @@ async fn run(command: Command) -> Result<()> {
         Command::Extend(extend) => admin::extend(&extend).await,
         Command::Release(node) => admin::release(&node).await,
         Command::Revoke(node) => admin::revoke(&node).await,
+        Command::Rotate(node) => admin::rotate(&node).await,
+        Command::RaiseEpoch(raise) => admin::raise_epoch(&raise).await,
+        Command::PinChange(change) => recovery::pin_change(&change),
         Command::End(end) => admin::end(&end).await,
         Command::Events(events) => events::events(&events).await,
         Command::Admin(admin) => admins::admin(&admin.command).await,

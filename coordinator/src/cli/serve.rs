@@ -12,7 +12,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::arguments::{Init, LogFormat, Serve};
 use super::connect::Endpoint;
-use super::{print, until_ready};
+use super::{print, recovery, until_ready};
 use crate::plan::ClusterFile;
 use crate::store::dir::{self, StateDir};
 use crate::store::events::Actor;
@@ -23,12 +23,13 @@ pub(super) fn init(arguments: &Init) -> Result<()> {
     let state = StateDir::new(path);
     if !(arguments.if_missing && state.coordinator_key().exists()) {
         let unlock = arguments.unlock.file(path);
-        Coordinator::init_with(path, &unlock)?;
+        let recovery = Coordinator::init_with(path, &unlock)?;
         eprintln!(
             "made {}: back it up with coordinator backup; its secrets open with {}, of which you keep a copy elsewhere",
             path.display(),
             unlock.path().display()
         );
+        recovery::hand_over(path, &recovery, arguments.recovery_out.as_deref())?;
     }
     print(&format!("{}\n", StateDir::read_key(&state.coordinator_key())?.fingerprint()))
 }
@@ -44,6 +45,9 @@ pub(super) async fn serve(arguments: &Serve) -> Result<()> {
         apply(&coordinator, file).await?;
     }
     let state = StateDir::new(&arguments.state.state);
+    if state.recovery_key().exists() {
+        tracing::warn!("{} is still here: keep it offline", state.recovery_key().display());
+    }
     let mut listeners = Listeners::nodes(
         TcpListener::bind(arguments.listen)
             .await

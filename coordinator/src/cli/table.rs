@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use jiff::Timestamp;
 use kiln_protocol::Role;
-use kiln_protocol::admin::{ClusterStatus, Confirmation, NodeStatus, RegistryState};
+use kiln_protocol::admin::{ClusterStatus, Confirmation, NodeStatus, RegistryState, Stale};
 use kiln_protocol::api::StepState;
 
 /// The columns.
@@ -29,6 +29,14 @@ pub fn status_table(status: &ClusterStatus) -> String {
     if !status.nodes.is_empty() {
         let rows: Vec<_> = status.nodes.iter().map(|node| row(node, status.at)).collect();
         text += &columns(&rows);
+    }
+    if let Some(Stale { own, seen, since }) = status.stale {
+        let _ = writeln!(
+            text,
+            "STALE since {}: this state is at {own}, nodes have seen {seen}: serve the newest state again, \
+             or decide for this one: coordinator raise-epoch",
+            since.strftime("%F %T")
+        );
     }
     for alarm in &status.alarms {
         let _ = writeln!(text, "ALARM {} {}: {}", alarm.at.strftime("%F %T"), alarm.node, alarm.message);
@@ -219,6 +227,7 @@ ALARM 2026-01-01 00:00:00 k3s-a1: look
             at: Timestamp::UNIX_EPOCH,
             live: None,
             nodes: Vec::new(),
+            stale: None,
             alarms: Vec::new(),
             strangers: Vec::new(),
         };

@@ -87,6 +87,11 @@ pub(crate) fn owned(owner: &KeyOwner) -> ApiError {
             ApiError::new(ErrorClass::NameConflict, format!("this key is already node {label}'s"))
                 .hint("a key has one name for ever: make the machine anew from the image")
         }
+        KeyOwner::Former(seat) => {
+            let message = format!("this key was node {}'s until another took its place", seat.label());
+            ApiError::new(ErrorClass::NameConflict, message)
+                .hint("a key has one name for ever: make the machine anew from the image")
+        }
         KeyOwner::Coordinator => ApiError::new(ErrorClass::Policy, "a coordinator's key cannot be a node's"),
         KeyOwner::Admin(name) | KeyOwner::FormerAdmin(name) => {
             ApiError::new(ErrorClass::Policy, format!("the key of admin {name} cannot be a node's"))

@@ -22,13 +22,15 @@
 //! Console confirmation (`console`) stands between BOUND and the secrets of a
 //! server role. A machine without a ticket is bound by an operator's approval.
 //!
-//! Places of later steps: the clone ratchet is a further way from BOUND to HELD;
-//! rotation changes K of BOUND(K).
+//! A ratchet that does not fit (`ratchet`), and a key used again after rotation
+//! took another in its place, lead from BOUND to HELD too; rotation changes K of
+//! BOUND(K).
 
 pub(crate) mod console;
 pub(crate) mod enrol;
 pub(crate) mod gate;
 pub(crate) mod operator;
+pub(crate) mod ratchet;
 
 use jiff::Timestamp;
 use kiln_protocol::admin::RegistryState;
@@ -83,6 +85,13 @@ impl State {
     /// Whether a key may do something in its name, if only report.
     pub(crate) fn is_live(self) -> bool {
         matches!(self, Self::Bound(_) | Self::Held(_))
+    }
+}
+
+impl State {
+    /// Whether its key may do what nodes do.
+    pub(crate) fn is_trusted(self) -> bool {
+        matches!(self, Self::Bound(_))
     }
 }
 
@@ -149,6 +158,8 @@ pub(crate) enum KeyOwner {
         seat: Box<Seat>,
         label: String,
     },
+    /// Was this node's until rotation gave it another.
+    Former(Box<Seat>),
     Ticket,
 }
 

@@ -1,5 +1,7 @@
 //! Routes, bodies, errors, and who is asking.
 
+use std::sync::atomic::Ordering;
+
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
@@ -14,7 +16,7 @@ use serde::de::DeserializeOwned;
 use super::connection::Peer;
 use super::local::LocalPeer;
 use super::observe::{Observer, current_request, observe};
-use super::{node, operator};
+use super::{node, open, operator};
 use crate::Coordinator;
 use crate::registry::{KeyOwner, Seat};
 use crate::store::Fenced;
@@ -28,6 +30,8 @@ pub(super) fn routes(coordinator: Coordinator, observer: Observer) -> Router {
     let nodes = Router::new()
         .route(api::ENROL, post(node::enrol))
         .route(api::APPROVAL, post(node::approval))
+        .route(api::OPEN, post(open::open))
+        .route(api::ROTATE, post(open::rotate))
         .route(api::CONFIG, get(node::config))
         .route(api::GATE, post(node::gate))
         .route(api::REPORT, post(node::report))
@@ -49,6 +53,8 @@ fn admins() -> Router<Coordinator> {
         .route(admin::REVOKE, post(operator::revoke))
         .route(admin::CONFIRM, post(operator::confirm))
         .route(admin::APPROVE, post(operator::approve))
+        .route(admin::ROTATE, post(operator::rotate))
+        .route(admin::RAISE_EPOCH, post(operator::raise_epoch))
         .route(admin::EXTEND, post(operator::extend))
         .route(admin::APPLY, post(operator::apply))
         .route(admin::END, post(operator::end))
@@ -80,6 +86,11 @@ pub(super) struct Refused {
 
 fn refused(status: StatusCode, class: ErrorClass, message: impl Into<String>) -> Refused {
     Refused { status, error: ApiError::new(class, message) }
+}
+
+/// The one refusal that its status tells apart: open the connection, ask again.
+pub(super) fn unopened() -> Refused {
+    refused(StatusCode::PRECONDITION_REQUIRED, ErrorClass::Transient, "this connection was not opened")
 }
 
 pub(super) fn too_slow() -> Refused {
@@ -181,11 +192,16 @@ impl FromRequestParts<Coordinator> for Caller {
     type Rejection = Refused;
 
     async fn from_request_parts(parts: &mut Parts, coordinator: &Coordinator) -> Result<Self, Refused> {
-        let peer = *parts.extensions.get::<Peer>().ok_or_else(|| {
+        let peer = parts.extensions.get::<Peer>().cloned().ok_or_else(|| {
             refused(StatusCode::INTERNAL_SERVER_ERROR, ErrorClass::Bug, "a request came without a peer")
         })?;
         let caller = Self::look(peer, coordinator).await?;
         tracing::Span::current().record("who", caller.actor().who);
+        if let Some(KeyOwner::Former(seat)) = &caller.owner
+            && parts.uri.path() != api::ROTATE
+        {
+            return Err(open::former_key(coordinator, &caller, seat.id).await?.into());
+        }
         Ok(caller)
     }
 }
@@ -193,7 +209,8 @@ impl FromRequestParts<Coordinator> for Caller {
 impl Caller {
     /// Asks the registry who a peer is at this moment.
     pub(super) async fn look(peer: Peer, coordinator: &Coordinator) -> Result<Self, Refused> {
-        Ok(Self { peer, owner: coordinator.owner(peer.key).await? })
+        let owner = coordinator.owner(peer.key).await?;
+        Ok(Self { peer, owner })
     }
 
     /// For the audit trail.
@@ -201,16 +218,28 @@ impl Caller {
         let who = match &self.owner {
             Some(KeyOwner::Admin(name)) => format!("admin {name}"),
             Some(KeyOwner::Node { label, .. }) => format!("node {label}"),
+            Some(KeyOwner::Former(seat)) => format!("former key of node {}", seat.label()),
             _ => format!("key {}", self.peer.key),
         };
         Actor { who, from: Some(self.peer.address.ip()) }
     }
 
-    /// The seat of the node that asks.
+    /// The seat of the node that asks over a connection that it has opened.
     pub(super) fn node(&self) -> Result<&Seat, Refused> {
+        let seat = self.unopened_node()?;
+        match seat.refusal() {
+            Some(refusal) => Err(refusal.into()),
+            None if !self.peer.opened.load(Ordering::Acquire) => Err(unopened()),
+            None => Ok(seat),
+        }
+    }
+
+    /// The seat of the node that asks, opened or not.
+    pub(super) fn unopened_node(&self) -> Result<&Seat, Refused> {
         let policy = |message: &str| Err(ApiError::new(ErrorClass::Policy, message).into());
         match &self.owner {
             Some(KeyOwner::Node { seat, .. }) => Ok(seat),
+            Some(KeyOwner::Former(_)) => policy("this key was replaced by another"),
             Some(KeyOwner::Admin(_) | KeyOwner::FormerAdmin(_)) => policy("an admin's key is not a node's"),
             Some(KeyOwner::Coordinator) => policy("a coordinator's key is not a node's"),
             Some(KeyOwner::Ticket) => policy("a ticket's key is not a node's"),
@@ -230,7 +259,7 @@ pub(super) struct Admin {
 impl Admin {
     /// Whether it still is one: for answers that take their time.
     pub(super) async fn check(&self, coordinator: &Coordinator) -> Result<(), Refused> {
-        let Some(peer) = self.peer else { return Ok(()) };
+        let Some(peer) = self.peer.clone() else { return Ok(()) };
         Caller::look(peer, coordinator).await?.admin().map(drop)
     }
 }

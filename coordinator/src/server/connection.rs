@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::pin;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Router;
@@ -26,6 +27,7 @@ use super::Limits;
 use super::crowd::{Crowds, Place, Source};
 use super::metrics::Metrics;
 use crate::Coordinator;
+use crate::arrivals::Arrival;
 
 /// Bytes of one request's header: the least that hyper reads at a time.
 const MAX_HEADER: usize = 8 * 1024;
@@ -46,10 +48,14 @@ pub(super) struct Shared {
 }
 
 /// Whose connection this is: proven by the handshake, the same for all its requests.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Peer {
     pub(super) key: Fingerprint,
     pub(super) address: SocketAddr,
+    /// When it began, among others.
+    pub(super) arrival: Arrival,
+    /// Whether a bound node has opened it.
+    pub(super) opened: Arc<AtomicBool>,
 }
 
 /// Where a connection has its place.
@@ -65,7 +71,8 @@ pub(super) fn spawn(
     address: SocketAddr,
 ) {
     let (send, place) = oneshot::channel();
-    let handle = connections.spawn(run(Arc::clone(shared), stream, address, place));
+    let arrival = shared.coordinator.inner.arrivals.begin();
+    let handle = connections.spawn(run(Arc::clone(shared), stream, address, arrival, place));
     let handshakes = &shared.crowds.handshakes;
     let _ = send.send((handshakes.enter(address.ip().into(), handle.clone()), handle));
 }
@@ -74,6 +81,7 @@ async fn run(
     shared: Arc<Shared>,
     stream: TcpStream,
     address: SocketAddr,
+    arrival: Arrival,
     place: oneshot::Receiver<(Place<Source>, AbortHandle)>,
 ) {
     let Ok((handshaking, task)) = place.await else { return };
@@ -92,7 +100,7 @@ async fn run(
             return tracing::debug!("handshake with {address}: {why}");
         }
     };
-    let Some(peer) = peer(&stream, address) else { return };
+    let Some(peer) = peer(&stream, address, arrival) else { return };
     let standing = match shared.coordinator.knows(peer.key).await {
         Ok(true) => Standing::Known { _place: shared.crowds.known.enter(peer.key, task) },
         Ok(false) => {
@@ -104,14 +112,14 @@ async fn run(
     drop(handshaking);
     let standing = Mutex::new(standing);
     let answer = |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(peer);
+        request.extensions_mut().insert(peer.clone());
         let enrols = [api::ENROL, api::APPROVAL].contains(&request.uri().path());
         let routes = TowerToHyperService::new(shared.routes.clone());
-        let (standing, shared) = (&standing, &shared);
+        let (standing, shared, key) = (&standing, &shared, peer.key);
         async move {
             let response = answered(routes.call(request.map(Body::new)).await);
             if enrols && response.status().is_success() {
-                promote(standing, shared, peer.key);
+                promote(standing, shared, key);
             }
             Ok(response)
         }
@@ -129,10 +137,10 @@ fn promote(standing: &Mutex<Standing>, shared: &Shared, key: Fingerprint) {
     }
 }
 
-fn peer(stream: &TlsStream<TcpStream>, address: SocketAddr) -> Option<Peer> {
+fn peer(stream: &TlsStream<TcpStream>, address: SocketAddr, arrival: Arrival) -> Option<Peer> {
     let certificate = stream.get_ref().1.peer_certificates()?.first()?;
     let key = kiln_protocol::tls::fingerprint_of(certificate).ok()?;
-    Some(Peer { key, address })
+    Some(Peer { key, address, arrival, opened: Arc::default() })
 }
 
 /// What a service without errors answers.

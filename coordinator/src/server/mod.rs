@@ -11,6 +11,7 @@
 //! | `crowd` | who is let in when too many want in |
 //! | `observe` | each request's name, time limit and place in the metrics |
 //! | `api` | routes, bodies, errors, and who is asking |
+//! | `open` | a node's connection begins; its key is replaced |
 //! | `node` | what nodes may ask |
 //! | `operator` | what admins may ask |
 //! | `local` | the admin's socket |
@@ -23,6 +24,7 @@ mod local;
 mod metrics;
 mod node;
 mod observe;
+mod open;
 mod operator;
 mod pages;
 
@@ -31,7 +33,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
@@ -160,8 +162,12 @@ pub(crate) fn start(coordinator: Coordinator, listeners: Listeners, limits: Limi
     let local_addr = nodes.local_addr().with_context(at)?;
     let status_addr = status.as_ref().map(TcpListener::local_addr).transpose().with_context(at)?;
     let socket = socket.as_deref().map(local::bind).transpose()?;
-    let tls = kiln_protocol::tls::server_config(&coordinator.inner.identity)
-        .context("preparing TLS with the coordinator's key")?;
+    let identity = &coordinator.inner.identity;
+    let tls = match &coordinator.inner.pin_change {
+        None => kiln_protocol::tls::server_config(identity).map_err(Into::into),
+        Some(change) => kiln_protocol::tls::server_config_after(identity, change),
+    };
+    let tls = tls.map_err(|error| anyhow!(error)).context("preparing TLS with the coordinator's key")?;
     let (stop, stopped) = watch::channel(false);
     let (metrics, crowds) = (Metrics::new(), Crowds::new(&limits));
     let observer = Observer::new(limits.request, limits.poll, metrics.clone(), stopped.clone());

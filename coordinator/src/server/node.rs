@@ -1,5 +1,6 @@
 //! What nodes may ask.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -16,7 +17,7 @@ use kiln_protocol::api::{
 use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
-use super::api::{Body, Caller, Refused};
+use super::api::{Body, Caller, Refused, unopened};
 use super::connection::stopped;
 use super::observe::Stop;
 use crate::Coordinator;
@@ -47,7 +48,7 @@ pub(super) async fn approval(
         coordinator.changed();
         return Err(transition::vouch::pending(key).into());
     }
-    let seat = caller.node()?.id;
+    let seat = caller.unopened_node()?.id;
     let approved = coordinator.change(move |tx| transition::vouch::approved(tx, seat, &facts)).await?;
     Ok(Json(approved))
 }
@@ -60,16 +61,17 @@ pub(super) async fn config(
     caller: Caller,
     headers: HeaderMap,
 ) -> Result<Response, Refused> {
-    let (peer, wait) = (caller.peer, Wait::asked_for(&headers));
+    let wait = Wait::asked_for(&headers);
     // They hold on to the buffer that the request was read into.
     drop(headers);
     let Some(Wait { seen, time }) = wait else {
         let (config, tag) = configuration(&coordinator, &caller).await?;
         return Ok(tagged(&config, &tag));
     };
+    let peer = caller.peer.clone();
     let ear = coordinator.inner.news.listen(caller.node()?.id);
     let looks = ear.wait(Instant::now() + time, || {
-        let (coordinator, seen) = (coordinator.clone(), seen.clone());
+        let (coordinator, seen, peer) = (coordinator.clone(), seen.clone(), peer.clone());
         async move {
             let caller = Caller::look(peer, &coordinator).await?;
             let (config, tag) = configuration(&coordinator, &caller).await?;
@@ -138,7 +140,13 @@ pub(super) async fn report(
         coordinator.changed();
         return Ok(StatusCode::NO_CONTENT);
     }
-    let (seat, actor) = (caller.node()?.id, caller.actor());
+    let (seat, opened) = (caller.unopened_node()?, caller.peer.opened.load(Ordering::Acquire));
+    // A held node may report, and so may any while the state is an old copy:
+    // neither can open.
+    if seat.state.is_trusted() && !opened && !coordinator.is_stale().await? {
+        return Err(unopened());
+    }
+    let (seat, actor) = (seat.id, caller.actor());
     coordinator.change(move |tx| transition::node::report(tx, seat, &report, &actor, now)).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -11,6 +11,7 @@ use kiln_protocol::admin::{
     KubeconfigRequest, MAX_EVENTS, MintRequest, NodeRequest, RemoveAdminRequest,
 };
 use kiln_protocol::api::MAX_WAIT;
+use kiln_protocol::ratchet::Reach;
 use kiln_protocol::{ApiError, ErrorClass};
 use tokio::time::{Instant, timeout_at};
 
@@ -84,6 +85,22 @@ pub(super) async fn approve(
     Body(ApproveRequest { node, fingerprint }): Body<ApproveRequest>,
 ) -> Result<Json<ApproveAnswer>, Refused> {
     Ok(Json(coordinator.approve_as(node, fingerprint, actor).await?))
+}
+
+pub(super) async fn rotate(
+    State(coordinator): State<Coordinator>,
+    Admin { actor, .. }: Admin,
+    Body(NodeRequest { node }): Body<NodeRequest>,
+) -> Result<StatusCode, Refused> {
+    coordinator.rotate_as(node, actor).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn raise_epoch(
+    State(coordinator): State<Coordinator>,
+    Admin { actor, .. }: Admin,
+) -> Result<Json<Reach>, Refused> {
+    Ok(Json(coordinator.raise_epoch_as(actor).await?))
 }
 
 pub(super) async fn extend(

@@ -156,6 +156,7 @@ mod tests {
             at: jiff::Timestamp::UNIX_EPOCH,
             live: None,
             nodes: Vec::new(),
+            stale: None,
             alarms: vec![alarm],
             strangers: Vec::new(),
         };

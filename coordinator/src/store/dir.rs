@@ -3,6 +3,8 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `coordinator.key` | the key that tickets pin |
+//! | `coordinator.key.next` | the one that is about to take its place, for a moment |
+//! | `recovery.key` | what `init` could show to nobody: to be taken elsewhere |
 //! | `admin.key` | the key of the CLI on this host |
 //! | `state.db` | the registry |
 //! | `lock` | locked by the one process that has the state open; its pid |
@@ -31,6 +33,14 @@ impl StateDir {
 
     pub(crate) fn coordinator_key(&self) -> PathBuf {
         self.0.join("coordinator.key")
+    }
+
+    pub(crate) fn next_coordinator_key(&self) -> PathBuf {
+        self.0.join("coordinator.key.next")
+    }
+
+    pub(crate) fn recovery_key(&self) -> PathBuf {
+        self.0.join("recovery.key")
     }
 
     pub(crate) fn admin_key(&self) -> PathBuf {

@@ -53,6 +53,13 @@ pub(crate) enum What {
     RemoveAdmin,
     RotateUnlockKey,
     Restore,
+    Clone,
+    FormerKey,
+    AskRotation,
+    Rotate,
+    Epoch,
+    Stale,
+    PinChange,
 }
 
 impl What {
@@ -79,6 +86,13 @@ impl What {
             Self::RemoveAdmin => "remove_admin",
             Self::RotateUnlockKey => "rotate_unlock_key",
             Self::Restore => "restore",
+            Self::Clone => "clone_or_rollback",
+            Self::FormerKey => "former_key_used",
+            Self::AskRotation => "ask_rotation",
+            Self::Rotate => "rotate",
+            Self::Epoch => "raise_epoch",
+            Self::Stale => "stale_coordinator",
+            Self::PinChange => "pin_change",
         }
     }
 }

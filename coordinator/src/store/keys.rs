@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use jiff::Timestamp;
+use kiln_protocol::recovery::RecoveryKey;
 use kiln_protocol::{Fingerprint, TicketKey};
 use rusqlite::{OptionalExtension as _, params};
 
@@ -15,6 +16,7 @@ pub(crate) enum Kind {
     Admin,
     Node,
     Ticket,
+    Recovery,
 }
 
 impl Kind {
@@ -24,6 +26,7 @@ impl Kind {
             Self::Admin => "admin",
             Self::Node => "node",
             Self::Ticket => "ticket",
+            Self::Recovery => "recovery",
         }
     }
 }
@@ -49,6 +52,39 @@ pub(crate) fn note_ticket(
     insert(tx, &ticket.to_string(), Kind::Ticket, name, now)
 }
 
+/// Notes a recovery key. An error if it was noted before.
+pub(crate) fn note_recovery(tx: &Transaction<'_>, key: &RecoveryKey, now: Timestamp) -> Result<()> {
+    insert(tx, &key.to_string(), Kind::Recovery, "recovery", now)
+}
+
+/// Takes a node's key out of use, in favour of another that is noted.
+pub(crate) fn retire(
+    tx: &Transaction<'_>,
+    seat: i64,
+    old: &Fingerprint,
+    new: &Fingerprint,
+    now: Timestamp,
+) -> Result<()> {
+    let (old, new) = (old.to_string(), new.to_string());
+    // Whoever confirmed the old key from its console has confirmed the new one,
+    // which the old one vouches for.
+    tx.execute(
+        "UPDATE seats SET key = ?3, rotate = 0, console_key = iif(console_key = ?2, ?3, console_key)
+         WHERE id = ?1 AND key = ?2",
+        params![seat, old, new],
+    )?;
+    tx.execute(
+        "INSERT INTO former_keys (key, seat, replaced) VALUES (?1, ?2, ?3)",
+        params![old, seat, millis(now)],
+    )?;
+    Ok(())
+}
+
+fn former_seat(tx: &Transaction<'_>, key: &Fingerprint) -> Result<Option<i64>> {
+    let mut statement = tx.prepare_cached("SELECT seat FROM former_keys WHERE key = ?1")?;
+    Ok(statement.query_row([key.to_string()], |row| row.get(0)).optional()?)
+}
+
 fn insert(tx: &Transaction<'_>, id: &str, kind: Kind, name: &str, now: Timestamp) -> Result<()> {
     tx.prepare_cached("INSERT INTO keys (id, kind, name, noted) VALUES (?1, ?2, ?3, ?4)")?
         .execute(params![id, kind.as_str(), name, millis(now)])
@@ -68,11 +104,17 @@ pub(crate) fn owner(tx: &Transaction<'_>, key: &Fingerprint) -> Result<Option<Ke
             "coordinator" => KeyOwner::Coordinator,
             "admin" if admins::has_rights(tx, key)? => KeyOwner::Admin(name),
             "admin" => KeyOwner::FormerAdmin(name),
-            "node" => {
-                let seat = seats::by_key(tx, key)?.context("a node's key belongs to no node")?;
-                KeyOwner::Node { label: seat.label(), seat: Box::new(seat) }
-            }
+            "node" => node(tx, key)?,
             _ => KeyOwner::Ticket,
         }),
     })
+}
+
+/// Whose a node's key is, or was.
+fn node(tx: &Transaction<'_>, key: &Fingerprint) -> Result<KeyOwner> {
+    if let Some(seat) = seats::by_key(tx, key)? {
+        return Ok(KeyOwner::Node { label: seat.label(), seat: Box::new(seat) });
+    }
+    let seat = former_seat(tx, key)?.context("a node's key belongs to no node")?;
+    Ok(KeyOwner::Former(Box::new(seats::by_id(tx, seat)?)))
 }

@@ -12,6 +12,7 @@ pub(crate) mod admins;
 mod conformance_tests;
 pub(crate) mod dir;
 pub(crate) mod engine;
+pub(crate) mod epoch;
 pub(crate) mod events;
 mod group;
 #[cfg(test)]
@@ -20,6 +21,8 @@ pub(crate) mod incarnations;
 pub(crate) mod keys;
 #[cfg(test)]
 mod memory;
+pub(crate) mod pin;
+pub(crate) mod ratchets;
 pub(crate) mod reports;
 mod schema;
 pub(crate) mod sealed;

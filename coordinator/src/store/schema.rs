@@ -6,7 +6,7 @@ use rusqlite::{Connection, TransactionBehavior};
 
 /// Each brings the schema from the version of its index to the next. Never
 /// edit one that was released: add another.
-const MIGRATIONS: [&str; 5] = [V1, V2, V3, V4, SEALED];
+const MIGRATIONS: [&str; 6] = [V1, V2, V3, V4, SEALED, RATCHETS];
 
 /// Says that a database is a coordinator's: "Kiln".
 const APPLICATION: i32 = 0x4b69_6c6e;
@@ -141,6 +141,56 @@ CREATE TABLE sealed (
 PRAGMA application_id = 1265200238;
 ";
 
+/// Clone ratchets, rotation, epochs and the recovery key.
+const RATCHETS: &str = "
+-- A further kind of key. A CHECK is changed by making the table anew, which
+-- needs foreign keys to be off, as they are while migrating.
+CREATE TABLE keys_v2 (
+    id TEXT PRIMARY KEY,
+    kind TEXT NOT NULL CHECK (kind IN ('coordinator', 'admin', 'node', 'ticket', 'recovery')),
+    name TEXT NOT NULL,
+    noted INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+INSERT INTO keys_v2 SELECT id, kind, name, noted FROM keys;
+DROP TABLE keys;
+ALTER TABLE keys_v2 RENAME TO keys;
+CREATE TRIGGER keys_are_never_deleted BEFORE DELETE ON keys
+    BEGIN SELECT RAISE(ABORT, 'a key is never forgotten'); END;
+CREATE TRIGGER keys_are_never_changed BEFORE UPDATE ON keys
+    BEGIN SELECT RAISE(ABORT, 'a key never gets a second name'); END;
+
+-- The keys that rotation took out of use. Their second use is an alarm.
+CREATE TABLE former_keys (
+    key TEXT PRIMARY KEY REFERENCES keys (id),
+    seat INTEGER NOT NULL REFERENCES seats (id),
+    replaced INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- Each node's clone ratchet: the notch it came from last, and the one held.
+ALTER TABLE seats ADD COLUMN ratchet_from TEXT;
+ALTER TABLE seats ADD COLUMN ratchet_held TEXT;
+-- An operator wants its key replaced.
+ALTER TABLE seats ADD COLUMN rotate INTEGER NOT NULL DEFAULT 0 CHECK (rotate IN (0, 1));
+
+-- What is true of the coordinator itself: one row.
+CREATE TABLE coordinator (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    -- How far this state is, as nodes are told.
+    epoch INTEGER NOT NULL,
+    seq INTEGER NOT NULL,
+    -- How far a node says, with our signature, that it was once.
+    newer_epoch INTEGER,
+    newer_seq INTEGER,
+    newer_seen INTEGER,
+    -- Public half of the recovery key, and its last word about our own key.
+    recovery TEXT REFERENCES keys (id),
+    pin_serial INTEGER,
+    pin_signature TEXT,
+    pin TEXT REFERENCES keys (id)
+) STRICT;
+INSERT INTO coordinator (id, epoch, seq) VALUES (1, 1, 0);
+";
+
 /// Refuses a database that is not a coordinator's, or a newer one's.
 pub(super) fn check_identity(connection: &Connection) -> Result<()> {
     let application: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
@@ -161,7 +211,9 @@ fn version(connection: &Connection) -> Result<usize> {
     Ok(found)
 }
 
-/// Brings the database to the newest version.
+/// Brings the database to the newest version. Foreign keys must be off: SQLite
+/// lets no table that others refer to be made anew otherwise
+/// (<https://www.sqlite.org/lang_altertable.html#otheralter>).
 pub(super) fn migrate(connection: &mut Connection) -> Result<()> {
     let found = version(connection)?;
     for (version, migration) in MIGRATIONS.iter().enumerate().skip(found) {

@@ -131,11 +131,12 @@ pub(super) fn connect(path: &Path, synchronous: Synchronous) -> Result<Connectio
     };
     connection
         .execute_batch(&format!(
-            "PRAGMA journal_mode = WAL; PRAGMA synchronous = {synchronous}; PRAGMA foreign_keys = ON;
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = {synchronous}; PRAGMA foreign_keys = OFF;
              PRAGMA secure_delete = ON; PRAGMA trusted_schema = OFF;"
         ))
         .with_context(at)?;
     schema::migrate(&mut connection).with_context(at)?;
+    connection.pragma_update(None, "foreign_keys", true).with_context(at)?;
     Ok(connection)
 }
 

@@ -5,12 +5,12 @@ use jiff::Timestamp;
 use kiln_protocol::api::{EnrolAnswer, EnrolRequest};
 use kiln_protocol::{ApiError, ErrorClass, Fingerprint};
 
-use super::{cluster, live};
+use super::{cluster, epoch as standing, live};
 use crate::registry::enrol::{Consequence, Enrolment, decide};
 use crate::registry::{Seat, State, operator};
 use crate::store::events::{self, Actor, Event, What};
 use crate::store::seats::Moment;
-use crate::store::{Transaction, incarnations, keys, seats};
+use crate::store::{Transaction, epoch, incarnations, keys, pin, seats};
 
 /// Whether the ticket's holder vouched for this key towards this coordinator.
 /// Asked before anything is told about tickets or names.
@@ -36,6 +36,7 @@ pub(crate) fn enrol(
     actor: &Actor,
     now: Timestamp,
 ) -> Result<Result<EnrolAnswer, ApiError>> {
+    standing::check(tx)?;
     let seat = seats::by_ticket(tx, &request.ticket)?;
     let owner = keys::owner(tx, &key)?;
     match (decide(seat.as_ref(), key, owner.as_ref(), now), seat) {
@@ -64,6 +65,7 @@ pub(super) fn answer(tx: &Transaction<'_>, seat: &Seat) -> Result<EnrolAnswer> {
         node: seat.node.clone(),
         role: seat.role,
         generation: seat.generation,
+        recovery: pin::recovery(tx)?,
     })
 }
 
@@ -75,6 +77,7 @@ pub(super) fn bind(
     actor: &Actor,
     now: Timestamp,
 ) -> Result<()> {
+    standing::check(tx)?;
     let live = live(tx)?;
     let (cluster, _) = cluster(tx, &live)?;
     for earlier in seats::of_node(tx, &seat.node)?.iter().filter(|s| s.generation < seat.generation) {
@@ -88,6 +91,7 @@ pub(super) fn bind(
     keys::note(tx, &key, keys::Kind::Node, &seat.label(), now)?;
     seats::set_state(tx, seat.id, State::Bound(key), None)?;
     seats::note_moment(tx, seat.id, Moment::Bound, now)?;
+    epoch::advance(tx)?;
     let lease = cluster.lease_after_bind(&seat.node, seat.generation);
     if let Some(generation) = lease.filter(|_| lease != live.lease.generation) {
         incarnations::set_lease(tx, generation)?;

@@ -7,9 +7,12 @@
 
 pub(crate) mod admins;
 pub(crate) mod enrol;
+pub(crate) mod epoch;
 pub(crate) mod node;
+pub(crate) mod open;
 pub(crate) mod operator;
 pub(crate) mod restore;
+pub(crate) mod rotate;
 pub(crate) mod status;
 pub(crate) mod vouch;
 

@@ -7,7 +7,7 @@ use kiln_protocol::api::{GateAnswer, GateRequest, Report, Step, StepState};
 use kiln_protocol::config::NodeConfig;
 use kiln_protocol::{ApiError, ErrorClass};
 
-use super::{cluster, live, member};
+use super::{cluster, epoch, live, member};
 use crate::plan;
 use crate::registry::{Seat, State, console};
 use crate::store::events::{self, Actor, Event, What};
@@ -44,6 +44,7 @@ pub(crate) fn gate(
 ) -> Result<GateAnswer> {
     let seat = seats::by_id(tx, seat)?;
     trusted(&seat)?;
+    epoch::check(tx)?;
     confirmed(&seat, now)?;
     let live = live(tx)?;
     let (cluster, _) = cluster(tx, &live)?;

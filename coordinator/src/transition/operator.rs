@@ -14,7 +14,7 @@ use crate::plan::{API_PORT, ClusterFile, change};
 use crate::registry::operator::{self, MintContext};
 use crate::registry::{Seat, State};
 use crate::store::events::{self, Actor, Event, What};
-use crate::store::{Transaction, incarnations, keys, rounded, seats};
+use crate::store::{Transaction, incarnations, keys, ratchets, rounded, seats};
 
 /// What putting a cluster file in force would do: to which incarnation, and
 /// what changes, in words. Changes nothing.
@@ -117,12 +117,15 @@ pub(crate) fn extend(
     Ok(rounded(expires))
 }
 
-/// Trusts a held node's key again. Idempotent.
+/// Trusts a held node's key again. Idempotent. Which of two machines with one
+/// key is the right one, nothing here can know: the one that opens the next
+/// connection has the ratchet, and the other is noticed as soon as it comes.
 pub(crate) fn release(tx: &Transaction<'_>, node: &NodeName, actor: &Actor, now: Timestamp) -> Result<()> {
     let seat = choose(tx, node, State::is_live)?;
     let state = operator::release(&seat)?;
     if state != seat.state {
         seats::set_state(tx, seat.id, state, None)?;
+        ratchets::forget(tx, seat.id)?;
         events::note(tx, actor, &Event::of(What::Release, seat.id, &seat.label()), now)?;
     }
     Ok(())
@@ -187,7 +190,7 @@ pub(crate) fn kubeconfig(
 
 /// The newest generation that fits, else the newest there is: its state then
 /// says what is wrong.
-fn choose(tx: &Transaction<'_>, node: &NodeName, fits: impl Fn(State) -> bool) -> Result<Seat> {
+pub(super) fn choose(tx: &Transaction<'_>, node: &NodeName, fits: impl Fn(State) -> bool) -> Result<Seat> {
     let mut generations = seats::of_node(tx, node)?;
     if generations.is_empty() {
         return Err(operator::no_such_node(node).into());

@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result};
 use jiff::Timestamp;
 use kiln_protocol::admin::{
-    Alarm, ClusterStatus, LiveCluster, NodeStatus, RegistryState, Stranger, TicketStatus,
+    Alarm, ClusterStatus, LiveCluster, NodeStatus, RegistryState, Stale, Stranger, TicketStatus,
 };
 use kiln_protocol::{Fingerprint, NodeName, Role};
 
 use crate::news::{Presence, Seen};
 use crate::registry::{Seat, State, console};
 use crate::store::seats::SeatCount;
-use crate::store::{Transaction, events, incarnations, reports, seats};
+use crate::store::{Transaction, epoch, events, incarnations, reports, seats};
 
 /// The whole of it.
 pub(crate) fn status(
@@ -22,8 +22,15 @@ pub(crate) fn status(
     presence: &Presence,
     now: Timestamp,
 ) -> Result<ClusterStatus> {
-    let mut status =
-        ClusterStatus { pin, at: now, live: None, nodes: Vec::new(), alarms: alarms(tx)?, strangers };
+    let mut status = ClusterStatus {
+        pin,
+        at: now,
+        live: None,
+        nodes: Vec::new(),
+        stale: stale(tx)?,
+        alarms: alarms(tx)?,
+        strangers,
+    };
     let Some(live) = incarnations::live(tx)? else { return Ok(status) };
     let all = seats::of_incarnation(tx, live.id)?;
     // Sorted by node, newest generation first.
@@ -123,6 +130,11 @@ pub(crate) fn look(tx: &Transaction<'_>) -> Result<Look> {
     let seats = live.map(|live| seats::count(tx, live)).transpose()?.unwrap_or_default();
     let incarnation = live.map_or(0, |live| live.0);
     Ok(Look { incarnation, seats, alarms: events::open_alarms(tx)?.len(), ..Look::default() })
+}
+
+fn stale(tx: &Transaction<'_>) -> Result<Option<Stale>> {
+    let Some(newer) = epoch::newer(tx)? else { return Ok(None) };
+    Ok(Some(Stale { own: epoch::reach(tx)?, seen: newer.reach, since: newer.seen }))
 }
 
 fn alarms(tx: &Transaction<'_>) -> Result<Vec<Alarm>> {

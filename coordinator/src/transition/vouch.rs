@@ -23,6 +23,12 @@ pub(crate) fn confirm(
     now: Timestamp,
 ) -> Result<()> {
     let seat = seat_of(tx, node, generation, shown)?;
+    if let Some(KeyOwner::Former(former)) = keys::owner(tx, &shown)?
+        && former.id == seat.id
+    {
+        // What the console showed before the key was replaced.
+        return Ok(());
+    }
     let decision = console::confirm(&seat, shown)?;
     if seat.console_key != Some(shown) {
         seats::set_console_key(tx, seat.id, &shown)?;

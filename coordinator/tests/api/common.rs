@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -15,11 +16,14 @@ use kiln_protocol::api::{
     self, EnrolAnswer, EnrolRequest, Facts, GateAnswer, GateRequest, Report, Step, StepState,
 };
 use kiln_protocol::config::{Incarnation, NodeConfig};
+use kiln_protocol::ratchet::{Notch, OpenAnswer, OpenRequest, Stamp, Turn};
+use kiln_protocol::recovery::RecoverySeed;
 use kiln_protocol::ticket::{Address, Proof, Ticket, TicketKey, TicketSeed};
 use kiln_protocol::{ApiError, ErrorClass, Fingerprint, Identity, NodeName, Role};
 use reqwest::Method;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::Mutex;
 
 /// One coordinator, served on loopback.
 pub(crate) struct World {
@@ -55,6 +59,23 @@ impl World {
         let coordinator = Coordinator::open(&dir).await.unwrap();
         coordinator.apply(&cluster_file(servers)).await.unwrap();
         let server = serve(&coordinator, limits).await;
+        Self { outer, dir, coordinator, server }
+    }
+
+    /// As [`World::new`], with the recovery key that its making gave.
+    pub(crate) async fn with_recovery() -> (Self, RecoverySeed) {
+        let outer = tempfile::tempdir().unwrap();
+        let dir = outer.path().join("state");
+        let recovery = Coordinator::init(&dir).unwrap();
+        let world = Self::at(outer, dir).await;
+        world.coordinator.apply(&cluster_file(1)).await.unwrap();
+        (world, recovery)
+    }
+
+    /// On a state that is there already.
+    pub(crate) async fn at(outer: tempfile::TempDir, dir: PathBuf) -> Self {
+        let coordinator = Coordinator::open(&dir).await.unwrap();
+        let server = serve(&coordinator, Limits::default()).await;
         Self { outer, dir, coordinator, server }
     }
 
@@ -152,6 +173,32 @@ pub(crate) struct Machine {
     http: reqwest::Client,
     base: String,
     pub(crate) key: Fingerprint,
+    pub(crate) ratchet: Arc<Mutex<Ratchet>>,
+}
+
+/// What a node keeps of its ratchet on its disk.
+#[derive(Debug, Clone)]
+pub(crate) struct Ratchet {
+    pub(crate) cur: Notch,
+    /// Sent, and not answered yet.
+    pub(crate) sent: Option<Notch>,
+    pub(crate) seen: Option<Stamp>,
+}
+
+impl Ratchet {
+    fn new() -> Self {
+        Self { cur: Notch::random(), sent: None, seen: None }
+    }
+
+    /// The turn to send: the one in the air, or a new one.
+    pub(crate) fn turn(&mut self) -> Turn {
+        Turn { cur: self.cur, next: *self.sent.get_or_insert_with(Notch::random) }
+    }
+
+    /// Its answer has come.
+    pub(crate) fn answered(&mut self) {
+        self.cur = self.sent.take().expect("a turn was sent");
+    }
 }
 
 impl Machine {
@@ -163,7 +210,43 @@ impl Machine {
             .timeout(Duration::from_secs(30))
             .build()
             .unwrap();
-        Self { http, base: format!("https://{address}"), key: identity.fingerprint() }
+        let ratchet = Arc::new(Mutex::new(Ratchet::new()));
+        Self { http, base: format!("https://{address}"), key: identity.fingerprint(), ratchet }
+    }
+
+    /// The same key on the same disk, in another machine: nothing of what one
+    /// does from now on is known to the other.
+    pub(crate) async fn cloned(&self, identity: &Identity, pin: Fingerprint) -> Self {
+        let address = self.base.trim_start_matches("https://").parse().unwrap();
+        let other = Self::new(identity, address, pin);
+        *other.ratchet.lock().await = self.ratchet.lock().await.clone();
+        other
+    }
+
+    /// Opens a connection, as an agent does before anything else.
+    pub(crate) async fn open(&self) -> Result<OpenAnswer, ApiError> {
+        let mut ratchet = self.ratchet.lock().await;
+        let request = OpenRequest { turn: ratchet.turn(), seen: ratchet.seen };
+        let answer: OpenAnswer = self.post_unopened(api::OPEN, &request).await?;
+        ratchet.answered();
+        ratchet.seen = Some(answer.stamp);
+        Ok(answer)
+    }
+
+    /// As [`Machine::open`], but the answer is lost on the way.
+    pub(crate) async fn open_and_lose_the_answer(&self) {
+        let mut ratchet = self.ratchet.lock().await;
+        let request = OpenRequest { turn: ratchet.turn(), seen: ratchet.seen };
+        let _: OpenAnswer = self.post_unopened(api::OPEN, &request).await.unwrap();
+    }
+
+    async fn post_unopened<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, ApiError> {
+        let (status, bytes) = self.raw(Method::POST, path, serde_json::to_vec(body).unwrap()).await.unwrap();
+        if status == 200 { Ok(serde_json::from_slice(&bytes).unwrap()) } else { Err(refusal(status, &bytes)) }
     }
 
     /// The same machine, of a coordinator that is now at another address.
@@ -214,11 +297,16 @@ impl Machine {
     }
 
     pub(crate) async fn send(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Vec<u8>, ApiError> {
-        let (status, bytes) = self.raw(method, path, body).await.unwrap();
-        if (200..300).contains(&status) {
-            return Ok(bytes);
+        // The client's pool gives no say over which of its connections is used.
+        for _ in 0..20 {
+            let (status, bytes) = self.raw(method.clone(), path, body.clone()).await.unwrap();
+            match status {
+                200..300 => return Ok(bytes),
+                428 => self.open().await.map(drop)?,
+                _ => return Err(refusal(status, &bytes)),
+            }
         }
-        Err(serde_json::from_slice(&bytes).unwrap_or_else(|_| panic!("HTTP {status} without an ApiError")))
+        panic!("opened again and again");
     }
 
     /// The answer to a `GET` with these headers.
@@ -231,8 +319,15 @@ impl Machine {
         path: &str,
         headers: &[(&str, &str)],
     ) -> Result<reqwest::Response, reqwest::Error> {
-        let request = self.http.get(format!("{}{path}", self.base)).timeout(Duration::from_secs(300));
-        headers.iter().fold(request, |request, (name, value)| request.header(*name, *value)).send().await
+        loop {
+            let request = self.http.get(format!("{}{path}", self.base)).timeout(Duration::from_secs(300));
+            let request =
+                headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+            let response = request.send().await?;
+            if response.status() != 428 || self.open().await.is_err() {
+                return Ok(response);
+            }
+        }
     }
 
     pub(crate) async fn raw(
@@ -244,6 +339,10 @@ impl Machine {
         let response = self.http.request(method, format!("{}{path}", self.base)).body(body).send().await?;
         Ok((response.status().as_u16(), response.bytes().await?.to_vec()))
     }
+}
+
+fn refusal(status: u16, body: &[u8]) -> ApiError {
+    serde_json::from_slice(body).unwrap_or_else(|_| panic!("HTTP {status} without an ApiError"))
 }
 
 /// A report of a boot's `sequence`th millisecond.

@@ -180,12 +180,15 @@ async fn a_restart_forgets_nothing() {
     let identity = || Identity::from_pem(pem.expose()).unwrap();
     world.machine_with(&identity()).enrol(&ticket).await.unwrap();
     let (pin, events) = (world.coordinator.pin(), world.coordinator.events(0, 1000).await.unwrap());
-    let config = world.machine_with(&identity()).config().await.unwrap();
+    let machine = world.machine_with(&identity());
+    let config = machine.config().await.unwrap();
+    let ratchet = machine.ratchet.lock().await.clone();
 
     let world = world.restart().await;
     assert_eq!(world.coordinator.pin(), pin);
     assert_eq!(world.coordinator.events(0, 1000).await.unwrap(), events);
     let machine = world.machine_with(&identity());
+    *machine.ratchet.lock().await = ratchet;
     assert_eq!(machine.enrol(&ticket).await.unwrap().generation, 1);
     assert_eq!(machine.config().await.unwrap(), config, "the same secrets");
     assert_eq!(

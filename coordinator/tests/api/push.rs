@@ -228,11 +228,13 @@ async fn a_key_has_so_many_connections_and_no_more() {
     let poll = |machine: Machine, tag: String| async move {
         within(machine.try_request(CONFIG, &[("if-none-match", &tag), ("prefer", "wait=300")])).await
     };
-    let oldest = tokio::spawn(poll(machine, before.clone()));
+    let oldest = tokio::spawn(poll(machine.clone(), before.clone()));
     connected(&world, "a1").await;
-    let others = [world.machine_with(&identity), world.machine_with(&identity)];
-    for other in &others {
+    let mut others = vec![machine];
+    for _ in 0..2 {
+        let other = others[others.len() - 1].cloned(&identity, world.coordinator.pin()).await;
         assert!(other.config().await.is_ok());
+        others.push(other);
     }
     assert!(oldest.await.unwrap().is_err(), "its oldest connection had to go");
 }

@@ -1,0 +1,97 @@
+//! The coordinator's own rollback: whether this state is an old copy, and what
+//! is done when it was knowingly made one.
+
+use anyhow::Result;
+use jiff::Timestamp;
+use kiln_protocol::ratchet::{Reach, Stamp};
+use kiln_protocol::{ApiError, ErrorClass};
+
+use crate::registry::State;
+use crate::store::events::{self, Actor, Event, What};
+use crate::store::{Transaction, epoch, incarnations, ratchets, seats};
+
+/// An epoch has begun.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Raised {
+    pub(crate) reach: Reach,
+    /// How many unused tickets are void now.
+    pub(crate) void: usize,
+}
+
+/// Begins an epoch that is later than any a node may have seen: `restore`
+/// calls this in the restored state before anybody is answered, and an
+/// operator who decides for an old copy does. What the copy cannot know of is
+/// undone:
+///
+/// * tickets that are ISSUED in it are void, for they may have been used since;
+/// * the clone ratchets are taken up where the nodes are, for they went on.
+///
+/// BOUND stays bound, and HELD stays held.
+pub(crate) fn raise(tx: &Transaction<'_>, why: &str, actor: &Actor, now: Timestamp) -> Result<Raised> {
+    let (own, newer) = (epoch::reach(tx)?, epoch::newer(tx)?);
+    let latest = newer.map_or(own.epoch, |newer| newer.reach.epoch.max(own.epoch));
+    epoch::begin(tx, latest + 1)?;
+    ratchets::forget_all(tx)?;
+    let reason = format!("{why}: its ticket may have been used since");
+    let mut void = 0;
+    if let Some(live) = incarnations::live(tx)? {
+        for seat in seats::of_incarnation(tx, live.id)?.iter().filter(|seat| seat.state == State::Issued) {
+            seats::set_state(tx, seat.id, State::Revoked(None), Some(&reason))?;
+            let detail = format!("{}: {reason}", seat.label());
+            events::note(tx, actor, &Event::of(What::Revoke, seat.id, &detail), now)?;
+            void += 1;
+        }
+    }
+    let reach = epoch::reach(tx)?;
+    let detail = format!("{why}: epoch {} begins, {void} unused tickets are void", reach.epoch);
+    events::note(tx, actor, &Event::about_all(What::Epoch, &detail), now)?;
+    Ok(Raised { reach, void })
+}
+
+/// Takes note of a stamp that a node shows. Only one that is newer than the
+/// state and that our key signed says anything; `spki` is that key.
+pub(crate) fn notice(
+    tx: &Transaction<'_>,
+    shown: Option<&Stamp>,
+    spki: &[u8],
+    actor: &Actor,
+    now: Timestamp,
+) -> Result<()> {
+    let Some(shown) = shown else { return Ok(()) };
+    let known = epoch::newer(tx)?.map_or(epoch::reach(tx)?, |newer| newer.reach);
+    if shown.reach <= known || !shown.is_of(spki) {
+        return Ok(());
+    }
+    let first = epoch::newer(tx)?.is_none();
+    epoch::set_newer(tx, shown.reach, now)?;
+    if first {
+        let own = epoch::reach(tx)?;
+        let detail = format!(
+            "a node was told of {} by this coordinator, whose state is at {own}: the state is an old copy",
+            shown.reach
+        );
+        let event = Event { alarm: true, ..Event::about_all(What::Stale, &detail) };
+        events::note(tx, actor, &event, now)?;
+        tracing::error!("{detail}; nobody enrols or starts k3s until an operator has decided");
+    }
+    Ok(())
+}
+
+/// Refuses while the state is known to be an old copy.
+pub(crate) fn check(tx: &Transaction<'_>) -> Result<(), anyhow::Error> {
+    match epoch::newer(tx)? {
+        None => Ok(()),
+        Some(newer) => Err(stale(epoch::reach(tx)?, newer.reach).into()),
+    }
+}
+
+fn stale(own: Reach, newer: Reach) -> ApiError {
+    ApiError::new(
+        ErrorClass::StaleCoordinator,
+        format!("the coordinator's state is an old copy: it is at {own}, nodes have seen {newer}"),
+    )
+    .hint(
+        "serve the newest state again, or decide for this one: coordinator raise-epoch (its unused tickets \
+         become void; nodes that enrolled since need new ones)",
+    )
+}

@@ -1,0 +1,159 @@
+//! A node's key is replaced.
+
+use super::common::{Machine, World, class, name};
+use kiln_protocol::admin::RegistryState;
+use kiln_protocol::rotation::RotateRequest;
+use kiln_protocol::{ApiError, ErrorClass, Fingerprint, Identity, api};
+use reqwest::Method;
+
+/// An enrolled node, its key, and the one that is to take its place.
+async fn enrolled(world: &World, node: &str) -> (Machine, Identity, Identity) {
+    let (old, new) = (Identity::generate().unwrap(), Identity::generate().unwrap());
+    let machine = world.machine_with(&old);
+    machine.enrol(&world.ticket(node).await).await.unwrap();
+    machine.open().await.unwrap();
+    (machine, old, new)
+}
+
+async fn request(machine: &Machine, pin: Fingerprint, new: &Identity) -> RotateRequest {
+    RotateRequest::new(&pin, &machine.key, new, machine.ratchet.lock().await.turn())
+}
+
+async fn send(machine: &Machine, request: &RotateRequest) -> Result<(), ApiError> {
+    machine.send(Method::POST, api::ROTATE, serde_json::to_vec(request).unwrap()).await.map(drop)
+}
+
+/// The node with its new key, on the same disk.
+async fn renewed(world: &World, machine: &Machine, new: &Identity) -> Machine {
+    let renewed = world.machine_with(new);
+    *renewed.ratchet.lock().await = machine.ratchet.lock().await.clone();
+    renewed
+}
+
+#[tokio::test]
+async fn a_new_key_takes_the_place_of_the_old_one() {
+    let world = World::new().await;
+    let (machine, _, new) = enrolled(&world, "a1").await;
+    world.admin().rotate(&kiln_protocol::admin::NodeRequest { node: name("a1") }).await.unwrap();
+    assert!(machine.open().await.unwrap().rotate, "the node is told at its next contact");
+    let request = request(&machine, world.coordinator.pin(), &new).await;
+    send(&machine, &request).await.unwrap();
+    machine.ratchet.lock().await.answered();
+    let renewed = renewed(&world, &machine, &new).await;
+    assert!(!renewed.open().await.unwrap().rotate, "and not asked again");
+    assert!(renewed.config().await.is_ok());
+    let status = world.node("a1").await;
+    assert_eq!(
+        (status.registry, status.key, status.generation),
+        (RegistryState::Bound, Some(new.fingerprint()), 1)
+    );
+    assert_eq!((world.count_events("ask_rotation").await, world.count_events("rotate").await), (1, 1));
+}
+
+#[tokio::test]
+async fn a_rotation_whose_answer_was_lost_is_asked_again_and_answered_again() {
+    let world = World::new().await;
+    let (machine, old, new) = enrolled(&world, "a1").await;
+    let request = request(&machine, world.coordinator.pin(), &new).await;
+    for _ in 0..3 {
+        // Each time over another connection, as after a power cut.
+        let again = machine.cloned(&old, world.coordinator.pin()).await;
+        send(&again, &request).await.unwrap();
+    }
+    assert_eq!(world.count_events("rotate").await, 1);
+    // Nor does it matter that the disk still takes the turn for unanswered.
+    let renewed = renewed(&world, &machine, &new).await;
+    assert!(renewed.config().await.is_ok());
+    assert_eq!(world.node("a1").await.registry, RegistryState::Bound);
+}
+
+#[tokio::test]
+async fn a_later_use_of_the_old_key_is_held_with_an_alarm() {
+    for path in [api::OPEN, api::GATE, api::REPORT, api::ENROL] {
+        let world = World::new().await;
+        let (machine, old, new) = enrolled(&world, "a1").await;
+        send(&machine, &request(&machine, world.coordinator.pin(), &new).await).await.unwrap();
+        let thief = machine.cloned(&old, world.coordinator.pin()).await;
+        let (_, body) = thief.raw(Method::POST, path, b"{}".to_vec()).await.unwrap();
+        let refusal: ApiError = serde_json::from_slice(&body).unwrap();
+        assert_eq!(refusal.class, ErrorClass::Held, "{path}: {refusal}");
+        let status = world.coordinator.status().await.unwrap();
+        assert_eq!(status.node(&name("a1")).unwrap().registry, RegistryState::Held, "{path}");
+        assert!(status.alarms[0].message.contains(&machine.key.to_string()), "{:?}", status.alarms);
+        let renewed = renewed(&world, &machine, &new).await;
+        assert_eq!(class(renewed.config().await), ErrorClass::Held, "nobody knows which is the right one");
+    }
+}
+
+#[tokio::test]
+async fn another_rotation_with_the_old_key_is_held() {
+    let world = World::new().await;
+    let (machine, old, new) = enrolled(&world, "a1").await;
+    send(&machine, &request(&machine, world.coordinator.pin(), &new).await).await.unwrap();
+    let thief = machine.cloned(&old, world.coordinator.pin()).await;
+    let third = Identity::generate().unwrap();
+    let wanted = request(&thief, world.coordinator.pin(), &third).await;
+    assert_eq!(class(send(&thief, &wanted).await), ErrorClass::Held);
+    assert_eq!(world.node("a1").await.key, Some(new.fingerprint()));
+}
+
+#[tokio::test]
+async fn a_rotation_without_the_ratchet_is_a_second_machines_and_held() {
+    let world = World::new().await;
+    let (_machine, old, new) = enrolled(&world, "a1").await;
+    // Who has the key, but not the disk.
+    let thief = world.machine_with(&old);
+    let wanted = request(&thief, world.coordinator.pin(), &new).await;
+    assert_eq!(class(send(&thief, &wanted).await), ErrorClass::Held);
+    let status = world.node("a1").await;
+    assert_eq!((status.registry, status.key), (RegistryState::Held, Some(old.fingerprint())));
+}
+
+#[tokio::test]
+async fn a_held_node_rotates_nothing() {
+    let world = World::new().await;
+    let (machine, old, new) = enrolled(&world, "a1").await;
+    assert_eq!(class(world.machine_with(&old).open().await), ErrorClass::Held);
+    let wanted = request(&machine, world.coordinator.pin(), &new).await;
+    assert_eq!(class(send(&machine, &wanted).await), ErrorClass::Held);
+    assert!(world.coordinator.rotate(&name("a1")).await.is_err());
+    assert_eq!(world.node("a1").await.key, Some(old.fingerprint()));
+}
+
+#[tokio::test]
+async fn a_key_never_gets_a_second_name_by_rotation() {
+    let world = World::new().await;
+    let (machine, old, _) = enrolled(&world, "a1").await;
+    let (other, _, _) = enrolled(&world, "a2").await;
+    let pin = world.coordinator.pin();
+    // A key that is another node's, an admin's, and the node's own.
+    let (taken, admin) = (Identity::generate().unwrap(), world.admin_identity());
+    send(&other, &request(&other, pin, &taken).await).await.unwrap();
+    for wanted in [&taken, &admin, &old] {
+        let wanted = request(&machine, pin, wanted).await;
+        assert_eq!(class(send(&machine, &wanted).await), ErrorClass::NameConflict);
+    }
+    assert_eq!(world.node("a1").await.key, Some(old.fingerprint()));
+    // Nor does the key that was replaced become another's.
+    let new = Identity::generate().unwrap();
+    send(&machine, &request(&machine, pin, &new).await).await.unwrap();
+    let again = world.machine_with(&old);
+    assert_eq!(class(again.enrol(&world.ticket("a2").await).await), ErrorClass::Held);
+}
+
+#[tokio::test]
+async fn a_proof_for_another_key_or_coordinator_rotates_nothing() {
+    let (world, elsewhere) = (World::new().await, World::new().await);
+    let (machine, old, new) = enrolled(&world, "a1").await;
+    let (other, _, _) = enrolled(&world, "a2").await;
+    let turn = machine.ratchet.lock().await.turn();
+    for (pin, key) in [(world.coordinator.pin(), other.key), (elsewhere.coordinator.pin(), machine.key)] {
+        let forged = RotateRequest::new(&pin, &key, &new, turn);
+        assert_eq!(class(send(&machine, &forged).await), ErrorClass::Policy);
+    }
+    assert_eq!(world.node("a1").await.key, Some(old.fingerprint()));
+    assert_eq!(
+        class(send(&world.machine(), &request(&machine, world.coordinator.pin(), &new).await).await),
+        ErrorClass::Policy
+    );
+}
