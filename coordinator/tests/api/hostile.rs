@@ -139,7 +139,7 @@ async fn only_one_small_certificate_around_an_uncompressed_p256_key_is_taken() {
         ("Ed25519", certificate(&V3, &ed25519_spki(&[7; 32]), &[0; 70])),
         ("X.509 v1", certificate(&[], &good, &[0; 70])),
         ("a certificate over 2 KiB", certificate(&V3, &good, &[0; 2048])),
-        ("a certificate of 50 KiB", certificate(&V3, &good, &[0; 50_000])),
+        ("a certificate of 50 KiB", certificate(&V3, &good, &vec![0; 50_000])),
         ("a truncated one", whole.as_ref()[..whole.len() - 9].to_vec().into()),
         ("one with a trailing byte", trailing.into()),
         ("garbage", vec![0x30; 300].into()),
