@@ -50,6 +50,7 @@ enum Op {
     Release(usize),
     Revoke(usize),
     Extend(usize),
+    /// Time goes by, or the clock is set back.
     Wait(i64),
     Restart,
 }
@@ -65,7 +66,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => node.clone().prop_map(Op::Release),
         1 => node.clone().prop_map(Op::Revoke),
         1 => node.prop_map(Op::Extend),
-        2 => (1..2 * LIFETIME).prop_map(Op::Wait),
+        2 => (-2 * LIFETIME..2 * LIFETIME).prop_map(Op::Wait),
         1 => Just(Op::Restart),
     ]
 }
