@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use kiln_protocol::admin::ClusterStatus;
 use kiln_protocol::api::{self, EnrolRequest, Facts, Report, Step, StepState};
 use kiln_protocol::ticket::Ticket;
-use kiln_protocol::{Fingerprint, Identity, api, tls};
+use kiln_protocol::{Fingerprint, Identity, tls};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
