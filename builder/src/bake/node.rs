@@ -75,12 +75,7 @@ fn parts(inputs: &Inputs, harden: &Hardening) -> Vec<Part> {
 }
 
 /// What the stage's result depends on.
-pub(super) fn key(
-    inputs: &Inputs,
-    os: Digest,
-    order: &Order,
-    coordinator: Option<&Contact>,
-) -> Result<Key> {
+pub(super) fn key(inputs: &Inputs, os: Digest, order: &Order, coordinator: Option<&Contact>) -> Result<Key> {
     let values = Values::without_run(Stage::Node, inputs.k3s_selinux.is_some());
     let mut key = KeyBuilder::new(STAGE, VERSION)
         .with_digest("os", os)
