@@ -228,6 +228,10 @@ impl Client {
         let address = self.address.clone();
         match PinMismatch::find(error) {
             Some(mismatch) => ClientError::Pin { address, mismatch },
+            None if tls::is_not_tls(error) => {
+                let why = "what answers there does not speak TLS".to_owned();
+                ClientError::Unreachable { address, why }
+            }
             None => ClientError::Unreachable { address, why: innermost(error) },
         }
     }

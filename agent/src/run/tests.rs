@@ -328,6 +328,18 @@ async fn a_nodes_key_is_not_taken_for_the_coordinators() {
 }
 
 #[tokio::test]
+async fn a_clock_that_jumps_meanwhile_is_said_and_the_node_goes_on() {
+    let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+    let host = FakeHost::new(&machine.root, coordinator.seed());
+    // The coordinator compares the clocks; a time server sets this one right.
+    let off = || Fault::Refuse(ApiError::new(ErrorClass::Clock, "the clocks differ by ten years"));
+    coordinator.script().faults.extend((0..5).map(|_| (api::GATE, off())));
+    assert_eq!(machine.boot(&host).await, Outcome::Ready);
+    assert!(machine.said().contains("[gate] clock: the clocks differ"), "{}", machine.said());
+    assert_eq!(host.log.borrow().iter().filter(|line| *line == "start server").count(), 1);
+}
+
+#[tokio::test]
 async fn first_settings_are_applied_before_any_contact() {
     let (machine, coordinator) = (Machine::new(), FakeCoordinator::new().await.0);
     let mut seed = coordinator.seed();

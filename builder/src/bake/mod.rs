@@ -32,6 +32,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use kiln_protocol::install::{Hardening, Login};
+use kiln_protocol::seed::Contact;
 use tokio::sync::OnceCell;
 
 pub use installer::{MachineSize, StageFailed};
@@ -96,6 +97,8 @@ pub struct Options {
     pub wanted: Wanted,
     /// The os stage's kickstart, instead of Kiln's own.
     pub kickstart: Option<PathBuf>,
+    /// The coordinator that a node without a ticket asks for approval.
+    pub coordinator: Option<Contact>,
     /// Where `<version>/` goes.
     pub out: PathBuf,
     /// Where results of stages are kept.
@@ -268,7 +271,7 @@ async fn prepare(options: &Options, progress: &Progress, hasher: &Hasher, work: 
     let inputs = Box::pin(Inputs::check(wanted, hasher, &options.cache, work, &mut warn)).await?;
     let os_key = os::key(&inputs, &template, options.disk_size, &options.order)?;
     os::check(&inputs.media.iso.path, &options.order).await?;
-    let node_key = node::key(&inputs, os_key.digest, &options.order)?;
+    let node_key = node::key(&inputs, os_key.digest, &options.order, options.coordinator.as_ref())?;
     let key = pack::key(node_key.digest, options.compression);
     Ok(Prepared { template, inputs, os_key, node_key, key })
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use kiln_protocol::install::{Hardening, INSTALL_SPEC, ImageRecord, InstallSpec, Login};
+use kiln_protocol::seed::Contact;
 
 use super::installer::Installation;
 use super::kickstart::{Stage, Template, Values};
@@ -74,7 +75,7 @@ fn parts(inputs: &Inputs, harden: &Hardening) -> Vec<Part> {
 }
 
 /// What the stage's result depends on.
-pub(super) fn key(inputs: &Inputs, os: Digest, order: &Order) -> Result<Key> {
+pub(super) fn key(inputs: &Inputs, os: Digest, order: &Order, coordinator: Option<&Contact>) -> Result<Key> {
     let values = Values::without_run(Stage::Node, inputs.k3s_selinux.is_some());
     let mut key = KeyBuilder::new(STAGE, VERSION)
         .with_digest("os", os)
@@ -84,6 +85,9 @@ pub(super) fn key(inputs: &Inputs, os: Digest, order: &Order) -> Result<Key> {
         .with("hardening", order.harden.to_string())
         // A key remembers its parts, and nobody needs to remember a hash.
         .with_digest("login", Digest::of(&serde_json::to_vec(&order.login)?));
+    if let Some(contact) = coordinator {
+        key = key.with("coordinator", serde_json::to_string(contact)?);
+    }
     for part in parts(inputs, &order.harden) {
         key = key.with_digest(&part.name, part.sha256);
     }
@@ -145,7 +149,7 @@ impl Bake<'_> {
             },
             login: login.clone(),
             files: parts.iter().map(|part| (part.name.clone(), part.sha256.to_string())).collect(),
-            coordinator: None,
+            coordinator: self.options.coordinator.clone(),
         };
         let spec = serde_json::to_string_pretty(&spec)?;
         let mut sources = BTreeMap::from([

@@ -6,7 +6,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
+use kiln_protocol::Fingerprint;
 use kiln_protocol::names::K3sVersion;
+use kiln_protocol::seed::Contact;
+use kiln_protocol::ticket::Address;
 
 use crate::bake::{self, Baked, Compression, MachineSize, OnError, StageFailed};
 use crate::failure::BadInput;
@@ -48,6 +51,12 @@ pub(super) struct Args {
     /// Your own template for the os stage instead of Kiln's (see `builder kickstart os --template`).
     #[arg(long, value_name = "FILE")]
     kickstart: Option<PathBuf>,
+    /// Bake in a coordinator: a node that finds no ticket asks it for an operator's approval.
+    #[arg(long, value_name = "HOST:PORT", requires = "pin")]
+    coordinator: Vec<Address>,
+    /// The pin of --coordinator, as `coordinator init` printed it.
+    #[arg(long, value_name = "HEX", requires = "coordinator")]
+    pin: Option<Fingerprint>,
     /// Where the image's directory goes.
     #[arg(long, value_name = "DIR", default_value = "images")]
     out: PathBuf,
@@ -147,6 +156,8 @@ fn options(args: Args) -> Result<bake::Options> {
         std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(MOST_CPUS));
     let cpus = args.cpus.or_else(|| NonZeroU32::new(host.min(MOST_CPUS))).unwrap_or(NonZeroU32::MIN);
     let cache = args.cache.map_or_else(dirs::cache, Ok)?;
+    let contact = args.pin.map(|pin| Contact::new(args.coordinator, pin)).transpose();
+    let coordinator = contact.map_err(|error| BadInput(format!("--coordinator: {error}")))?;
     Ok(bake::Options {
         wanted: Wanted {
             version,
@@ -158,6 +169,7 @@ fn options(args: Args) -> Result<bake::Options> {
             agent: args.agent,
         },
         kickstart: args.kickstart,
+        coordinator,
         // QEMU runs elsewhere: relative paths would not be found there.
         out: std::path::absolute(args.out)?,
         cache: std::path::absolute(cache)?,

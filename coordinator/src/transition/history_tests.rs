@@ -21,7 +21,7 @@ use crate::registry::fixtures::{NOW, key};
 use crate::registry::{Seat, State};
 use crate::store::events::Actor;
 use crate::store::{Store, Transaction, incarnations, seats, test_store};
-use crate::transition::{enrol, operator};
+use crate::transition::{enrol, operator, vouch};
 
 const NODES: [&str; 2] = ["a1", "s1"];
 const LIFETIME: i64 = 3600;
@@ -37,9 +37,20 @@ enum Op {
     },
     /// The machine that a ticket was made for asks again.
     Retry(prop::sample::Index),
+    /// The console of a node's machine shows one of a few keys, said twice.
+    Confirm {
+        node: usize,
+        key: u8,
+    },
+    /// An operator types one of a few keys, twice.
+    Approve {
+        node: usize,
+        key: u8,
+    },
     Release(usize),
     Revoke(usize),
     Extend(usize),
+    /// Time goes by, or the clock is set back.
     Wait(i64),
     Restart,
 }
@@ -50,10 +61,12 @@ fn op() -> impl Strategy<Value = Op> {
         3 => node.clone().prop_map(Op::Mint),
         5 => (any::<prop::sample::Index>(), 0u8..6).prop_map(|(ticket, key)| Op::Enrol { ticket, key }),
         5 => any::<prop::sample::Index>().prop_map(Op::Retry),
+        2 => (node.clone(), 0u8..6).prop_map(|(node, key)| Op::Confirm { node, key }),
+        1 => (node.clone(), 0u8..6).prop_map(|(node, key)| Op::Approve { node, key }),
         2 => node.clone().prop_map(Op::Release),
         1 => node.clone().prop_map(Op::Revoke),
         1 => node.prop_map(Op::Extend),
-        2 => (1..2 * LIFETIME).prop_map(Op::Wait),
+        2 => (-2 * LIFETIME..2 * LIFETIME).prop_map(Op::Wait),
         1 => Just(Op::Restart),
     ]
 }
@@ -159,6 +172,25 @@ impl World {
                 let ticket = ticket.get(&self.tickets).clone();
                 let _ = self.enrol(&ticket, honest(&ticket));
             }
+            Op::Confirm { node, key: k } => {
+                let (node, shown, now): (NodeName, _, _) =
+                    (NODES[*node].parse().unwrap(), key(&format!("key {k}")), self.now);
+                for _ in 0..2 {
+                    let node = node.clone();
+                    // There may be nothing to confirm.
+                    let _ = self.run(move |tx| vouch::confirm(tx, &node, None, shown, &Actor::local(), now));
+                }
+            }
+            Op::Approve { node, key: k } => {
+                let (node, typed, now): (NodeName, _, _) =
+                    (NODES[*node].parse().unwrap(), key(&format!("key {k}")), self.now);
+                let mut approve = || {
+                    let (node, nobody) = (node.clone(), TicketSeed::generate().public_key());
+                    self.run(move |tx| vouch::approve(tx, &node, typed, &nobody, &Actor::local(), now)).ok()
+                };
+                let (first, second) = (approve(), approve());
+                assert_eq!(first, second, "approving is idempotent");
+            }
             Op::Release(node) | Op::Revoke(node) | Op::Extend(node) => {
                 let (op, now) = (op.clone(), self.now);
                 let node: NodeName = NODES[*node].parse().unwrap();
@@ -202,16 +234,23 @@ impl World {
 
 /// Whether one operation may take a seat from one state to another.
 fn allowed(old: &Seat, new: &Seat, op: &Op, now: Timestamp) -> bool {
+    let approves = matches!(op, Op::Approve { .. });
     let enrols = matches!(op, Op::Enrol { .. } | Op::Retry(_));
     let in_time = now < old.expires;
     match (old.state, new.state) {
         (a, b) if a == b => true,
-        (State::Issued, State::Bound(_)) => enrols && in_time,
+        // Once the console was read, nobody else binds.
+        (State::Issued, State::Bound(key)) => {
+            enrols && in_time && old.console_key.is_none_or(|shown| shown == key)
+        }
         // Two enrolments in one step: bound by one key, contested by another.
-        (State::Bound(a), State::Held(b)) => enrols && in_time && a == b,
+        (State::Bound(a), State::Held(b)) => {
+            let shown = matches!(op, Op::Confirm { .. }) && new.console_key.is_some_and(|shown| shown != a);
+            a == b && (enrols && in_time || shown)
+        }
         (State::Held(a), State::Bound(b)) => matches!(op, Op::Release(_)) && a == b,
         (State::Revoked(_) | State::Superseded(_), _) => false,
-        (_, State::Superseded(key)) => enrols && key == old.state.key(),
+        (_, State::Superseded(key)) => (enrols || approves) && key == old.state.key(),
         (_, State::Revoked(key)) => matches!(op, Op::Revoke(_)) && key == old.state.key(),
         _ => false,
     }

@@ -203,9 +203,20 @@ impl Ratchet {
 
 impl Machine {
     pub(crate) fn new(identity: &Identity, address: SocketAddr, pin: Fingerprint) -> Self {
+        Self::at(std::net::Ipv4Addr::LOCALHOST.into(), identity, address, pin)
+    }
+
+    /// One that calls from another address of this host.
+    pub(crate) fn at(
+        local: std::net::IpAddr,
+        identity: &Identity,
+        address: SocketAddr,
+        pin: Fingerprint,
+    ) -> Self {
         let tls = kiln_protocol::tls::client_config(identity, pin).unwrap();
         let http = reqwest::Client::builder()
             .tls_backend_preconfigured(tls)
+            .local_address(local)
             .no_proxy()
             .timeout(Duration::from_secs(30))
             .build()

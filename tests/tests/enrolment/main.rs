@@ -100,6 +100,30 @@ async fn a_reused_ticket_is_contested_and_holds_the_node_until_an_operator_speak
 }
 
 #[tokio::test]
+async fn nobody_but_root_can_read_a_secret_on_a_node_and_nothing_is_left_of_its_ticket() {
+    let world = World::new().await;
+    let (server_ticket, worker_ticket) = (world.valid_ticket("s1").await, world.valid_ticket("a1").await);
+    let (server, worker) = (Agent::with(server_ticket.clone()), Agent::with(worker_ticket.clone()));
+    tokio::join!(server.ready(), worker.ready());
+    for (agent, ticket) in [(&server, server_ticket), (&worker, worker_ticket)] {
+        let secret_of = |path: &str| String::from_utf8(agent.file(path).unwrap()).unwrap().trim().to_owned();
+        let password = secret_of("etc/rancher/node/password");
+        assert!(password.len() >= 16);
+        let (files, ticket) = (agent.files(), ticket.to_text());
+        assert!(files.len() > 5, "{files:?}");
+        assert!(files.iter().any(|(_, open, _)| *open) && files.iter().any(|(_, open, _)| !*open));
+        for (path, open, content) in &files {
+            for trace in [&*ticket, &ticket[ticket.len() - 40..], "kiln1."] {
+                assert!(!content.contains(trace), "{path} holds what is left of a ticket");
+            }
+            for secret in ["PRIVATE KEY", "K10", "::server:", "::node:", &password] {
+                assert!(!open || !content.contains(secret), "anybody may read {secret:?} in {path}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn another_coordinator_at_the_address_is_told_nothing() {
     let (pinned, other) = (World::new().await, World::new().await);
     let ticket = pinned.ticket_for_address_of(&other, "s1").await;

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -349,6 +350,27 @@ impl Agent {
     /// A file of its disk, if there is one.
     pub(crate) fn file(&self, path: &str) -> Option<Vec<u8>> {
         fs::read(self.machine.disk.path().join(path)).ok()
+    }
+
+    /// Every file of its disk: its path, whether somebody else than its owner
+    /// may read it, and its content.
+    pub(crate) fn files(&self) -> Vec<(String, bool, String)> {
+        fn walk(dir: &Path, open: bool, found: &mut Vec<(String, bool, String)>) {
+            for entry in fs::read_dir(dir).unwrap() {
+                let path = entry.unwrap().path();
+                let meta = fs::symlink_metadata(&path).unwrap();
+                let others = meta.permissions().mode() & 0o077;
+                if meta.is_dir() {
+                    walk(&path, open && others & 0o011 != 0, found);
+                } else if meta.is_file() {
+                    let content = String::from_utf8_lossy(&fs::read(&path).unwrap()).into_owned();
+                    found.push((path.display().to_string(), open && others & 0o044 != 0, content));
+                }
+            }
+        }
+        let mut found = Vec::new();
+        walk(self.machine.disk.path(), true, &mut found);
+        found
     }
 
     /// The text of all files below a directory of its disk.
