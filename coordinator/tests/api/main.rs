@@ -7,6 +7,7 @@ mod authority;
 mod cluster;
 mod common;
 mod enrol;
+mod gate;
 mod local;
 mod pin;
 mod push;
