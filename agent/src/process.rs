@@ -6,6 +6,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use tokio::io::AsyncWriteExt as _;
 
 /// Bytes of a program's stderr that an error repeats.
 const TAIL: usize = 1024;
@@ -39,6 +40,30 @@ pub(crate) async fn run_within(command: Command, time: Duration) -> Result<Strin
         .with_context(|| format!("{} did not end within {} s", shown(command), time.as_secs()))?
         .with_context(|| format!("starting {}", shown(command)))?;
     checked(command, &output)
+}
+
+/// As [`run_within`], with something on its standard input. The way for
+/// secrets: a command line is everybody's to read.
+pub(crate) async fn run_fed(mut command: Command, input: &str, time: Duration) -> Result<String> {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let shown = shown(&command);
+    let starting = || format!("starting {shown}");
+    let mut running = tokio::process::Command::from(command);
+    let mut child = running.kill_on_drop(true).spawn().with_context(starting)?;
+    let mut stdin = child.stdin.take().context("a child has no standard input")?;
+    let work = async {
+        let feed = async {
+            // One that ends without reading says why itself.
+            let _ = stdin.write_all(input.as_bytes()).await;
+            drop(stdin);
+        };
+        tokio::join!(feed, child.wait_with_output()).1
+    };
+    let ended = tokio::time::timeout(time, work).await;
+    let output = ended
+        .with_context(|| format!("{shown} did not end within {} s", time.as_secs()))?
+        .with_context(starting)?;
+    checked(running.as_std(), &output)
 }
 
 /// What a command that ended printed, or why it failed.
@@ -87,6 +112,15 @@ mod tests {
         let mut quick = command("echo");
         quick.arg("x");
         assert_eq!(run_within(quick, Duration::from_secs(10)).await.unwrap(), "x\n");
+    }
+
+    #[tokio::test]
+    async fn input_is_fed_and_never_shown() {
+        let input = "secret".repeat(100_000);
+        let fed = run_fed(command("cat"), &input, Duration::from_secs(10)).await.unwrap();
+        assert_eq!(fed, input);
+        let error = run_fed(command("false"), &input, Duration::from_secs(10)).await.unwrap_err();
+        assert!(format!("{error:#}").contains("false") && !format!("{error:#}").contains("secret"));
     }
 
     #[test]

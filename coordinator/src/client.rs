@@ -8,8 +8,9 @@ use std::time::Duration;
 use kiln_protocol::admin::{
     ADD_ADMIN, ADMINS, APPLY, APPROVE, AddAdminRequest, AdminsAnswer, ApplyAnswer, ApplyRequest,
     ApproveAnswer, ApproveRequest, CONFIRM, ClusterStatus, ConfirmRequest, END, EVENTS, EXTEND, EventsAnswer,
-    EventsRequest, ExtendAnswer, ExtendRequest, KUBECONFIG, KubeconfigAnswer, KubeconfigRequest, MINT,
-    MintRequest, NodeRequest, RAISE_EPOCH, RELEASE, REMOVE_ADMIN, REVOKE, ROTATE, RemoveAdminRequest, STATUS,
+    EventsRequest, ExtendAnswer, ExtendRequest, KUBECONFIG, KubeconfigAnswer, KubeconfigRequest, MEMBER_GONE,
+    MINT, MintRequest, NodeRequest, RAISE_EPOCH, RELEASE, REMOVE_ADMIN, REPLACE, REVOKE, ROTATE,
+    RemoveAdminRequest, ReplaceRequest, STATUS,
 };
 use kiln_protocol::ratchet::Reach;
 use kiln_protocol::ticket::Address;
@@ -185,6 +186,16 @@ impl Client {
     /// Takes an admin's key every right.
     pub async fn remove_admin(&self, request: &RemoveAdminRequest) -> Result<(), ClientError> {
         self.send(Method::POST, REMOVE_ADMIN, Some(request)).await.map(drop)
+    }
+
+    /// Gives up the datastore of a lost server.
+    pub async fn replace(&self, request: &ReplaceRequest) -> Result<(), ClientError> {
+        self.send(Method::POST, REPLACE, Some(request)).await.map(drop)
+    }
+
+    /// Says that etcd has no member of a server any more.
+    pub async fn member_gone(&self, request: &NodeRequest) -> Result<(), ClientError> {
+        self.send(Method::POST, MEMBER_GONE, Some(request)).await.map(drop)
     }
 
     async fn send<T: Serialize>(

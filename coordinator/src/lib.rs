@@ -10,8 +10,10 @@
 //! | [`k3s`] | CA set, tokens, node passwords, kubeconfigs |
 //! | `registry` | the rules: who is who, and who may start k3s when |
 //! | `transition` | the rules, run inside the store's transactions |
+//! | `snapshot` | the copy of a datastore that a server is to begin with |
 //! | `store` | the state directory and its database |
 //! | `backup`, `unlock`, `unlocking` | copies of the state; what its secrets are sealed under |
+//! | `contacts` | when each machine was last heard, and which server does the chores |
 //! | `server` | the listener of nodes and admins, the socket, the status page |
 //! | `news` | who waits for a change |
 //! | [`client`] | the admin's side of it |
@@ -21,12 +23,14 @@ mod arrivals;
 mod backup;
 pub mod cli;
 pub mod client;
+mod contacts;
 pub mod k3s;
 mod news;
 mod pin_change;
 pub mod plan;
 mod registry;
 mod server;
+mod snapshot;
 mod store;
 mod strangers;
 mod transition;
@@ -51,6 +55,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use arrivals::Arrivals;
+use contacts::Contacts;
 use k3s::{ClusterSecrets, KubeUser, ServerUrl};
 use news::News;
 use plan::ClusterFile;
@@ -84,6 +89,7 @@ struct Inner {
     news: Arc<News>,
     strangers: Mutex<Strangers>,
     arrivals: Arc<Arrivals>,
+    contacts: Arc<Mutex<Contacts>>,
 }
 
 impl Coordinator {
@@ -189,6 +195,8 @@ impl Coordinator {
         );
         let strangers = Mutex::default();
         let arrivals = Arc::default();
+        let Limits { quiet, slot, .. } = Limits::default();
+        let contacts = Arc::new(Mutex::new(Contacts::new(Timestamp::now(), quiet, slot)));
         let inner = Inner {
             identity,
             pin_change,
@@ -197,6 +205,7 @@ impl Coordinator {
             news: Arc::default(),
             strangers,
             arrivals,
+            contacts,
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -402,6 +411,36 @@ impl Coordinator {
         self.change(move |tx| transition::operator::extend(tx, &node, seconds, &actor, now)).await
     }
 
+    /// Gives up the datastore of the server that started it, because its
+    /// machine is lost: what takes its place begins with the copy of a SQLite
+    /// datastore in `restore`, a file that stays where it is until then, or
+    /// with nothing. Idempotent.
+    pub async fn replace(&self, node: &NodeName, restore: Option<&Path>) -> Result<()> {
+        self.replace_as(node.clone(), restore.map(Path::to_owned), Actor::local()).await
+    }
+
+    async fn replace_as(&self, node: NodeName, restore: Option<PathBuf>, actor: Actor) -> Result<()> {
+        let restore = match restore {
+            Some(path) => Some(tokio::task::spawn_blocking(move || snapshot::examine(path)).await??),
+            None => None,
+        };
+        let (contacts, now) = (self.inner.contacts.clone(), Timestamp::now());
+        self.change(move |tx| {
+            transition::operator::replace(tx, &node, restore.as_ref(), &actor, &locked(&contacts), now)
+        })
+        .await
+    }
+
+    /// Takes the operator's word that etcd has no member of a server that is
+    /// replaced, revoked or did not become ready. Idempotent.
+    pub async fn member_gone(&self, node: &NodeName) -> Result<()> {
+        self.member_gone_as(node.clone(), Actor::local()).await
+    }
+
+    async fn member_gone_as(&self, node: NodeName, actor: Actor) -> Result<()> {
+        self.change(move |tx| transition::operator::member_gone(tx, &node, &actor, Timestamp::now())).await
+    }
+
     /// Ends the live incarnation: its nodes' keys lose every right, its leases and
     /// tokens are over. Idempotent.
     pub async fn end(&self) -> Result<()> {
@@ -506,7 +545,11 @@ impl Coordinator {
     }
 
     fn strangers(&self) -> MutexGuard<'_, Strangers> {
-        self.inner.strangers.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.inner.strangers)
+    }
+
+    fn contacts(&self) -> MutexGuard<'_, Contacts> {
+        locked(&self.inner.contacts)
     }
 }
 
@@ -519,4 +562,9 @@ fn not_one(waiting: usize) -> ApiError {
     }
     let message = format!("{waiting} machines that wait have keys that begin so");
     ApiError::new(ErrorClass::Policy, message).hint("type all 64 digits")
+}
+
+/// Nothing panics between two changes that belong together.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

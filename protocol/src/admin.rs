@@ -50,6 +50,10 @@ pub const ADD_ADMIN: &str = "/v1/admin/admins/add";
 pub const REMOVE_ADMIN: &str = "/v1/admin/admins/remove";
 /// Events that one answer holds at most.
 pub const MAX_EVENTS: u32 = 1000;
+/// `POST`: [`ReplaceRequest`], answered with 204: the datastore of a lost server is given up.
+pub const REPLACE: &str = "/v1/admin/replace";
+/// `POST`: [`NodeRequest`], answered with 204: etcd has no member of this server any more.
+pub const MEMBER_GONE: &str = "/v1/admin/member-gone";
 /// Bodies of admin requests larger than this many bytes are refused.
 pub const MAX_ADMIN_BODY: usize = 1024 * 1024;
 
@@ -137,6 +141,18 @@ pub struct ApproveAnswer {
     pub key: Fingerprint,
     /// The node's generation that it is.
     pub generation: u32,
+}
+
+/// Says what becomes of the data of a server that started the datastore and
+/// is lost.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplaceRequest {
+    /// Which server.
+    pub node: NodeName,
+    /// The copy of a SQLite datastore, by its absolute path on the
+    /// coordinator's host; without it the server begins with nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore: Option<String>,
 }
 
 /// Gives an unused ticket more time, without touching the node that holds it.

@@ -34,6 +34,11 @@ pub const REQUEST_ID: &str = "x-request-id";
 pub const GATE: &str = "/v1/gate";
 /// `POST`: [`Report`], answered with 204.
 pub const REPORT: &str = "/v1/report";
+/// `POST`: [`SnapshotRequest`], answered with at most [`SNAPSHOT_PART`] bytes
+/// of the datastore that this server is to begin with.
+pub const SNAPSHOT: &str = "/v1/snapshot";
+/// Bytes in one answer of [`SNAPSHOT`].
+pub const SNAPSHOT_PART: usize = 256 * 1024;
 /// Request bodies larger than this many bytes are refused.
 pub const MAX_BODY: usize = 64 * 1024;
 /// The coordinator's usual TCP port.
@@ -139,6 +144,13 @@ pub struct GateRequest {
     /// first start, so it must agree with the coordinator's within
     /// [`MAX_CLOCK_SKEW`].
     pub clock: i64,
+}
+
+/// Asks for a part of a datastore.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotRequest {
+    /// From which byte.
+    pub offset: u64,
 }
 
 /// Seconds by which a node's clock may differ at the gate.

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::identity::Fingerprint;
 use crate::names::{ClusterName, K3sComponent, K3sVersion, NodeName, Role, SubjectAltName};
 use crate::secret::Secret;
 use crate::seed::{SshUser, StaticAddress};
@@ -93,10 +94,15 @@ pub enum Membership {
         cluster_init: bool,
         /// The server token, in full `K10…` form.
         token: Secret,
-        /// The password agents join with.
+        /// A password that would join agents: without one k3s takes the
+        /// server token for it. No agent is told it.
         agent_token: Secret,
         /// The cluster's certificate authorities.
         ca: Box<CaSet>,
+        /// A SQLite datastore to put in place before the first start
+        /// ([`crate::api::SNAPSHOT`]).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        restore: Option<Snapshot>,
     },
     /// A server that joins others.
     JoiningServer {
@@ -104,16 +110,26 @@ pub enum Membership {
         server: Address,
         /// The server token, in full `K10…` form.
         token: Secret,
-        /// The password agents join with: all servers must agree on it.
+        /// All servers must agree on it; no agent is told it.
         agent_token: Secret,
     },
     /// Runs workloads only.
     Agent {
         /// A server that is up.
         server: Address,
-        /// The agent token, in full `K10…` form. It joins agents only.
+        /// A bootstrap token of this node's own, in full `K10…::id.secret`
+        /// form. It joins agents only, and is revoked alone.
         token: Secret,
     },
+}
+
+/// A datastore that is kept by the coordinator for one server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Bytes.
+    pub size: u64,
+    /// Of all of them.
+    pub sha256: Fingerprint,
 }
 
 /// A certificate chain (leaf CA first, root last) and its leaf's key, in PEM.
@@ -172,7 +188,7 @@ mod tests {
         "network": [{"mac": "52:54:00:00:00:02", "address": "10.77.0.12/24"}],
         "k3s": {
             "version": "v1.28.5+k3s1", "node_ip": "10.77.0.12", "node_password": "00ff",
-            "membership": {"kind": "agent", "server": "10.77.0.11:6443", "token": "K10aa::node:bb"}
+            "membership": {"kind": "agent", "server": "10.77.0.11:6443", "token": "K10aa::00000a.bbbbbbbbbbbbbbbb"}
         }
     }"#;
 
@@ -190,7 +206,7 @@ mod tests {
             ("k3s-a1", "../../etc/passwd"),
             ("v1.28.5+k3s1", "v1.28.5+k3s1;reboot"),
             ("10.77.0.11:6443", "10.77.0.11:6443/$(id)"),
-            ("K10aa::node:bb", "K10aa::node:bb\\u0000"),
+            ("K10aa::00000a.", "K10aa::00000a.\\u0000"),
             ("10.77.0.12/24", "10.77.0.0/24"),
         ] {
             let hostile = AGENT.replacen(from, to, 1);

@@ -17,6 +17,7 @@
 //! | [`seed`] | the document a node finds at first boot |
 //! | [`console`] | the line by which a machine's console names its key |
 //! | [`api`] | requests and answers |
+//! | [`chores`] | what a ready server does for the coordinator inside its cluster |
 //! | [`config`] | what a node is told to become |
 //! | [`admin`] | what operators ask and what they see |
 //! | [`install`] | what `agent install` is given |
@@ -24,6 +25,7 @@
 
 pub mod admin;
 pub mod api;
+pub mod chores;
 pub mod config;
 pub mod console;
 pub mod error;

@@ -14,17 +14,18 @@ use kiln_protocol::ticket::Address;
 use kiln_protocol::{ApiError, Role};
 use serde_json::{Map, Value, json};
 
+use super::restore;
 use crate::retry::Failure;
 use crate::root::{Access, Root};
 
 pub(crate) const CONFIG: &str = "/etc/rancher/k3s/config.yaml";
-const TOKEN: &str = "/etc/rancher/k3s/token";
+pub(crate) const TOKEN: &str = "/etc/rancher/k3s/token";
 const AGENT_TOKEN: &str = "/etc/rancher/k3s/agent-token";
 const NODE_PASSWORD: &str = "/etc/rancher/node/password";
 /// Where k3s looks for certificate authorities before it makes its own.
 const TLS: &str = "/var/lib/rancher/k3s/server/tls";
 /// What k3s leaves behind once it has run as a server or as an agent.
-const TRACES: [&str; 2] = ["/var/lib/rancher/k3s/server/db", "/var/lib/rancher/k3s/agent/kubelet.kubeconfig"];
+const TRACES: [&str; 2] = [restore::DATABASE, "/var/lib/rancher/k3s/agent/kubelet.kubeconfig"];
 
 /// What of the configuration depends on the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +65,9 @@ pub(crate) fn check_version(config: &NodeConfig, installed: &K3sVersion) -> Resu
 /// Writes everything. When it returns it is on the disk.
 pub(crate) fn apply(root: &Root, config: &NodeConfig, host: &HostPart) -> Result<(), Failure> {
     for trace in TRACES {
+        if trace == restore::DATABASE && restore::is_placed(root)? {
+            root.remove(trace.as_ref())?;
+        }
         if root.meta(trace)?.is_some() {
             let message = format!("k3s has run on this host before: there is {}", root.shown(trace));
             let error = ApiError::new(ErrorClass::Policy, message)
@@ -78,6 +82,9 @@ pub(crate) fn apply(root: &Root, config: &NodeConfig, host: &HostPart) -> Result
     }
     if config.role() == Role::Agent {
         root.remove(AGENT_TOKEN.as_ref())?;
+    }
+    if matches!(config.k3s.membership, Membership::FirstServer { restore: Some(_), .. }) {
+        restore::place(root)?;
     }
     for file in files(config, host) {
         let (dir, _) = file.path.rsplit_once('/').unwrap_or_default();

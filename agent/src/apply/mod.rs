@@ -7,6 +7,7 @@
 //! | [`network`] | static addresses, through NetworkManager |
 //! | [`users`] | logins and their ssh keys |
 //! | [`k3s`] | every file k3s must find at its first start |
+//! | [`restore`] | a datastore that k3s is to begin with |
 //! | [`labels`] | SELinux labels of what was written |
 
 pub(crate) mod hostname;
@@ -14,4 +15,5 @@ pub(crate) mod k3s;
 pub(crate) mod keyfile;
 pub(crate) mod labels;
 pub(crate) mod network;
+pub(crate) mod restore;
 pub(crate) mod users;

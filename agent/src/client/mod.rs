@@ -18,7 +18,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use hyper::{Method, StatusCode};
-use kiln_protocol::api::{self, ApprovalRequest, EnrolAnswer, EnrolRequest, GateAnswer, GateRequest, Report};
+use kiln_protocol::api::{
+    self, ApprovalRequest, EnrolAnswer, EnrolRequest, GateAnswer, GateRequest, Report, SnapshotRequest,
+};
+use kiln_protocol::chores::{CHORES, Chores, ChoresRequest};
 use kiln_protocol::config::NodeConfig;
 use kiln_protocol::error::ErrorClass;
 use kiln_protocol::ratchet::{OpenAnswer, OpenRequest};
@@ -57,6 +60,8 @@ pub(crate) struct Client {
     line: Mutex<Option<Line>>,
     /// The same, for a question that is held open.
     held: Mutex<Option<Line>>,
+    /// The same, for questions about chores, which wait a little.
+    tending: Mutex<Option<Line>>,
     /// Held by the opening that is under way.
     opening: Mutex<()>,
     /// An operator wants the key replaced.
@@ -78,6 +83,7 @@ impl Client {
             preferred: Cell::new(0),
             line: Mutex::default(),
             held: Mutex::default(),
+            tending: Mutex::default(),
             opening: Mutex::default(),
             rotation_asked: Cell::new(false),
             retired: Cell::new(false),
@@ -117,6 +123,18 @@ impl Client {
     /// Asks whether k3s may be started.
     pub(crate) async fn gate(&self, request: &GateRequest) -> Result<GateAnswer, Failure> {
         self.ask(Method::POST, api::GATE, Some(request)).await
+    }
+
+    /// Fetches the datastore that this server is to begin with, from `offset` on.
+    pub(crate) async fn snapshot(&self, offset: u64) -> Result<Vec<u8>, Failure> {
+        self.send(Method::POST, api::SNAPSHOT, Some(&SnapshotRequest { offset })).await
+    }
+
+    /// Tells which chores were done, and asks for more.
+    pub(crate) async fn chores(&self, request: &ChoresRequest) -> Result<Chores, Failure> {
+        let body = Some(serde_json::to_vec(request).context("writing a request as JSON")?);
+        let question = Question { method: Method::POST, body, ..Question::get(CHORES) };
+        Ok(parse(CHORES, &judged(self.exchange(&self.tending, &question).await?)?)?)
     }
 
     /// Tells how far this node is.

@@ -3,6 +3,7 @@
 //! [`Host`] is the seam between the state machine and the system: the tests
 //! have one that remembers what it was asked for.
 
+mod etcd;
 mod ping;
 
 use std::cell::RefCell;
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use kiln_protocol::chores::EtcdMember;
 use kiln_protocol::names::{K3sVersion, SshPublicKey, UserName};
 use kiln_protocol::seed::{SshUser, StaticAddress};
 use kiln_protocol::{NodeName, Role};
@@ -69,6 +71,11 @@ pub trait Host {
     async fn k3s_changed(&self, role: Role, at_most: Duration);
     /// Makes k3s start with the system.
     async fn enable_k3s(&self, role: Role) -> Result<()>;
+    /// Runs `k3s kubectl` with these arguments and this input; what it printed.
+    /// The arguments hold no secret.
+    async fn kubectl(&self, args: &[&str], input: Option<&str>, time: Duration) -> Result<String>;
+    /// Who is in the etcd of this server.
+    async fn etcd_members(&self) -> Result<Vec<EtcdMember>>;
 }
 
 /// This machine, with systemd, NetworkManager and k3s.
@@ -202,5 +209,18 @@ impl Host for ThisMachine<'_> {
         self.systemd().await?.enable(apply::k3s::unit(role)).await?;
         // systemd makes the link and does not sync it.
         self.root.sync(&["/etc"])
+    }
+
+    async fn kubectl(&self, args: &[&str], input: Option<&str>, time: Duration) -> Result<String> {
+        let mut command = process::command(K3S);
+        command.arg("kubectl").args(args);
+        match input {
+            Some(input) => process::run_fed(command, input, time).await,
+            None => process::run_within(command, time).await,
+        }
+    }
+
+    async fn etcd_members(&self) -> Result<Vec<EtcdMember>> {
+        etcd::members(self.root).await
     }
 }

@@ -19,8 +19,23 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Succeeds if the API server's supervisor answers.
 pub(super) async fn ping(root: &Root) -> Result<()> {
+    ask(URL, &client(root)?).await
+}
+
+/// A client that trusts the cluster's own authority and nobody else.
+pub(super) fn client(root: &Root) -> Result<reqwest::Client> {
     let pem = root.read(CA)?.with_context(|| format!("{} is not there yet", root.shown(CA)))?;
-    ask(URL, trusting(&pem)?).await
+    client_trusting(&pem)
+}
+
+fn client_trusting(pem: &[u8]) -> Result<reqwest::Client> {
+    reqwest::Client::builder()
+        .tls_backend_preconfigured(trusting(pem)?)
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .timeout(TIMEOUT)
+        .build()
+        .context("preparing the HTTP client")
 }
 
 fn trusting(pem: &[u8]) -> Result<ClientConfig> {
@@ -32,14 +47,7 @@ fn trusting(pem: &[u8]) -> Result<ClientConfig> {
     Ok(builder.context("preparing TLS")?.with_root_certificates(roots).with_no_client_auth())
 }
 
-async fn ask(url: &str, tls: ClientConfig) -> Result<()> {
-    let client = reqwest::Client::builder()
-        .tls_backend_preconfigured(tls)
-        .no_proxy()
-        .redirect(reqwest::redirect::Policy::none())
-        .timeout(TIMEOUT)
-        .build()
-        .context("preparing the HTTP client")?;
+async fn ask(url: &str, client: &reqwest::Client) -> Result<()> {
     let answer = client.get(url).send().await.with_context(|| format!("asking {url}"))?;
     if !answer.status().is_success() {
         bail!("{url} answers {}", answer.status());
@@ -88,11 +96,11 @@ mod tests {
     #[tokio::test]
     async fn only_an_answer_under_the_clusters_authority_counts() {
         let (url, ca) = k3s("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\npong").await;
-        ask(&url, trusting(ca.as_bytes()).unwrap()).await.unwrap();
+        ask(&url, &client_trusting(ca.as_bytes()).unwrap()).await.unwrap();
         let (_, another) = k3s("").await;
-        assert!(ask(&url, trusting(another.as_bytes()).unwrap()).await.is_err());
+        assert!(ask(&url, &client_trusting(another.as_bytes()).unwrap()).await.is_err());
         let (busy, ca) = k3s("HTTP/1.1 503 X\r\ncontent-length: 0\r\n\r\n").await;
-        let error = ask(&busy, trusting(ca.as_bytes()).unwrap()).await.unwrap_err().to_string();
+        let error = ask(&busy, &client_trusting(ca.as_bytes()).unwrap()).await.unwrap_err().to_string();
         assert!(error.contains("503"), "{error}");
     }
 }

@@ -320,6 +320,14 @@ impl Root {
         file.sync_all().with_context(writing)
     }
 
+    /// Adds to the end of a file that is there.
+    pub(crate) fn append(&self, path: &Path, bytes: &[u8]) -> Result<()> {
+        let writing = || format!("writing to the end of {}", self.shown(path));
+        power_cut().with_context(writing)?;
+        let mut file = self.open_existing(path, OFlags::WRONLY | OFlags::APPEND).with_context(writing)?;
+        file.write_all(bytes).with_context(writing)
+    }
+
     fn open_existing(&self, path: &Path, flags: OFlags) -> Result<File> {
         let (parent, name) = self.existing_parent(path)?;
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;

@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use kiln_protocol::api::{self, EnrolAnswer, EnrolRequest, GateAnswer, GateRequest, Report};
+use kiln_protocol::api::{self, EnrolAnswer, EnrolRequest, GateAnswer, GateRequest, Report, SnapshotRequest};
+use kiln_protocol::chores::{CHORES, Chores, ChoresRequest, EtcdMember};
 use kiln_protocol::config::{Incarnation, NodeConfig};
 use kiln_protocol::error::ErrorClass;
 use kiln_protocol::names::{K3sVersion, SshPublicKey, UserName};
@@ -64,6 +65,11 @@ pub(super) struct Script {
     /// Whether the node is told to replace its key.
     pub(super) rotate: bool,
     pub(super) recovery: RecoverySeed,
+    /// Given out one by one; then there is nothing to do.
+    pub(super) chores: VecDeque<Chores>,
+    pub(super) chores_done: Vec<ChoresRequest>,
+    /// A datastore to be restored.
+    pub(super) datastore: Vec<u8>,
     ticket: TicketSeed,
     pin: Fingerprint,
 }
@@ -101,6 +107,9 @@ impl FakeCoordinator {
             alarms: Vec::new(),
             rotate: false,
             recovery: RecoverySeed::generate(),
+            chores: VecDeque::new(),
+            chores_done: Vec::new(),
+            datastore: Vec::new(),
             ticket: TicketSeed::generate(),
             pin: identity.fingerprint(),
         };
@@ -318,6 +327,15 @@ impl Script {
                 self.reports.push(serde_json::from_slice(body).unwrap());
                 response(204, "")
             }
+            CHORES => {
+                self.chores_done.push(serde_json::from_slice(body).unwrap());
+                response(200, &serde_json::to_string(&self.chores.pop_front().unwrap_or_default()).unwrap())
+            }
+            api::SNAPSHOT => {
+                let SnapshotRequest { offset } = serde_json::from_slice(body).unwrap();
+                let rest = &self.datastore[usize::try_from(offset).unwrap()..];
+                response(200, std::str::from_utf8(&rest[..rest.len().min(7)]).unwrap())
+            }
             _ => response(404, "{}"),
         }
     }
@@ -418,6 +436,10 @@ pub(super) struct FakeHost<'a> {
     pub(super) started: Cell<bool>,
     /// Its network leads nowhere.
     pub(super) cut_off: Arc<AtomicBool>,
+    /// What was given to kubectl to read.
+    pub(super) fed: RefCell<Vec<String>>,
+    /// What kubectl fails with.
+    pub(super) kubectl_error: RefCell<Option<String>>,
 }
 
 /// A gateway behind which there is nothing.
@@ -434,6 +456,8 @@ impl<'a> FakeHost<'a> {
             enabled: Cell::new(false),
             started: Cell::new(false),
             cut_off: Arc::default(),
+            fed: RefCell::default(),
+            kubectl_error: RefCell::default(),
         }
     }
 
@@ -502,6 +526,17 @@ impl Host for FakeHost<'_> {
         self.enabled.set(true);
         self.note(format!("enable {role}"));
         Ok(())
+    }
+    async fn kubectl(&self, args: &[&str], input: Option<&str>, _time: Duration) -> Result<String> {
+        self.note(format!("kubectl {}", args.join(" ")));
+        self.fed.borrow_mut().extend(input.map(str::to_owned));
+        match self.kubectl_error.borrow().as_deref() {
+            Some(error) => bail!("{error}"),
+            None => Ok(String::new()),
+        }
+    }
+    async fn etcd_members(&self) -> Result<Vec<EtcdMember>> {
+        Ok(vec![EtcdMember { name: "s1-0badcafe".to_owned(), hosts: vec!["10.77.0.11".to_owned()] }])
     }
 }
 

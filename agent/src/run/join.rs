@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use kiln_protocol::api::{ApprovalRequest, EnrolRequest, GateAnswer, GateRequest, Step};
-use kiln_protocol::config::{Incarnation, NodeConfig};
+use kiln_protocol::config::{Incarnation, Membership, NodeConfig, Snapshot};
 use kiln_protocol::error::ErrorClass;
 use kiln_protocol::seed::NodeSeed;
 use kiln_protocol::{ApiError, Fingerprint, NodeName};
@@ -14,7 +14,7 @@ use tokio::time::sleep;
 use super::driver::Node;
 use super::state::{Event, Home, Me};
 use crate::applied::Applied;
-use crate::apply::{hostname, k3s};
+use crate::apply::{hostname, k3s, restore};
 use crate::client::Client;
 use crate::clock;
 use crate::facts;
@@ -141,12 +141,32 @@ impl<H: Host> Node<'_, H> {
         for user in &config.users {
             self.host.add_user(user)?;
         }
+        if let Membership::FirstServer { restore: Some(snapshot), .. } = &config.k3s.membership {
+            self.fetch_datastore(&client, snapshot).await?;
+        }
         let interface = k3s::interface_of(config.k3s.node_ip, &self.host.addresses())?;
         k3s::apply(self.root, &config, &k3s::HostPart { interface, selinux: self.host.selinux() })?;
         let written = ["/etc/hostname", "/etc/rancher", "/var/lib/rancher/k3s/server"].map(PathBuf::from);
         let there = |path: &PathBuf| self.root.meta(path).ok().flatten().is_some();
         self.host.label(&written.into_iter().filter(there).collect::<Vec<_>>());
         Ok((Event::Configured(config.incarnation), "the configuration is on the disk".to_owned()))
+    }
+
+    async fn fetch_datastore(&self, client: &Client, wanted: &Snapshot) -> Result<(), Failure> {
+        restore::begin(self.root)?;
+        let mut fetched = 0;
+        while fetched < wanted.size {
+            let part = client.snapshot(fetched).await?;
+            if part.is_empty() {
+                break;
+            }
+            restore::append(self.root, &part)?;
+            fetched += part.len() as u64;
+            let note =
+                format!("fetching the datastore to restore: {} of {} KiB", fetched >> 10, wanted.size >> 10);
+            self.progress.running(Step::Configure, &note);
+        }
+        Ok(restore::check(self.root, wanted)?)
     }
 
     /// Waits for the word to start k3s.

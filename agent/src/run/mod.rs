@@ -3,7 +3,7 @@
 //!
 //! [`state`] says how far a node is and what may come next; [`driver`] does
 //! what each state asks for, as often as it takes; [`store`] keeps the state;
-//! [`follow`] is what comes after.
+//! what comes after is [`follow`], and [`tend`] for servers.
 
 mod driver;
 mod follow;
@@ -11,6 +11,7 @@ mod join;
 mod rotate;
 pub mod state;
 mod store;
+mod tend;
 
 use std::process::ExitCode;
 
@@ -47,11 +48,14 @@ pub fn command() -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let host = ThisMachine::new(&root);
     let node = Node::new(&root, &host, &console, Pace::default());
-    let runtime = runtime.context("starting the runtime")?;
-    let outcome = runtime.block_on(node.run(state))?;
-    if outcome == Outcome::Ready {
-        runtime.block_on(node.follow(store::load(&root)?));
-    }
+    let outcome = runtime.context("starting the runtime")?.block_on(async {
+        let outcome = node.run(state).await?;
+        if outcome == Outcome::Ready {
+            let ready = store::load(&root)?;
+            tokio::join!(node.follow(ready.clone()), node.tend(&ready));
+        }
+        anyhow::Ok(outcome)
+    })?;
     Ok(match outcome {
         Outcome::Ready => ExitCode::SUCCESS,
         Outcome::Cloned => ExitCode::from(ONLY_AN_OPERATOR),

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use kiln_protocol::admin::{
-    ApplyRequest, ClusterStatus, ExtendRequest, KubeUserName, KubeconfigRequest, NodeRequest,
+    ApplyRequest, ClusterStatus, ExtendRequest, KubeUserName, KubeconfigRequest, NodeRequest, ReplaceRequest,
 };
 
-use super::arguments::{Apply, End, Extend, Kubeconfig, Node, RaiseEpoch, Status};
+use super::arguments::{Apply, End, Extend, Kubeconfig, Node, RaiseEpoch, Replace, Status};
 use super::connect::connect;
 use super::serve::read_cluster_file;
 use super::{deliver, print, status_table};
@@ -100,12 +100,43 @@ pub(super) async fn release(arguments: &Node) -> Result<()> {
 pub(super) async fn revoke(arguments: &Node) -> Result<()> {
     let client = connect(&arguments.remote)?;
     client.revoke(&NodeRequest { node: arguments.node.clone() }).await?;
-    print(&format!(
-        "{0} may do nothing here any more; what it knows of k3s it still knows: a server's CAs and tokens \
-         are safe again only in a new incarnation. Delete the machine, and its Node object: \
-         kubectl delete node {0}\n",
-        arguments.node
-    ))
+    print(
+        &format!("{0} may do nothing here any more.\n{REVOKED}", arguments.node)
+            .replace("NODE", arguments.node.as_str()),
+    )
+}
+
+/// What follows from a revocation, and what does not.
+const REVOKED: &str = "\
+A ready server's agent now deletes its Node object and its join token. Where none can, do it yourself:
+  k3s kubectl delete node NODE
+What this cannot undo: certificates that k3s gave the machine stay valid for up to a year, for what a node
+of its name may do. A stolen server also knows the CA keys and the server token: begin anew with new ones
+(builder down, then builder up). Delete the machine.
+";
+
+pub(super) async fn replace(arguments: &Replace) -> Result<()> {
+    let client = connect(&arguments.remote)?;
+    let restore = arguments.data.restore.as_deref().map(std::path::absolute).transpose();
+    let restore = restore.context("the working directory")?;
+    let text = restore
+        .as_deref()
+        .map(|path| path.to_str().context("--restore: the path is not UTF-8"))
+        .transpose()?;
+    let request = ReplaceRequest { node: arguments.node.clone(), restore: text.map(str::to_owned) };
+    client.replace(&request).await?;
+    print(&match text {
+        Some(path) => {
+            format!("{} begins with the data in {path}: keep that file until it is ready\n", arguments.node)
+        }
+        None => format!("{} begins without data\n", arguments.node),
+    })
+}
+
+pub(super) async fn member_gone(arguments: &Node) -> Result<()> {
+    let client = connect(&arguments.remote)?;
+    client.member_gone(&NodeRequest { node: arguments.node.clone() }).await?;
+    print(&format!("the place of {} may be another's\n", arguments.node))
 }
 
 pub(super) async fn rotate(arguments: &Node) -> Result<()> {

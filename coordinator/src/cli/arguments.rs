@@ -86,6 +86,12 @@ pub(super) enum Command {
     /// unused tickets are void, and CLIs elsewhere need the new pin.
     #[command(after_help = examples::PIN_CHANGE)]
     PinChange(PinChange),
+    /// Say what becomes of the data of a server that is lost
+    #[command(after_help = examples::REPLACE)]
+    Replace(Replace),
+    /// Say that etcd has no member of a server any more: you looked
+    #[command(after_help = examples::MEMBER_GONE)]
+    MemberGone(Node),
     /// End the cluster's present life: no node of it may do anything any more
     #[command(after_help = examples::END)]
     End(End),
@@ -349,6 +355,29 @@ pub(super) struct Node {
     /// Which node
     #[arg(value_name = "NODE")]
     pub(super) node: NodeName,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Replace {
+    #[command(flatten)]
+    pub(super) remote: Remote,
+    /// Which server; its machine must be gone
+    #[arg(value_name = "NODE")]
+    pub(super) node: NodeName,
+    #[command(flatten)]
+    pub(super) data: Data,
+}
+
+/// What becomes of a datastore.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(super) struct Data {
+    /// Begin with this copy of /var/lib/rancher/k3s/server/db/state.db, a file on the coordinator's host
+    #[arg(long, value_name = "FILE")]
+    pub(super) restore: Option<PathBuf>,
+    /// Begin with nothing: what the cluster held is lost
+    #[arg(long)]
+    pub(super) discard_data: bool,
 }
 
 #[derive(Debug, Args)]

@@ -66,6 +66,15 @@ Examples:
   coordinator pin-change --recovery-key /media/usb/recovery.key
   coordinator pin-change --state ./state";
 
+pub(super) const REPLACE: &str = "\
+Examples:
+  coordinator replace k3s-s1 --restore /var/backups/k3s/state.db
+  coordinator replace k3s-s1 --discard-data";
+
+pub(super) const MEMBER_GONE: &str = "\
+Examples:
+  coordinator member-gone k3s-s2";
+
 pub(super) const END: &str = "\
 Examples:
   coordinator end";

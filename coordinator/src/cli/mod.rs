@@ -77,6 +77,8 @@ async fn run(command: Command) -> Result<()> {
         Command::Rotate(node) => admin::rotate(&node).await,
         Command::RaiseEpoch(raise) => admin::raise_epoch(&raise).await,
         Command::PinChange(change) => recovery::pin_change(&change),
+        Command::Replace(replace) => admin::replace(&replace).await,
+        Command::MemberGone(node) => admin::member_gone(&node).await,
         Command::End(end) => admin::end(&end).await,
         Command::Events(events) => events::events(&events).await,
         Command::Admin(admin) => admins::admin(&admin.command).await,

@@ -13,6 +13,7 @@ mod token;
 
 use anyhow::{Context as _, Result};
 use jiff::Timestamp;
+use kiln_protocol::chores::JoinToken;
 use kiln_protocol::config::{CaFiles, CaSet};
 use kiln_protocol::{NodeName, Secret};
 use ring::hmac;
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 pub use kubeconfig::{KubeUser, ServerUrl};
+pub(crate) use token::id as join_token_id;
 
 /// Begins what is signed to make a node's password.
 const NODE_PASSWORD_LABEL: &[u8] = b"kiln/1 node password\0";
@@ -66,12 +68,19 @@ impl ClusterSecrets {
         token::full(self.ca.server.certificates.expose(), "server", &self.server_password)
     }
 
-    /// The agent token in full form: pins the cluster's root, joins agents.
-    pub fn agent_token(&self) -> Result<Secret> {
-        token::full(self.ca.server.certificates.expose(), "node", &self.agent_password)
+    /// The bootstrap token of one seat, an agent's own: the same whenever it is
+    /// asked for. `seat` is a number that no other seat of the state has.
+    pub fn join_token(&self, seat: i64, node: &NodeName) -> Result<JoinToken> {
+        token::bootstrap(&self.node_secret, seat, node)
     }
 
-    /// The password in the agent token, which servers are told to accept.
+    /// A bootstrap token in full form: pins the cluster's root, joins one agent.
+    pub fn full_join_token(&self, token: &JoinToken) -> Result<Secret> {
+        token::full_bootstrap(self.ca.server.certificates.expose(), token)
+    }
+
+    /// The password servers are told to accept from agents, so that the server
+    /// token is not taken for it. No agent knows it: each has a token of its own.
     pub fn agent_password(&self) -> &Secret {
         &self.agent_password
     }
@@ -131,13 +140,21 @@ mod tests {
     fn tokens_are_apart_and_in_full_form() {
         let secrets = ClusterSecrets::generate(Timestamp::now()).unwrap();
         let server = secrets.server_token().unwrap();
-        let agent = secrets.agent_token().unwrap();
+        let (a, b) = ("a".parse().unwrap(), "b".parse().unwrap());
+        let token = secrets.join_token(36, &a).unwrap();
+        let agent = secrets.full_join_token(&token).unwrap();
         let (server_hash, server_password) = server.expose().split_once("::server:").unwrap();
-        let (agent_hash, agent_password) = agent.expose().split_once("::node:").unwrap();
+        let (agent_hash, agent_secret) = agent.expose().split_once("::000010.").unwrap();
         assert_eq!(server_hash, agent_hash);
         assert_eq!((&server_hash[..3], server_hash.len()), ("K10", 67));
-        assert_ne!(server_password, agent_password);
-        assert_eq!(agent_password, secrets.agent_password().expose());
+        assert_ne!(server_password, secrets.agent_password().expose());
+        assert_eq!(agent_secret, token.secret.expose());
+        assert_eq!(secrets.join_token(36, &a).unwrap(), token);
+        for other in [secrets.join_token(37, &a).unwrap(), secrets.join_token(36, &b).unwrap()] {
+            assert_ne!(other.secret, token.secret);
+        }
+        let other = ClusterSecrets::generate(Timestamp::now()).unwrap();
+        assert_ne!(other.join_token(36, &a).unwrap().secret, token.secret);
     }
 
     #[test]

@@ -2,15 +2,63 @@
 //! pins the cluster's CA, so that a joining node trusts no server that cannot
 //! show it.
 
-use anyhow::{Context as _, Result, ensure};
-use kiln_protocol::Secret;
+use anyhow::{Context as _, Result, bail, ensure};
+use kiln_protocol::chores::{BootstrapId, JoinToken};
+use kiln_protocol::{NodeName, Secret};
+use ring::hmac;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
+
+/// What the halves of a bootstrap token are made of.
+const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
+/// Characters of the secret half.
+const SECRET_LENGTH: usize = 16;
+/// Begins what is signed to make a secret half.
+const LABEL: &[u8] = b"kiln/1 bootstrap token\0";
 
 pub(super) fn full(bundle: &str, user: &str, password: &Secret) -> Result<Secret> {
     let hash = ca_hash(bundle)?;
     Ok(Secret::new(format!("K10{hash}::{user}:{}", password.expose()))?)
+}
+
+/// k3s takes kubeadm-style bootstrap tokens from agents, and from agents only
+/// (docs.k3s.io/cli/token, k3s-io/k3s#6663): bearer tokens that are Secrets in
+/// the cluster, so that each can be deleted alone.
+pub(super) fn full_bootstrap(bundle: &str, token: &JoinToken) -> Result<Secret> {
+    let hash = ca_hash(bundle)?;
+    Ok(Secret::new(format!("K10{hash}::{}.{}", token.id, token.secret.expose()))?)
+}
+
+/// The public half of a seat's bootstrap token: it only has to be unique.
+pub(crate) fn id(seat: i64) -> Result<BootstrapId> {
+    let mut number = u64::try_from(seat).context("a seat's number is negative")?;
+    let mut id = [b'0'; 6];
+    for digit in id.iter_mut().rev() {
+        *digit = DIGITS[usize::try_from(number % 36)?];
+        number /= 36;
+    }
+    ensure!(number == 0, "there were too many seats for bootstrap tokens of their own");
+    Ok(std::str::from_utf8(&id)?.parse()?)
+}
+
+/// The secret half is 82 bits of an HMAC.
+pub(super) fn bootstrap(key: &Secret, seat: i64, node: &NodeName) -> Result<JoinToken> {
+    let key = hmac::Key::new(hmac::HMAC_SHA256, key.expose().as_bytes());
+    let mut secret = Zeroizing::new(String::with_capacity(SECRET_LENGTH));
+    for round in 0u8.. {
+        let message = [LABEL, &seat.to_be_bytes(), &[round], node.as_str().as_bytes()].concat();
+        // 252 is the largest multiple of 36 in a byte: no digit is likelier than another.
+        for byte in hmac::sign(&key, &message).as_ref().iter().filter(|byte| **byte < 252) {
+            if secret.len() == SECRET_LENGTH {
+                let secret = Secret::new(secret.as_str())?.try_into()?;
+                return Ok(JoinToken { id: id(seat)?, secret, node: node.clone() });
+            }
+            secret.push(char::from(DIGITS[usize::from(byte % 36)]));
+        }
+    }
+    bail!("an HMAC gave no digits")
 }
 
 /// The hash of `/cacerts`' answer, as `hashCA` of k3s's

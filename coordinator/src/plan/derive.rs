@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use kiln_protocol::Role;
-use kiln_protocol::config::{K3sConfig, Membership, NodeConfig};
+use kiln_protocol::config::{K3sConfig, Membership, NodeConfig, Snapshot};
 use kiln_protocol::names::{K3sComponent, SubjectAltName};
 use kiln_protocol::ticket::Address;
 
@@ -10,16 +10,29 @@ use super::{ClusterFile, PlannedNode, server_address};
 use crate::k3s::ClusterSecrets;
 use crate::registry::gate::{Cluster, Member, Part};
 
-/// The configuration of `member`, which the plan knows as `node` and the gate
-/// lets in as `part`.
+/// Whose configuration is asked for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Subject<'a> {
+    /// As the plan knows it.
+    pub(crate) node: &'a PlannedNode,
+    /// As the gate knows it.
+    pub(crate) member: &'a Member,
+    /// As what the gate lets it in.
+    pub(crate) part: Part,
+    /// Its seat's number.
+    pub(crate) seat: i64,
+    /// The datastore it begins with, if it starts one.
+    pub(crate) restore: Option<Snapshot>,
+}
+
+/// The configuration of one node.
 pub(crate) fn derive(
     plan: &ClusterFile,
-    node: &PlannedNode,
     secrets: &ClusterSecrets,
     cluster: &Cluster,
-    member: &Member,
-    part: Part,
+    subject: &Subject<'_>,
 ) -> Result<NodeConfig> {
+    let Subject { node, member, part, seat, restore } = *subject;
     let server = || join_address(plan, node, cluster);
     let membership = match part {
         Part::First { cluster_init } => Membership::FirstServer {
@@ -27,13 +40,17 @@ pub(crate) fn derive(
             token: secrets.server_token()?,
             agent_token: secrets.agent_password().clone(),
             ca: Box::new(secrets.ca().clone()),
+            restore,
         },
         Part::Joining => Membership::JoiningServer {
             server: server(),
             token: secrets.server_token()?,
             agent_token: secrets.agent_password().clone(),
         },
-        Part::Agent => Membership::Agent { server: server(), token: secrets.agent_token()? },
+        Part::Agent => {
+            let token = secrets.full_join_token(&secrets.join_token(seat, &node.name)?)?;
+            Membership::Agent { server: server(), token }
+        }
     };
     let is_server = node.role == Role::Server;
     Ok(NodeConfig {

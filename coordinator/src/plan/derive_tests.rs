@@ -1,18 +1,12 @@
 use super::*;
 use crate::plan::fixtures::{edited, three_servers};
-use crate::registry::gate::{Lease, Trust};
+use crate::registry::gate::Lease;
+use crate::registry::gate::tests::member as gate_member;
 use jiff::Timestamp;
 use kiln_protocol::config::Incarnation;
 
 fn member(node: &PlannedNode) -> Member {
-    Member {
-        node: node.name.clone(),
-        generation: 1,
-        role: node.role,
-        trust: Trust::Trusted,
-        passed: false,
-        ready: false,
-    }
+    gate_member(node.name.as_str(), node.role)
 }
 
 /// Everybody's configuration, in a cluster whose `ready` servers are up.
@@ -20,7 +14,7 @@ fn configs(plan: &ClusterFile, ready: &[&str]) -> Vec<NodeConfig> {
     let mut members: Vec<Member> = plan.nodes().iter().map(member).collect();
     for member in &mut members {
         member.ready = ready.contains(&member.node.as_str());
-        member.passed = member.ready;
+        member.passed = member.ready.then_some(1);
     }
     let lease = Lease { node: plan.first_server().name.clone(), generation: Some(1) };
     let cluster = Cluster {
@@ -29,13 +23,16 @@ fn configs(plan: &ClusterFile, ready: &[&str]) -> Vec<NodeConfig> {
         multi_server: plan.is_multi_server(),
         members,
         agents_passed: false,
+        slot: 900,
     };
     let secrets = ClusterSecrets::generate(Timestamp::now()).unwrap();
     plan.nodes()
         .iter()
         .zip(&cluster.members)
-        .map(|(node, member)| {
-            derive(plan, node, &secrets, &cluster, member, cluster.part(member).unwrap()).unwrap()
+        .zip(1..)
+        .map(|((node, member), seat)| {
+            let part = cluster.part(member).unwrap();
+            derive(plan, &secrets, &cluster, &Subject { node, member, part, seat, restore: None }).unwrap()
         })
         .collect()
 }
@@ -57,7 +54,8 @@ fn one_server_starts_sqlite_and_agents_join_it() {
     let Membership::Agent { token: agents, .. } = &configs[1].k3s.membership else {
         panic!("the agent is none");
     };
-    assert!(agents.expose().ends_with(agent_token.expose()));
+    assert!(agents.expose().contains("::000002."), "a token of its own");
+    assert!(!agents.expose().contains(agent_token.expose()));
     assert_ne!(token, agents);
     assert_eq!(joins(&configs[1]), "10.23.45.31:6443");
     assert_eq!(configs[1].k3s.node_ip.unwrap().to_string(), "10.23.45.32");

@@ -28,7 +28,7 @@ use kiln_protocol::ticket::Address;
 use kiln_protocol::{ClusterName, NodeName, Role};
 use serde::Deserialize;
 
-pub(crate) use derive::derive;
+pub(crate) use derive::{Subject, derive};
 pub use units::{ByteSize, ImageVersion};
 
 /// The port of the Kubernetes API server, and of k3s's own supervisor.

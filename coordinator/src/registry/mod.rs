@@ -60,6 +60,29 @@ pub(crate) struct Seat {
     pub(crate) passed: Option<Timestamp>,
     /// When it first said it was ready.
     pub(crate) ready: Option<Timestamp>,
+    /// Its own join token, if it has one: an agent's.
+    pub(crate) token: Option<JoinState>,
+    /// What is to become of its Node object.
+    pub(crate) object: ObjectState,
+    /// When its datastore was known to lack it.
+    pub(crate) left: Option<Timestamp>,
+}
+
+/// Where a join token is on its way into the cluster and out of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum JoinState {
+    Wanted,
+    Made,
+    Unwanted,
+    Gone,
+}
+
+/// What becomes of a seat's Node object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ObjectState {
+    Kept,
+    Doomed,
+    Gone,
 }
 
 /// Where a seat is on its way.
@@ -196,6 +219,9 @@ pub(crate) mod fixtures {
             bound: None,
             passed: None,
             ready: None,
+            token: None,
+            object: ObjectState::Kept,
+            left: None,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Routes, bodies, errors, and who is asking.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Request};
@@ -9,7 +10,9 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
+use jiff::Timestamp;
+use kiln_protocol::chores::CHORES;
 use kiln_protocol::{ApiError, ErrorClass, admin, api};
 use serde::de::DeserializeOwned;
 
@@ -25,8 +28,9 @@ use crate::store::events::Actor;
 /// Seconds between tries of what only an operator can cure.
 const OPERATOR_RETRY: u32 = 300;
 
-/// Everything that nodes and admins may ask over TLS.
-pub(super) fn routes(coordinator: Coordinator, observer: Observer) -> Router {
+/// Everything that nodes and admins may ask over TLS. A question for chores
+/// waits for some as long as `chores`.
+pub(super) fn routes(coordinator: Coordinator, observer: Observer, chores: Duration) -> Router {
     let nodes = Router::new()
         .route(api::ENROL, post(node::enrol))
         .route(api::APPROVAL, post(node::approval))
@@ -35,6 +39,9 @@ pub(super) fn routes(coordinator: Coordinator, observer: Observer) -> Router {
         .route(api::CONFIG, get(node::config))
         .route(api::GATE, post(node::gate))
         .route(api::REPORT, post(node::report))
+        .route(api::SNAPSHOT, post(node::snapshot))
+        .route(CHORES, post(node::chores))
+        .layer(Extension(node::Patience(chores)))
         .layer(DefaultBodyLimit::max(api::MAX_BODY));
     finish(nodes.merge(admins()), coordinator, observer)
 }
@@ -58,6 +65,8 @@ fn admins() -> Router<Coordinator> {
         .route(admin::EXTEND, post(operator::extend))
         .route(admin::APPLY, post(operator::apply))
         .route(admin::END, post(operator::end))
+        .route(admin::REPLACE, post(operator::replace))
+        .route(admin::MEMBER_GONE, post(operator::member_gone))
         .route(admin::EVENTS, post(operator::events))
         .route(admin::ADMINS, get(operator::admins))
         .route(admin::ADD_ADMIN, post(operator::add_admin))
@@ -196,6 +205,9 @@ impl FromRequestParts<Coordinator> for Caller {
             refused(StatusCode::INTERNAL_SERVER_ERROR, ErrorClass::Bug, "a request came without a peer")
         })?;
         let caller = Self::look(peer, coordinator).await?;
+        if let Some(KeyOwner::Node { seat, .. }) = &caller.owner {
+            coordinator.contacts().note(seat.id, Timestamp::now());
+        }
         tracing::Span::current().record("who", caller.actor().who);
         if let Some(KeyOwner::Former(seat)) = &caller.owner
             && parts.uri.path() != api::ROTATE

@@ -75,6 +75,13 @@ pub struct Limits {
     pub known_per_key: usize,
     /// Connections to the socket and to the status page at a time.
     pub local: usize,
+    /// How long a machine must have been silent before another takes its place.
+    pub quiet: Duration,
+    /// How long a joining server has to become ready before its place may be
+    /// given on.
+    pub slot: Duration,
+    /// How long a question for chores waits for some.
+    pub chores: Duration,
 }
 
 impl Default for Limits {
@@ -92,6 +99,9 @@ impl Default for Limits {
             known: 16_384,
             known_per_key: 256,
             local: 64,
+            quiet: Duration::from_secs(30),
+            slot: Duration::from_secs(900),
+            chores: Duration::from_secs(10),
         }
     }
 }
@@ -171,8 +181,9 @@ pub(crate) fn start(coordinator: Coordinator, listeners: Listeners, limits: Limi
     let (stop, stopped) = watch::channel(false);
     let (metrics, crowds) = (Metrics::new(), Crowds::new(&limits));
     let observer = Observer::new(limits.request, limits.poll, metrics.clone(), stopped.clone());
+    coordinator.contacts().set_patience(limits.quiet, limits.slot);
     let shared = Arc::new(Shared {
-        routes: api::routes(coordinator.clone(), observer.clone()),
+        routes: api::routes(coordinator.clone(), observer.clone(), limits.chores),
         admin_routes: api::admin_routes(coordinator.clone(), observer),
         pages: pages::routes(coordinator.clone(), metrics.clone(), crowds.clone(), status_addr),
         coordinator,

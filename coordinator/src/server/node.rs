@@ -1,5 +1,6 @@
 //! What nodes may ask.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -12,16 +13,19 @@ use axum::{Extension, Json};
 use jiff::Timestamp;
 use kiln_protocol::Fingerprint;
 use kiln_protocol::api::{
-    ApprovalRequest, EnrolAnswer, EnrolRequest, GateAnswer, GateRequest, MAX_WAIT, Report,
+    ApprovalRequest, EnrolAnswer, EnrolRequest, GateAnswer, GateRequest, MAX_WAIT, Report, SnapshotRequest,
 };
+use kiln_protocol::chores::{Chores, ChoresRequest};
 use sha2::{Digest as _, Sha256};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use super::api::{Body, Caller, Refused, unopened};
 use super::connection::stopped;
 use super::observe::Stop;
-use crate::Coordinator;
-use crate::transition;
+use crate::{Coordinator, locked, snapshot, transition};
+
+/// Between two looks for chores, if nothing changes.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 pub(super) async fn enrol(
     State(coordinator): State<Coordinator>,
@@ -121,8 +125,11 @@ pub(super) async fn gate(
     Body(request): Body<GateRequest>,
 ) -> Result<Json<GateAnswer>, Refused> {
     let (seat, actor) = (caller.node()?.id, caller.actor());
+    let contacts = coordinator.inner.contacts.clone();
     let answer = coordinator
-        .change(move |tx| transition::node::gate(tx, seat, &request, &actor, Timestamp::now()))
+        .change(move |tx| {
+            transition::node::gate(tx, seat, &request, &actor, &locked(&contacts), Timestamp::now())
+        })
         .await?;
     Ok(Json(answer))
 }
@@ -149,4 +156,68 @@ pub(super) async fn report(
     let (seat, actor) = (seat.id, caller.actor());
     coordinator.change(move |tx| transition::node::report(tx, seat, &report, &actor, now)).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// How long a question for chores waits for some.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience(pub(super) Duration);
+
+/// Takes what was done, then waits for something to be done: the registry is
+/// asked again after every change, so that a server whose rights are taken
+/// away is told so at once.
+pub(super) async fn chores(
+    State(coordinator): State<Coordinator>,
+    Extension(Patience(patience)): Extension<Patience>,
+    Extension(Stop(stop)): Extension<Stop>,
+    caller: Caller,
+    Body(request): Body<ChoresRequest>,
+) -> Result<Json<Chores>, Refused> {
+    let (seat, actor) = (caller.node()?.id, caller.actor());
+    let mut changes = coordinator.changes();
+    let request = Arc::new(request);
+    let (told, contacts) = (request.clone(), coordinator.inner.contacts.clone());
+    let taken = coordinator
+        .change(move |tx| {
+            transition::chores::take(tx, seat, &told, &actor, &locked(&contacts), Timestamp::now())
+        })
+        .await;
+    if let Err(error) = taken {
+        coordinator.contacts().dismiss(seat);
+        return Err(error.into());
+    }
+    let end = Instant::now() + patience;
+    loop {
+        changes.mark_unchanged();
+        let (asked, contacts) = (request.clone(), coordinator.inner.contacts.clone());
+        let chores = coordinator
+            .inner
+            .store
+            .read(move |tx| transition::chores::look(tx, seat, &asked, &locked(&contacts), Timestamp::now()))
+            .await?;
+        if !chores.is_empty() && coordinator.contacts().is_steward(seat, Timestamp::now()) {
+            return Ok(Json(chores));
+        }
+        // Not every reason for a chore is a change: time passes as well.
+        let soon = end.min(Instant::now() + LOOK_AGAIN);
+        tokio::select! {
+            _ = changes.changed() => {}
+            () = sleep_until(soon) => {}
+            () = stopped(stop.clone()) => return Ok(Json(Chores::default())),
+        }
+        if Instant::now() >= end {
+            return Ok(Json(Chores::default()));
+        }
+    }
+}
+
+pub(super) async fn snapshot(
+    State(coordinator): State<Coordinator>,
+    caller: Caller,
+    Body(SnapshotRequest { offset }): Body<SnapshotRequest>,
+) -> Result<Vec<u8>, Refused> {
+    let seat = caller.node()?.id;
+    let now = Timestamp::now();
+    let restore = coordinator.inner.store.read(move |tx| transition::node::snapshot(tx, seat, now)).await?;
+    let read = tokio::task::spawn_blocking(move || snapshot::part(&restore.path, offset)).await;
+    Ok(read.context("reading a part of a datastore")??)
 }

@@ -8,7 +8,7 @@ use axum::{Extension, Json};
 use kiln_protocol::admin::{
     AddAdminRequest, AdminsAnswer, ApplyAnswer, ApplyRequest, ApproveAnswer, ApproveRequest, ClusterStatus,
     ConfirmRequest, EventsAnswer, EventsRequest, ExtendAnswer, ExtendRequest, KubeconfigAnswer,
-    KubeconfigRequest, MAX_EVENTS, MintRequest, NodeRequest, RemoveAdminRequest,
+    KubeconfigRequest, MAX_EVENTS, MintRequest, NodeRequest, RemoveAdminRequest, ReplaceRequest,
 };
 use kiln_protocol::api::MAX_WAIT;
 use kiln_protocol::ratchet::Reach;
@@ -178,6 +178,24 @@ pub(super) async fn end(
     Admin { actor, .. }: Admin,
 ) -> Result<StatusCode, Refused> {
     coordinator.end_as(actor).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn replace(
+    State(coordinator): State<Coordinator>,
+    Admin { actor, .. }: Admin,
+    Body(ReplaceRequest { node, restore }): Body<ReplaceRequest>,
+) -> Result<StatusCode, Refused> {
+    coordinator.replace_as(node, restore.map(Into::into), actor).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn member_gone(
+    State(coordinator): State<Coordinator>,
+    Admin { actor, .. }: Admin,
+    Body(NodeRequest { node }): Body<NodeRequest>,
+) -> Result<StatusCode, Refused> {
+    coordinator.member_gone_as(node, actor).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

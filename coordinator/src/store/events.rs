@@ -60,6 +60,10 @@ pub(crate) enum What {
     Epoch,
     Stale,
     PinChange,
+    Replace,
+    MemberGone,
+    NodeDeleted,
+    TokenDeleted,
 }
 
 impl What {
@@ -93,6 +97,10 @@ impl What {
             Self::Epoch => "raise_epoch",
             Self::Stale => "stale_coordinator",
             Self::PinChange => "pin_change",
+            Self::Replace => "replace",
+            Self::MemberGone => "member_gone",
+            Self::NodeDeleted => "node_deleted",
+            Self::TokenDeleted => "token_deleted",
         }
     }
 }

@@ -1,12 +1,13 @@
 //! The table of the cluster's lives.
 
 use std::cell::RefCell;
+use std::path::PathBuf;
 use std::rc::Rc;
 
 use anyhow::{Context as _, Result};
 use jiff::Timestamp;
 use kiln_protocol::NodeName;
-use kiln_protocol::config::Incarnation;
+use kiln_protocol::config::{Incarnation, Snapshot};
 use rusqlite::{OptionalExtension as _, params};
 
 use super::{Transaction, millis, sealed, time};
@@ -24,6 +25,15 @@ pub(crate) struct Live {
     pub(crate) begun: Timestamp,
     pub(crate) plan: Rc<ClusterFile>,
     pub(crate) lease: Lease,
+    /// The copy of a datastore that the lease's next holder begins with.
+    pub(crate) restore: Option<Restore>,
+}
+
+/// A copy of a SQLite datastore, on the coordinator's host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Restore {
+    pub(crate) path: PathBuf,
+    pub(crate) snapshot: Snapshot,
 }
 
 /// Begins an incarnation; the database holds that no other is live.
@@ -49,17 +59,34 @@ pub(crate) fn begin(
 
 /// The live incarnation, without its secrets.
 pub(crate) fn live(tx: &Transaction<'_>) -> Result<Option<Live>> {
-    type Row = (u64, i64, String, String, Option<u32>);
+    type Row = (u64, i64, String, String, Option<u32>, Option<(String, u64, String)>);
     let found: Option<Row> = tx
         .prepare_cached(
-            "SELECT id, begun, cluster_file, lease_node, lease_generation FROM incarnations WHERE ended IS NULL",
+            "SELECT id, begun, cluster_file, lease_node, lease_generation, restore_path, restore_size,
+                 restore_sha256 FROM incarnations WHERE ended IS NULL",
         )?
-        .query_row([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)))
+        .query_row([], |row| {
+            let path: Option<String> = row.get(5)?;
+            let restore = path.map(|path| Ok::<_, rusqlite::Error>((path, row.get(6)?, row.get(7)?)));
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, restore.transpose()?))
+        })
         .optional()?;
-    let Some((id, begun, file, node, generation)) = found else { return Ok(None) };
+    let Some((id, begun, file, node, generation, restore)) = found else { return Ok(None) };
+    let restore = restore
+        .map(|(path, size, sha256)| {
+            let sha256 = sha256.parse().context("reading the digest of a datastore's copy")?;
+            Ok::<_, anyhow::Error>(Restore { path: path.into(), snapshot: Snapshot { size, sha256 } })
+        })
+        .transpose()?;
     let plan = parse(&file)?;
     let node: NodeName = node.parse().context("reading the lease's holder")?;
-    Ok(Some(Live { id: Incarnation(id), begun: time(begun)?, plan, lease: Lease { node, generation } }))
+    Ok(Some(Live {
+        id: Incarnation(id),
+        begun: time(begun)?,
+        plan,
+        lease: Lease { node, generation },
+        restore,
+    }))
 }
 
 /// The secrets of the live incarnation.
@@ -116,13 +143,27 @@ pub(crate) fn set_file(tx: &Transaction<'_>, plan: &ClusterFile) -> Result<()> {
 }
 
 /// Gives the lease to a generation of the node that may hold it.
-pub(crate) fn set_lease(tx: &Transaction<'_>, generation: u32) -> Result<()> {
+pub(crate) fn set_lease(tx: &Transaction<'_>, generation: Option<u32>) -> Result<()> {
     tx.execute("UPDATE incarnations SET lease_generation = ?1 WHERE ended IS NULL", [generation])?;
+    Ok(())
+}
+
+/// Says what datastore the lease's next holder begins with; none is an empty one.
+pub(crate) fn set_restore(tx: &Transaction<'_>, restore: Option<&Restore>) -> Result<()> {
+    let path = restore.map(|restore| restore.path.to_str().context("a path is not UTF-8")).transpose()?;
+    let snapshot = restore.map(|restore| restore.snapshot);
+    tx.execute(
+        "UPDATE incarnations SET restore_path = ?1, restore_size = ?2, restore_sha256 = ?3 WHERE ended IS NULL",
+        params![path, snapshot.map(|s| s.size), snapshot.map(|s| s.sha256.to_string())],
+    )?;
     Ok(())
 }
 
 /// Ends the live incarnation and wipes its secrets.
 pub(crate) fn end(tx: &Transaction<'_>, now: Timestamp) -> Result<()> {
-    tx.execute("UPDATE incarnations SET ended = ?1, secrets = NULL WHERE ended IS NULL", [millis(now)])?;
+    tx.execute(
+        "UPDATE incarnations SET ended = ?1, secrets = NULL, restore_path = NULL WHERE ended IS NULL",
+        [millis(now)],
+    )?;
     Ok(())
 }

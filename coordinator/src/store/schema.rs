@@ -6,7 +6,7 @@ use rusqlite::{Connection, TransactionBehavior};
 
 /// Each brings the schema from the version of its index to the next. Never
 /// edit one that was released: add another.
-const MIGRATIONS: [&str; 6] = [V1, V2, V3, V4, SEALED, RATCHETS];
+const MIGRATIONS: [&str; 7] = [V1, V2, V3, V4, SEALED, RATCHETS, CHORES];
 
 /// Says that a database is a coordinator's: "Kiln".
 const APPLICATION: i32 = 0x4b69_6c6e;
@@ -129,6 +129,22 @@ CREATE TABLE admins (
 ) STRICT, WITHOUT ROWID;
 CREATE UNIQUE INDEX one_key_per_admin ON admins (name) WHERE removed IS NULL;
 INSERT INTO admins (key, name, added) SELECT id, name, noted FROM keys WHERE kind = 'admin';
+";
+
+/// What of a node is in its cluster: what chores are made of.
+const CHORES: &str = "
+-- An agent's own join token: to be made, there, to be deleted, deleted.
+ALTER TABLE seats ADD COLUMN token TEXT CHECK (token IN ('wanted', 'made', 'unwanted', 'gone'));
+-- A Node object that is to be deleted, or was.
+ALTER TABLE seats ADD COLUMN object TEXT CHECK (object IN ('doomed', 'gone'));
+-- When the datastore was known to lack a server that had passed the gate.
+ALTER TABLE seats ADD COLUMN left INTEGER;
+UPDATE seats SET token = 'wanted' WHERE role = 'agent' AND state IN ('bound', 'held');
+CREATE INDEX chores ON seats (incarnation) WHERE token IN ('wanted', 'unwanted') OR object = 'doomed';
+-- The copy of a datastore that the lease's next holder begins with.
+ALTER TABLE incarnations ADD COLUMN restore_path TEXT;
+ALTER TABLE incarnations ADD COLUMN restore_size INTEGER;
+ALTER TABLE incarnations ADD COLUMN restore_sha256 TEXT;
 ";
 
 /// Copies of the key files, sealed under the unlock key; with it, the secrets of

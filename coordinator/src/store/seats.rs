@@ -9,10 +9,10 @@ use kiln_protocol::{Fingerprint, NodeName, TicketKey};
 use rusqlite::{OptionalExtension as _, Row, ToSql, params};
 
 use super::{Transaction, millis, time};
-use crate::registry::{Seat, State};
+use crate::registry::{JoinState, ObjectState, Seat, State};
 
 const COLUMNS: &str = "id, incarnation, node, generation, role, ticket, not_before, expires, state, key, reason, \
-                       bound, passed, ready, confirm_console, console_key";
+                       bound, passed, ready, confirm_console, console_key, token, object, left";
 
 /// Makes a seat for a ticket that was noted.
 pub(crate) fn insert(
@@ -69,6 +69,15 @@ pub(crate) fn of_incarnation(tx: &Transaction<'_>, incarnation: Incarnation) -> 
 /// Every generation of every server of an incarnation that has had a key.
 pub(crate) fn servers_with_key(tx: &Transaction<'_>, incarnation: Incarnation) -> Result<Vec<Seat>> {
     many(tx, "WHERE incarnation = ?1 AND role = 'server' AND key IS NOT NULL ORDER BY id", &[&incarnation.0])
+}
+
+/// Every seat of an incarnation of which something is to be done in its cluster.
+pub(crate) fn with_chores(tx: &Transaction<'_>, incarnation: Incarnation) -> Result<Vec<Seat>> {
+    many(
+        tx,
+        "WHERE incarnation = ?1 AND (token IN ('wanted', 'unwanted') OR object = 'doomed') ORDER BY id",
+        &[&incarnation.0],
+    )
 }
 
 /// Whether the gate has let an agent of an incarnation start.
@@ -156,6 +165,36 @@ pub(crate) fn set_console_key(tx: &Transaction<'_>, seat: i64, shown: &Fingerpri
     Ok(())
 }
 
+/// Notes what is known of a seat's join token.
+pub(crate) fn set_token(tx: &Transaction<'_>, seat: i64, token: Option<JoinState>) -> Result<()> {
+    let word = token.map(|token| match token {
+        JoinState::Wanted => "wanted",
+        JoinState::Made => "made",
+        JoinState::Unwanted => "unwanted",
+        JoinState::Gone => "gone",
+    });
+    tx.prepare_cached("UPDATE seats SET token = ?2 WHERE id = ?1")?.execute(params![seat, word])?;
+    Ok(())
+}
+
+/// Notes whether a seat's Node object is to be deleted, or was.
+pub(crate) fn set_object(tx: &Transaction<'_>, seat: i64, object: ObjectState) -> Result<()> {
+    let word = match object {
+        ObjectState::Kept => None,
+        ObjectState::Doomed => Some("doomed"),
+        ObjectState::Gone => Some("gone"),
+    };
+    tx.prepare_cached("UPDATE seats SET object = ?2 WHERE id = ?1")?.execute(params![seat, word])?;
+    Ok(())
+}
+
+/// Notes when the datastore was known to lack a seat's server, or that it has it.
+pub(crate) fn set_left(tx: &Transaction<'_>, seat: i64, left: Option<Timestamp>) -> Result<()> {
+    tx.prepare_cached("UPDATE seats SET left = ?2 WHERE id = ?1")?
+        .execute(params![seat, left.map(millis)])?;
+    Ok(())
+}
+
 /// Gives a ticket another end.
 pub(crate) fn set_expires(tx: &Transaction<'_>, seat: i64, expires: Timestamp) -> Result<()> {
     tx.execute("UPDATE seats SET expires = ?2 WHERE id = ?1", params![seat, millis(expires)])?;
@@ -227,5 +266,20 @@ fn read(row: &Row<'_>) -> Result<Seat> {
         bound: moment("bound")?,
         passed: moment("passed")?,
         ready: moment("ready")?,
+        token: match row.get::<_, Option<String>>("token")?.as_deref() {
+            None => None,
+            Some("wanted") => Some(JoinState::Wanted),
+            Some("made") => Some(JoinState::Made),
+            Some("unwanted") => Some(JoinState::Unwanted),
+            Some("gone") => Some(JoinState::Gone),
+            Some(other) => return Err(anyhow!("a seat's stored token is {other:?}")),
+        },
+        object: match row.get::<_, Option<String>>("object")?.as_deref() {
+            None => ObjectState::Kept,
+            Some("doomed") => ObjectState::Doomed,
+            Some("gone") => ObjectState::Gone,
+            Some(other) => return Err(anyhow!("a seat's stored object is {other:?}")),
+        },
+        left: moment("left")?,
     })
 }

@@ -3,11 +3,11 @@
 use anyhow::Result;
 use jiff::Timestamp;
 use kiln_protocol::api::{EnrolAnswer, EnrolRequest};
-use kiln_protocol::{ApiError, ErrorClass, Fingerprint};
+use kiln_protocol::{ApiError, ErrorClass, Fingerprint, Role};
 
-use super::{cluster, epoch as standing, live};
+use super::{clear_up, cluster, epoch as standing, forget_datastore, live};
 use crate::registry::enrol::{Consequence, Enrolment, decide};
-use crate::registry::{Seat, State, operator};
+use crate::registry::{JoinState, Seat, State, operator};
 use crate::store::events::{self, Actor, Event, What};
 use crate::store::seats::Moment;
 use crate::store::{Transaction, epoch, incarnations, keys, pin, seats};
@@ -80,21 +80,33 @@ pub(super) fn bind(
     standing::check(tx)?;
     let live = live(tx)?;
     let (cluster, _) = cluster(tx, &live)?;
-    for earlier in seats::of_node(tx, &seat.node)?.iter().filter(|s| s.generation < seat.generation) {
+    let lease = cluster.lease_after_bind(&seat.node, seat.generation);
+    let takes_lease = lease == Some(seat.generation) && seat.node == live.lease.node;
+    let earlier: Vec<Seat> =
+        seats::of_node(tx, &seat.node)?.into_iter().filter(|s| s.generation < seat.generation).collect();
+    for earlier in &earlier {
         let state = operator::supersede(earlier.state);
         if state != earlier.state {
             seats::set_state(tx, earlier.id, state, None)?;
             let detail = format!("{} by generation {}", earlier.label(), seat.generation);
             events::note(tx, actor, &Event::of(What::Supersede, earlier.id, &detail), now)?;
         }
+        // etcd lets no other server in under the name of one it knows.
+        clear_up(tx, earlier, earlier.role == Role::Server && live.plan.is_multi_server())?;
     }
     keys::note(tx, &key, keys::Kind::Node, &seat.label(), now)?;
     seats::set_state(tx, seat.id, State::Bound(key), None)?;
     seats::note_moment(tx, seat.id, Moment::Bound, now)?;
     epoch::advance(tx)?;
-    let lease = cluster.lease_after_bind(&seat.node, seat.generation);
-    if let Some(generation) = lease.filter(|_| lease != live.lease.generation) {
-        incarnations::set_lease(tx, generation)?;
+    if seat.role == Role::Agent {
+        seats::set_token(tx, seat.id, Some(JoinState::Wanted))?;
+    }
+    if takes_lease {
+        // It starts a datastore of its own: nobody was part of that.
+        forget_datastore(tx, &earlier, now)?;
+        if lease != live.lease.generation {
+            incarnations::set_lease(tx, lease)?;
+        }
     }
     let detail = format!("{} to key {key}", seat.label());
     events::note(tx, actor, &Event::of(What::Bind, seat.id, &detail), now)?;

@@ -6,6 +6,7 @@
 //! ticket), the transition returns it as a value instead.
 
 pub(crate) mod admins;
+pub(crate) mod chores;
 pub(crate) mod enrol;
 pub(crate) mod epoch;
 pub(crate) mod node;
@@ -19,11 +20,13 @@ pub(crate) mod vouch;
 use std::rc::Rc;
 
 use anyhow::Result;
+use jiff::Timestamp;
 use kiln_protocol::{ApiError, ErrorClass};
 
+use crate::contacts::Contacts;
 use crate::plan::ClusterFile;
 use crate::registry::gate::{Cluster, Member, Trust};
-use crate::registry::{Seat, State};
+use crate::registry::{JoinState, ObjectState, Seat, State};
 use crate::store::incarnations::Live;
 use crate::store::{Transaction, incarnations, seats};
 
@@ -35,20 +38,40 @@ fn live(tx: &Transaction<'_>) -> Result<Live> {
     })?)
 }
 
-/// The live incarnation as the gate sees it.
+/// The live incarnation as the gate sees it, whoever was heard when.
 fn cluster(tx: &Transaction<'_>, live: &Live) -> Result<(Cluster, Rc<ClusterFile>)> {
+    build(tx, live, 0, &|_| None)
+}
+
+/// The live incarnation as the gate sees it now.
+fn cluster_now(
+    tx: &Transaction<'_>,
+    live: &Live,
+    contacts: &Contacts,
+    now: Timestamp,
+) -> Result<(Cluster, Rc<ClusterFile>)> {
+    build(tx, live, contacts.slot, &|seat| contacts.heard(seat, now))
+}
+
+fn build(
+    tx: &Transaction<'_>,
+    live: &Live,
+    slot: i64,
+    heard: &dyn Fn(i64) -> Option<i64>,
+) -> Result<(Cluster, Rc<ClusterFile>)> {
     let servers = seats::servers_with_key(tx, live.id)?;
     let cluster = Cluster {
         incarnation: live.id,
         lease: live.lease.clone(),
         multi_server: live.plan.is_multi_server(),
-        members: servers.iter().map(member).collect(),
+        members: servers.iter().map(|seat| member(seat, heard(seat.id))).collect(),
         agents_passed: seats::agents_passed(tx, live.id)?,
+        slot,
     };
     Ok((cluster, Rc::clone(&live.plan)))
 }
 
-fn member(seat: &Seat) -> Member {
+fn member(seat: &Seat, heard: Option<i64>) -> Member {
     Member {
         node: seat.node.clone(),
         generation: seat.generation,
@@ -58,9 +81,42 @@ fn member(seat: &Seat) -> Member {
             State::Held(_) => Trust::Doubted,
             State::Issued | State::Superseded(_) | State::Revoked(_) => Trust::Gone,
         },
-        passed: seat.passed.is_some(),
+        passed: seat.passed.map(Timestamp::as_second),
         ready: seat.ready.is_some(),
+        left: seat.left.is_some(),
+        token: seat.token == Some(JoinState::Made),
+        doomed: seat.object == ObjectState::Doomed,
+        heard,
     }
+}
+
+/// What follows in the cluster when the rights of `seat`, as it was before, are
+/// over: its join token is to go, and its Node object where that has to.
+fn clear_up(tx: &Transaction<'_>, seat: &Seat, object: bool) -> Result<()> {
+    // It may have joined after its slot was given on.
+    if seat.state.is_live() && seat.left.is_some() {
+        seats::set_left(tx, seat.id, None)?;
+    }
+    if matches!(seat.token, Some(JoinState::Wanted | JoinState::Made)) {
+        seats::set_token(tx, seat.id, Some(JoinState::Unwanted))?;
+    }
+    if object && seat.passed.is_some() && seat.object == ObjectState::Kept {
+        seats::set_object(tx, seat.id, ObjectState::Doomed)?;
+    }
+    Ok(())
+}
+
+/// The datastore that these seats were part of is no more.
+fn forget_datastore<'a>(
+    tx: &Transaction<'_>,
+    seats: impl IntoIterator<Item = &'a Seat>,
+    now: Timestamp,
+) -> Result<()> {
+    for seat in seats.into_iter().filter(|seat| seat.passed.is_some()) {
+        seats::set_left(tx, seat.id, Some(now))?;
+        seats::set_object(tx, seat.id, ObjectState::Gone)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

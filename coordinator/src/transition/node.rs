@@ -7,10 +7,13 @@ use kiln_protocol::api::{GateAnswer, GateRequest, Report, Step, StepState};
 use kiln_protocol::config::NodeConfig;
 use kiln_protocol::{ApiError, ErrorClass};
 
-use super::{cluster, epoch, live, member};
+use super::{cluster, cluster_now, epoch, live, member};
+use crate::contacts::Contacts;
 use crate::plan;
+use crate::registry::gate::{Member, Part};
 use crate::registry::{Seat, State, console};
 use crate::store::events::{self, Actor, Event, What};
+use crate::store::incarnations::Restore;
 use crate::store::seats::Moment;
 use crate::store::{Transaction, incarnations, reports, seats};
 
@@ -28,10 +31,24 @@ pub(crate) fn config(tx: &Transaction<'_>, seat: i64, now: Timestamp) -> Result<
         ApiError::new(ErrorClass::Policy, format!("node {} has left the cluster file", seat.node))
             .hint("put it back, or revoke the node and delete the machine")
     })?;
-    let member = member(&seat);
+    let member = member(&seat, None);
     let part = cluster.part(&member)?;
     let secrets = incarnations::secrets(tx)?.context("a live incarnation has no secrets")?;
-    plan::derive(&plan, planned, &secrets, &cluster, &member, part)
+    let restore = live.restore.filter(|_| matches!(part, Part::First { .. })).map(|copy| copy.snapshot);
+    let subject = plan::Subject { node: planned, member: &member, part, seat: seat.id, restore };
+    plan::derive(&plan, &secrets, &cluster, &subject)
+}
+
+/// The copy of a datastore that the node is to begin with.
+pub(crate) fn snapshot(tx: &Transaction<'_>, seat: i64, now: Timestamp) -> Result<Restore> {
+    let seat = seats::by_id(tx, seat)?;
+    trusted(&seat)?;
+    confirmed(&seat, now)?;
+    let live = live(tx)?;
+    let (cluster, _) = cluster(tx, &live)?;
+    let restore =
+        live.restore.filter(|_| matches!(cluster.part(&member(&seat, None)), Ok(Part::First { .. })));
+    Ok(restore.ok_or_else(|| ApiError::new(ErrorClass::Policy, "no datastore is kept for this node"))?)
 }
 
 /// Whether the node may start k3s. A yes is on disk before it is said.
@@ -40,6 +57,7 @@ pub(crate) fn gate(
     seat: i64,
     request: &GateRequest,
     actor: &Actor,
+    contacts: &Contacts,
     now: Timestamp,
 ) -> Result<GateAnswer> {
     let seat = seats::by_id(tx, seat)?;
@@ -47,8 +65,13 @@ pub(crate) fn gate(
     epoch::check(tx)?;
     confirmed(&seat, now)?;
     let live = live(tx)?;
-    let (cluster, _) = cluster(tx, &live)?;
-    let answer = cluster.ask(&member(&seat), request, now.as_second())?;
+    let (cluster, _) = cluster_now(tx, &live, contacts, now)?;
+    let earlier: Vec<Member> = seats::of_node(tx, &seat.node)?
+        .iter()
+        .filter(|other| other.incarnation == live.id && other.generation < seat.generation)
+        .map(|other| member(other, contacts.heard(other.id, now)))
+        .collect();
+    let answer = cluster.ask(&member(&seat, None), &earlier, request, now.as_second())?;
     if answer == GateAnswer::Go && seats::note_moment(tx, seat.id, Moment::Passed, now)? {
         events::note(tx, actor, &Event::of(What::Pass, seat.id, &seat.label()), now)?;
     }
@@ -76,6 +99,13 @@ pub(crate) fn report(
     if ready && seats::note_moment(tx, seat.id, Moment::Ready, now)? {
         let detail = format!("{} after {} ms", seat.label(), report.uptime_ms);
         events::note(tx, actor, &Event::of(What::Ready, seat.id, &detail), now)?;
+        // Ready means that its datastore has it, whatever was known before.
+        seats::set_left(tx, seat.id, None)?;
+        let live = live(tx)?;
+        let holds_lease = seat.node == live.lease.node && live.lease.generation == Some(seat.generation);
+        if holds_lease && live.restore.is_some() {
+            incarnations::set_restore(tx, None)?;
+        }
         return Ok(true);
     }
     Ok(newest)
@@ -100,7 +130,7 @@ fn confirmed(seat: &Seat, now: Timestamp) -> Result<(), ApiError> {
     console::unconfirmed(seat, now).map_or(Ok(()), Err)
 }
 
-fn trusted(seat: &Seat) -> Result<(), ApiError> {
+pub(super) fn trusted(seat: &Seat) -> Result<(), ApiError> {
     match (seat.state, seat.refusal()) {
         (State::Bound(_), _) | (_, None) => Ok(()),
         (_, Some(refusal)) => Err(refusal),

@@ -6,14 +6,16 @@ use anyhow::{Context as _, Result};
 use jiff::Timestamp;
 use kiln_protocol::admin::TicketRecord;
 use kiln_protocol::config::Incarnation;
-use kiln_protocol::{ApiError, ErrorClass, NodeName, Secret, TicketKey};
+use kiln_protocol::{ApiError, ErrorClass, NodeName, Role, Secret, TicketKey};
 
-use super::live;
+use super::{clear_up, cluster_now, forget_datastore, live};
+use crate::contacts::Contacts;
 use crate::k3s::{ClusterSecrets, KubeUser, ServerUrl};
 use crate::plan::{API_PORT, ClusterFile, change};
 use crate::registry::operator::{self, MintContext};
-use crate::registry::{Seat, State};
+use crate::registry::{ObjectState, Seat, State};
 use crate::store::events::{self, Actor, Event, What};
+use crate::store::incarnations::Restore;
 use crate::store::{Transaction, incarnations, keys, ratchets, rounded, seats};
 
 /// What putting a cluster file in force would do: to which incarnation, and
@@ -159,6 +161,75 @@ fn revoke_seat(tx: &Transaction<'_>, seat: &Seat, reason: &str, actor: &Actor, n
         seats::set_state(tx, seat.id, state, Some(reason))?;
         let detail = format!("{}: {reason}", seat.label());
         events::note(tx, actor, &Event::of(What::Revoke, seat.id, &detail), now)?;
+    }
+    clear_up(tx, seat, true)
+}
+
+/// Gives up the datastore of a server that is lost: what holds the lease next
+/// begins with `restore`, or with nothing. Idempotent.
+pub(crate) fn replace(
+    tx: &Transaction<'_>,
+    node: &NodeName,
+    restore: Option<&Restore>,
+    actor: &Actor,
+    contacts: &Contacts,
+    now: Timestamp,
+) -> Result<()> {
+    let live = live(tx)?;
+    let (cluster, plan) = cluster_now(tx, &live, contacts, now)?;
+    if restore.is_some() && plan.is_multi_server() {
+        let message = "several servers keep their data in etcd: no copy of it is restored from here";
+        return Err(ApiError::new(ErrorClass::Policy, message)
+            .hint("restore on a server that is left, with k3s server --cluster-reset, or use --discard-data")
+            .into());
+    }
+    let lease = cluster.replace(node)?;
+    let servers = seats::servers_with_key(tx, live.id)?;
+    forget_datastore(tx, &servers, now)?;
+    incarnations::set_lease(tx, lease)?;
+    incarnations::set_restore(tx, restore)?;
+    let what = match restore {
+        Some(copy) => format!("{node} begins with the datastore in {}", copy.path.display()),
+        None => format!("{node} begins without data"),
+    };
+    events::note(tx, actor, &Event::about_all(What::Replace, &what), now)?;
+    Ok(())
+}
+
+/// Takes the operator's word that etcd has no member of a server that is
+/// replaced, revoked or did not become ready. Idempotent.
+pub(crate) fn member_gone(
+    tx: &Transaction<'_>,
+    node: &NodeName,
+    actor: &Actor,
+    now: Timestamp,
+) -> Result<()> {
+    let live = live(tx)?;
+    let generations = seats::of_node(tx, node)?;
+    if generations.is_empty() {
+        return Err(operator::no_such_node(node).into());
+    }
+    let dead = |seat: &&Seat| {
+        seat.incarnation == live.id
+            && seat.role == Role::Server
+            && seat.passed.is_some()
+            && !(seat.state.is_live() && seat.ready.is_some())
+    };
+    let mut found = generations.iter().filter(dead).peekable();
+    if found.peek().is_none() {
+        let message =
+            format!("no generation of {node} is known to have gone: its server is ready, or never began");
+        return Err(ApiError::new(ErrorClass::Policy, message)
+            .hint(format!("take its rights away first: coordinator revoke {node}"))
+            .into());
+    }
+    for seat in found.filter(|seat| seat.left.is_none() || seat.object == ObjectState::Doomed) {
+        seats::set_left(tx, seat.id, Some(now))?;
+        if seat.object == ObjectState::Doomed {
+            seats::set_object(tx, seat.id, ObjectState::Gone)?;
+        }
+        let detail = format!("{}, by the operator's word", seat.label());
+        events::note(tx, actor, &Event::of(What::MemberGone, seat.id, &detail), now)?;
     }
     Ok(())
 }

@@ -33,13 +33,17 @@ async fn an_agent_waits_until_the_server_is_ready() {
     assert_eq!(server.gate().await.unwrap(), GateAnswer::Go);
     assert!(waits(agent.gate().await.unwrap()).contains("s1 is starting"));
     server.report_ready().await.unwrap();
+    assert!(waits(agent.gate().await.unwrap()).contains("join token"));
+    let made = server.do_chores(&[]).await.make_tokens;
     assert_eq!(agent.gate().await.unwrap(), GateAnswer::Go);
     assert_eq!(agent.gate().await.unwrap(), GateAnswer::Go, "asking again gives the same answer");
     let Membership::Agent { server: address, token } = agent.config().await.unwrap().k3s.membership else {
         panic!("the agent is none");
     };
     assert_eq!(address.to_string(), "10.77.0.11:6443");
-    assert!(token.expose().starts_with("K10") && token.expose().ends_with(agent_token.expose()));
+    let own = format!("::{}.{}", made[0].id, made[0].secret.expose());
+    assert!(token.expose().starts_with("K10") && token.expose().ends_with(&own));
+    assert!(!token.expose().contains(agent_token.expose()), "no agent is told what would join any agent");
     assert_eq!(world.count_events("pass_gate").await, 2);
 
     agent.report_ready().await.unwrap();
@@ -72,6 +76,8 @@ async fn three_servers_start_one_after_the_other() {
         panic!("the replacement starts another datastore");
     };
     assert_eq!(server.to_string(), "10.77.0.13:6443", "s3 is ready, s2 is still joining");
+    assert!(waits(again.gate().await.unwrap()).contains("Node object of generation 1 of s1"));
+    s3.do_chores(&["s2", "s3"]).await;
     assert!(waits(again.gate().await.unwrap()).contains("s2 is joining"));
 }
 

@@ -15,6 +15,7 @@ use kiln_protocol::admin::{Hints, NodeStatus, TicketRecord};
 use kiln_protocol::api::{
     self, EnrolAnswer, EnrolRequest, Facts, GateAnswer, GateRequest, Report, Step, StepState,
 };
+use kiln_protocol::chores::{CHORES, Chores, ChoresDone, ChoresRequest, EtcdMember};
 use kiln_protocol::config::{Incarnation, NodeConfig};
 use kiln_protocol::ratchet::{Notch, OpenAnswer, OpenRequest, Stamp, Turn};
 use kiln_protocol::recovery::RecoverySeed;
@@ -52,7 +53,14 @@ impl World {
     }
 
     /// With so many servers in its cluster file, and other limits.
-    pub(crate) async fn within(servers: usize, limits: Limits) -> Self {
+    pub(crate) async fn within(servers: usize, mut limits: Limits) -> Self {
+        limits.quiet = Duration::ZERO;
+        Self::exactly_within(servers, limits).await
+    }
+
+    /// The same, and a machine has to be silent before another takes its place.
+    pub(crate) async fn exactly_within(servers: usize, mut limits: Limits) -> Self {
+        limits.chores = Duration::from_millis(50);
         let outer = tempfile::tempdir().unwrap();
         let dir = outer.path().join("state");
         Coordinator::init(&dir).unwrap();
@@ -292,6 +300,30 @@ impl Machine {
 
     pub(crate) async fn report_ready(&self) -> Result<(), ApiError> {
         self.report(&report("boot", 100, Step::Ready, StepState::Done)).await
+    }
+
+    pub(crate) async fn chores(&self) -> Result<Chores, ApiError> {
+        self.chores_after(ChoresDone::default()).await
+    }
+
+    pub(crate) async fn chores_after(&self, done: ChoresDone) -> Result<Chores, ApiError> {
+        self.post(CHORES, &ChoresRequest { incarnation: Incarnation(1), done }).await
+    }
+
+    /// Does all there is to do, as a server would whose cluster does what it
+    /// is told and whose etcd has these members; tells what it was.
+    pub(crate) async fn do_chores(&self, members: &[&str]) -> Chores {
+        let chores = self.chores().await.unwrap();
+        let member = |name: &&str| EtcdMember { name: format!("{name}-0badcafe"), hosts: Vec::new() };
+        let done = ChoresDone {
+            tokens_made: chores.make_tokens.iter().map(|token| token.id.clone()).collect(),
+            tokens_deleted: chores.delete_tokens.clone(),
+            nodes_deleted: chores.delete_nodes.clone(),
+            members: chores.list_members.then(|| members.iter().map(member).collect()),
+            failure: None,
+        };
+        self.chores_after(done).await.unwrap();
+        chores
     }
 
     pub(crate) async fn post<T: DeserializeOwned>(

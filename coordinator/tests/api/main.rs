@@ -8,6 +8,7 @@ mod cluster;
 mod common;
 mod enrol;
 mod hostile;
+mod gate;
 mod local;
 mod pin;
 mod push;

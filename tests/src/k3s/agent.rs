@@ -129,12 +129,13 @@ async fn joined(settings: &Node, token: &str, servers: &mut Vec<String>) -> (Api
 
 /// One try to be let in. Adds the servers it hears of.
 async fn join(settings: &Node, server: &str, token: &str, servers: &mut Vec<String>) -> Result<Api> {
-    let access = Access::to(server, token, "node").await?;
+    let agent = settings.data_dir.join("agent");
+    let own = own_certificate(&agent);
+    let access = Access::with(server, token, "node", own.as_deref()).await?;
     access.get("/v1-k3s/config").await.context("failed to retrieve configuration from server")?;
     if let Some(name) = &settings.flannel_iface {
         interfaces::must_exist(name)?;
     }
-    let agent = settings.data_dir.join("agent");
     for file in ["client-ca.crt", "server-ca.crt"] {
         files::write(&agent.join(file), &access.get(&format!("/v1-k3s/{file}")).await?, 0o600)?;
     }
@@ -156,6 +157,13 @@ async fn join(settings: &Node, server: &str, token: &str, servers: &mut Vec<Stri
         }
     }
     Api::new(server, &access.ca, &certificates, &key)
+}
+
+/// The node's certificate of an earlier start, with its key.
+fn own_certificate(agent: &Path) -> Option<Vec<u8>> {
+    let mut pem = fs::read(agent.join("client-kubelet.crt")).ok()?;
+    pem.extend(fs::read(agent.join("client-kubelet.key")).ok()?);
+    Some(pem)
 }
 
 /// Asks for one certificate in the node's name and keeps it.

@@ -3,10 +3,11 @@
 
 use std::sync::Arc;
 
+use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, put};
+use axum::routing::{get, patch, put};
 use axum::{Extension, Json, Router};
 use serde_json::{Value, json};
 use tracing::{error, info};
@@ -30,6 +31,8 @@ pub(crate) fn router() -> Router<Arc<Cluster>> {
         .route("/api/v1", get(resources))
         .route("/api/v1/nodes", get(list).post(create))
         .route("/api/v1/nodes/{name}", get(read).put(update).delete(remove))
+        .route("/api/v1/namespaces/kube-system/secrets", get(secrets))
+        .route("/api/v1/namespaces/kube-system/secrets/{name}", patch(apply_secret).delete(remove_secret))
         .route("/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{name}", put(beat))
         .fallback(unknown)
 }
@@ -90,11 +93,13 @@ async fn api_groups(State(cluster): Shared, Extension(peer): Extension<Peer>) ->
 }
 
 async fn resources(State(cluster): Shared, Extension(peer): Extension<Peer>) -> Response {
+    let secrets = json!({"name": "secrets", "singularName": "secret", "namespaced": true, "kind": "Secret",
+        "verbs": ["delete", "list", "patch"]});
     let nodes = json!({"name": "nodes", "singularName": "node", "namespaced": false, "kind": "Node",
         "shortNames": ["no"], "verbs": ["create", "delete", "get", "list", "update"]});
     answer(
         user(&cluster, &peer),
-        || json!({"kind": "APIResourceList", "groupVersion": "v1", "resources": [nodes]}),
+        || json!({"kind": "APIResourceList", "groupVersion": "v1", "resources": [nodes, secrets]}),
     )
 }
 
@@ -165,6 +170,83 @@ async fn remove(
     }
 }
 
+/// Who asks, if they may do anything to Secrets.
+fn master(cluster: &Cluster, peer: &Peer, verb: &str) -> Result<(), Box<Response>> {
+    let user = user(cluster, peer)?;
+    if user.is_in(MASTERS) {
+        return Ok(());
+    }
+    let message = format!(
+        "secrets is forbidden: User \"{}\" cannot {verb} resource \"secrets\" in API group \"\" in the namespace \
+         \"kube-system\"",
+        user.name
+    );
+    Err(Box::new(status(StatusCode::FORBIDDEN, "Forbidden", &message)))
+}
+
+async fn secrets(State(cluster): Shared, Extension(peer): Extension<Peer>) -> Response {
+    if let Err(refusal) = master(&cluster, &peer, "list") {
+        return *refusal;
+    }
+    let items: Vec<Value> = cluster.store.read(|registry, _| {
+        let shown = |name: &str| json!({"metadata": {"name": name, "namespace": "kube-system"}});
+        registry.secrets().map(shown).collect()
+    });
+    Json(json!({"kind": "SecretList", "apiVersion": "v1", "metadata": {}, "items": items})).into_response()
+}
+
+/// Server-side apply, as far as `stringData` goes.
+async fn apply_secret(
+    State(cluster): Shared,
+    Extension(peer): Extension<Peer>,
+    Path(name): Path<String>,
+    body: Bytes,
+) -> Response {
+    if let Err(refusal) = master(&cluster, &peer, "patch") {
+        return *refusal;
+    }
+    let wrong = |why: &str| status(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", why);
+    let Ok(object) = serde_json::from_slice::<Value>(&body) else { return wrong("the body is no object") };
+    if object["kind"] != "Secret" || object["metadata"]["name"] != name.as_str() {
+        return wrong("the body is another object");
+    }
+    let Ok(data) = serde_json::from_value(object["stringData"].clone()) else {
+        return wrong("stringData: must hold texts");
+    };
+    match cluster.store.change(|registry, now| {
+        registry.set_secret(&name, data, now);
+        Ok::<_, Refused>(())
+    }) {
+        Ok(Ok(())) => {
+            info!("Secret kube-system/{name} applied");
+            Json(json!({"kind": "Secret", "apiVersion": "v1", "metadata": object["metadata"]}))
+                .into_response()
+        }
+        Ok(Err(why)) => refused(&why),
+        Err(why) => internal(&why),
+    }
+}
+
+async fn remove_secret(
+    State(cluster): Shared,
+    Extension(peer): Extension<Peer>,
+    Path(name): Path<String>,
+) -> Response {
+    if let Err(refusal) = master(&cluster, &peer, "delete") {
+        return *refusal;
+    }
+    match cluster.store.change(|registry, now| registry.remove_secret(&name, now)) {
+        Ok(Ok(())) => {
+            info!("Secret kube-system/{name} deleted");
+            let body = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
+                "details": {"name": name, "kind": "secrets"}});
+            Json(body).into_response()
+        }
+        Ok(Err(why)) => refused(&why),
+        Err(why) => internal(&why),
+    }
+}
+
 async fn beat(
     State(cluster): Shared,
     Extension(peer): Extension<Peer>,
@@ -187,9 +269,11 @@ async fn unknown(State(cluster): Shared, Extension(peer): Extension<Peer>, metho
         Ok(_) if method == Method::GET => {
             status(StatusCode::NOT_FOUND, "NotFound", "the server could not find the requested resource")
         }
-        Ok(_) => {
-            status(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", "the stand-in k3s has only nodes")
-        }
+        Ok(_) => status(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "MethodNotAllowed",
+            "the stand-in k3s has only nodes and a few secrets",
+        ),
         Err(refusal) => *refusal,
     }
 }
@@ -224,7 +308,9 @@ fn one(cluster: &Cluster, name: &str, code: StatusCode) -> Response {
 fn refused(why: &Refused) -> Response {
     match why {
         Refused::Exists(_) => status(StatusCode::CONFLICT, "AlreadyExists", &why.to_string()),
-        Refused::Missing(_) => status(StatusCode::NOT_FOUND, "NotFound", &why.to_string()),
+        Refused::Missing(_) | Refused::MissingSecret(_) => {
+            status(StatusCode::NOT_FOUND, "NotFound", &why.to_string())
+        }
         Refused::Password(_) | Refused::DuplicateMember => {
             status(StatusCode::FORBIDDEN, "Forbidden", &why.to_string())
         }

@@ -19,6 +19,8 @@ use crate::passwd::Passwd;
 
 /// The group that may do everything.
 pub(crate) const MASTERS: &str = "system:masters";
+/// The group of whoever has a bootstrap token.
+pub(crate) const BOOTSTRAPPERS: &str = "system:bootstrappers";
 /// The group of kubelets.
 pub(crate) const NODES: &str = "system:nodes";
 
@@ -75,11 +77,25 @@ impl Authenticator {
         Ok(Self { passwd, clients })
     }
 
-    /// By password or certificate: the supervisor's part of the API.
-    pub(crate) fn supervisor(&self, headers: &HeaderMap, peer: &Peer) -> Result<User, Nobody> {
-        let Some((name, password)) = basic(headers) else { return self.api(peer) };
-        let role = self.passwd.role(&name, &password).map(str::to_owned);
-        role.map(|role| User { name, groups: vec![role] }).ok_or(Nobody::Wrong)
+    /// By bootstrap token, password or certificate: the supervisor's part of
+    /// the API. `holds` says whether a bootstrap token is one of the cluster's.
+    pub(crate) fn supervisor(
+        &self,
+        headers: &HeaderMap,
+        peer: &Peer,
+        holds: impl Fn(&str, &str) -> bool,
+    ) -> Result<User, Nobody> {
+        let by_token = if let Some((id, secret)) = bearer(headers) {
+            let (name, groups) = (format!("system:bootstrap:{id}"), vec![BOOTSTRAPPERS.to_owned()]);
+            holds(&id, &secret).then_some(User { name, groups })
+        } else if let Some((name, password)) = basic(headers) {
+            let role = self.passwd.role(&name, &password).map(str::to_owned);
+            role.map(|role| User { name, groups: vec![role] })
+        } else {
+            return self.api(peer);
+        };
+        // A node's certificate stands in for a token that is good no more.
+        by_token.map_or_else(|| self.api(peer).map_err(|_| Nobody::Wrong), Ok)
     }
 
     /// By certificate alone: the Kubernetes API.
@@ -93,6 +109,12 @@ impl Authenticator {
         let groups = subject.iter_organization().filter_map(|group| group.as_str().ok()).map(str::to_owned);
         Ok(User { name: name.to_owned(), groups: groups.collect() })
     }
+}
+
+fn bearer(headers: &HeaderMap) -> Option<(String, String)> {
+    let value = headers.get(AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ")?;
+    let (id, secret) = value.split_once('.')?;
+    Some((id.to_owned(), secret.to_owned()))
 }
 
 fn basic(headers: &HeaderMap) -> Option<(String, String)> {
@@ -144,13 +166,19 @@ mod tests {
         let set = Authorities::take_or_make(directory.path()).expect("authorities");
         let auth =
             Authenticator::new(Passwd::new("s", Some("a")), &set.client.chain).expect("an authenticator");
+        let none = |_: &str, _: &str| false;
         let agent = with_authorization(&format!("Basic {}", STANDARD.encode("node:a")));
-        let user = auth.supervisor(&agent, &Peer::default()).expect("a user");
+        let user = auth.supervisor(&agent, &Peer::default(), none).expect("a user");
         assert!(user.is_in("k3s:agent") && !user.is_in("k3s:server"));
         let wrong = with_authorization(&format!("Basic {}", STANDARD.encode("server:a")));
-        assert_eq!(auth.supervisor(&wrong, &Peer::default()), Err(Nobody::Wrong));
-        assert_eq!(auth.supervisor(&HeaderMap::new(), &Peer::default()), Err(Nobody::Silent));
+        assert_eq!(auth.supervisor(&wrong, &Peer::default(), none), Err(Nobody::Wrong));
+        assert_eq!(auth.supervisor(&HeaderMap::new(), &Peer::default(), none), Err(Nobody::Silent));
         let garbage = with_authorization("Basic ???");
-        assert_eq!(auth.supervisor(&garbage, &Peer::default()), Err(Nobody::Silent));
+        assert_eq!(auth.supervisor(&garbage, &Peer::default(), none), Err(Nobody::Silent));
+        let bearer = with_authorization("Bearer abcdef.0123456789abcdef");
+        assert_eq!(auth.supervisor(&bearer, &Peer::default(), none), Err(Nobody::Wrong));
+        let held = |id: &str, secret: &str| (id, secret) == ("abcdef", "0123456789abcdef");
+        let user = auth.supervisor(&bearer, &Peer::default(), held).expect("a user");
+        assert!(user.name == "system:bootstrap:abcdef" && user.is_in(BOOTSTRAPPERS));
     }
 }

@@ -24,7 +24,9 @@ pub(crate) struct Access {
     /// The cluster's CA bundle.
     pub(crate) ca: Vec<u8>,
     user: String,
-    pub(crate) password: String,
+    password: String,
+    /// The password is a bearer token.
+    bootstrap: bool,
     client: Client,
 }
 
@@ -39,6 +41,13 @@ impl Access {
     /// Fetches the CA of `server`, checks it against the token, and checks that
     /// the server's certificate is by that CA. Sends no credentials.
     pub(crate) async fn to(server: &str, token: &str, user: &str) -> Result<Self> {
+        Self::with(server, token, user, None).await
+    }
+
+    /// The same, and shows a client certificate as well (in PEM, with its key):
+    /// k3s takes a node's own in place of a token that is no longer good
+    /// (k3s-io/k3s#6663).
+    pub(crate) async fn with(server: &str, token: &str, user: &str, own: Option<&[u8]>) -> Result<Self> {
         let token = token::parse(token)?;
         let Some(base) = server.strip_prefix("https://").map(|_| server.trim_end_matches('/').to_owned())
         else {
@@ -48,7 +57,11 @@ impl Access {
         let blind =
             builder().tls_danger_accept_invalid_certs(true).build().context("making an HTTP client")?;
         let ca = fetch(blind.get(&url), &url).await.context("failed to get CA certs")?;
-        let client = trusting(&ca)?.build().context("making an HTTP client")?;
+        let mut client = trusting(&ca)?;
+        if let Some(own) = own {
+            client = client.identity(Identity::from_pem(own).context("reading the node's certificate")?);
+        }
+        let client = client.build().context("making an HTTP client")?;
         fetch(client.get(&url), &url).await.context("CA cert validation failed")?;
         match token.ca_hash {
             None => warn!(
@@ -62,24 +75,36 @@ impl Access {
                 }
             }
         }
-        Ok(Self { base, ca, user: user.to_owned(), password: token.password, client })
+        let (user, bootstrap) = (user.to_owned(), token.bootstrap);
+        Ok(Self { base, ca, user, password: token.password, bootstrap, client })
     }
 
     /// The full token for what this access uses.
     pub(crate) fn token(&self) -> Result<String> {
+        if self.bootstrap {
+            return token::format_bootstrap(&self.password, &self.ca);
+        }
         token::format(&self.user, &self.password, &self.ca)
+    }
+
+    fn signed(&self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
+        if self.bootstrap {
+            request.bearer_auth(&self.password)
+        } else {
+            request.basic_auth(&self.user, Some(&self.password))
+        }
     }
 
     /// Fetches a path with the token's credentials.
     pub(crate) async fn get(&self, path: &str) -> Result<Vec<u8>> {
         let url = format!("{}{path}", self.base);
-        fetch(self.client.get(&url).basic_auth(&self.user, Some(&self.password)), &url).await
+        fetch(self.signed(self.client.get(&url)), &url).await
     }
 
     /// Sends a JSON document and takes one back.
     pub(crate) async fn post(&self, path: &str, body: &Value) -> Result<Vec<u8>> {
         let url = format!("{}{path}", self.base);
-        fetch(self.client.post(&url).basic_auth(&self.user, Some(&self.password)).json(body), &url).await
+        fetch(self.signed(self.client.post(&url)).json(body), &url).await
     }
 
     /// Asks for a certificate in the node's name. `None`: the node's password
@@ -91,9 +116,7 @@ impl Access {
     ) -> Result<Option<Vec<u8>>> {
         let url = format!("{}{path}", self.base);
         let request = self
-            .client
-            .get(&url)
-            .basic_auth(&self.user, Some(&self.password))
+            .signed(self.client.get(&url))
             .header("k3s-Node-Name", node.name)
             .header("k3s-Node-Password", node.password)
             .header("k3s-Node-IP", &node.addresses);

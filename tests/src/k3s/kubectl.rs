@@ -4,7 +4,7 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use reqwest::Method;
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::client::{Api, message};
@@ -13,9 +13,48 @@ use crate::kubeconfig;
 /// What is asked for.
 #[derive(Debug, PartialEq, Eq)]
 enum Verb {
-    Get { name: Option<String>, output: Output },
-    Delete { name: String },
-    Raw { path: String },
+    Get {
+        name: Option<String>,
+        output: Output,
+    },
+    Delete {
+        kind: Kind,
+        names: Vec<String>,
+        ignore_not_found: bool,
+    },
+    /// Server-side, of Secrets on standard input.
+    Apply,
+    /// Names only.
+    Secrets,
+    Raw {
+        path: String,
+    },
+}
+
+#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+enum Kind {
+    Node,
+    Secret,
+}
+
+impl Kind {
+    fn path(self, name: &str) -> String {
+        match self {
+            Self::Node => format!("/api/v1/nodes/{name}"),
+            Self::Secret => secret_path(name),
+        }
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Node => "node",
+            Self::Secret => "secret",
+        }
+    }
+}
+
+fn secret_path(name: &str) -> String {
+    format!("/api/v1/namespaces/kube-system/secrets/{name}")
 }
 
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
@@ -43,10 +82,48 @@ pub(crate) async fn run(args: &[String], etc: &Path, env: impl Fn(&str) -> Optio
 async fn answer(api: &Api, verb: Verb) -> Result<String> {
     match verb {
         Verb::Raw { path } => Ok(String::from_utf8_lossy(&api.get(&path).await?).into_owned()),
-        Verb::Delete { name } => {
-            let (status, body) = api.ask(Method::DELETE, &format!("/api/v1/nodes/{name}"), None).await?;
-            ensure!(status.is_success(), "Error from server: {}", message(&body).unwrap_or_default());
-            Ok(format!("node \"{name}\" deleted\n"))
+        Verb::Delete { kind, names, ignore_not_found } => {
+            let mut said = String::new();
+            for name in names {
+                let (status, body) = api.ask(Method::DELETE, &kind.path(&name), None).await?;
+                if status == StatusCode::NOT_FOUND && ignore_not_found {
+                    continue;
+                }
+                ensure!(status.is_success(), "Error from server: {}", message(&body).unwrap_or_default());
+                said = said + kind.word() + " \"" + &name + "\" deleted\n";
+            }
+            Ok(said)
+        }
+        Verb::Apply => {
+            let input = io::read_to_string(io::stdin()).context("reading standard input")?;
+            let object: Value = serde_json::from_str(&input).context("error parsing STDIN")?;
+            let objects = match object["items"].as_array() {
+                Some(items) => items.clone(),
+                None => vec![object],
+            };
+            let mut said = String::new();
+            for object in objects {
+                ensure!(
+                    object["kind"] == "Secret" && object["metadata"]["namespace"] == "kube-system",
+                    "the stand-in k3s applies Secrets in kube-system only"
+                );
+                let name = object["metadata"]["name"].as_str().context("an object without a name")?;
+                let path = format!("{}?fieldManager=kubectl&force=true", secret_path(name));
+                let (status, body) = api.ask(Method::PATCH, &path, Some(&object)).await?;
+                ensure!(status.is_success(), "Error from server: {}", message(&body).unwrap_or_default());
+                said = said + "secret/" + name + " serverside-applied\n";
+            }
+            Ok(said)
+        }
+        Verb::Secrets => {
+            let body =
+                api.get("/api/v1/namespaces/kube-system/secrets").await.context("Error from server")?;
+            let list: Value = serde_json::from_slice(&body).context("reading the server's answer")?;
+            let items = list["items"].as_array().into_iter().flatten();
+            Ok(items
+                .filter_map(|item| item["metadata"]["name"].as_str())
+                .flat_map(|name| ["secret/", name, "\n"])
+                .collect())
         }
         Verb::Get { name, output } => {
             let path = name
@@ -131,6 +208,8 @@ fn row(node: &Value) -> [String; 5] {
 
 fn parse(args: &[String]) -> Result<(Verb, Option<PathBuf>)> {
     let (mut words, mut output, mut file, mut raw) = (Vec::new(), Output::Table, None, None);
+    let (mut namespace, mut input) = (None, None);
+    let (mut ignore_not_found, mut server_side) = (false, false);
     let mut rest = args.iter();
     while let Some(arg) = rest.next() {
         let (name, value) =
@@ -141,6 +220,13 @@ fn parse(args: &[String]) -> Result<(Verb, Option<PathBuf>)> {
         };
         match name {
             "--kubeconfig" => file = Some(PathBuf::from(value()?)),
+            "--namespace" | "-n" => namespace = Some(value()?),
+            "--filename" | "-f" => input = Some(value()?),
+            // Nothing here takes long.
+            "--timeout" => drop(value()?),
+            "--ignore-not-found" => ignore_not_found = true,
+            "--server-side" => server_side = true,
+            "--force-conflicts" => {}
             "--raw" => raw = Some(value()?),
             "--output" | "-o" => output = format(&value()?)?,
             _ if arg.starts_with("-o") && arg.len() > 2 => output = format(&arg[2..])?,
@@ -148,15 +234,31 @@ fn parse(args: &[String]) -> Result<(Verb, Option<PathBuf>)> {
             _ => words.push(arg.as_str()),
         }
     }
+    let is_secret = |what: &str| ["secrets", "secret"].contains(&what);
     let is_node = |what: &str| ["nodes", "node", "no"].contains(&what);
     let verb = match (words.as_slice(), raw) {
         (["get"], Some(path)) => Verb::Raw { path },
         (["get", what], None) if is_node(what) => Verb::Get { name: None, output },
         (["get", what, name], None) if is_node(what) => Verb::Get { name: Some((*name).to_owned()), output },
-        (["delete", what, name], None) if is_node(what) => Verb::Delete { name: (*name).to_owned() },
+        (["delete", what, names @ ..], None) if !names.is_empty() && (is_node(what) || is_secret(what)) => {
+            let kind = if is_node(what) { Kind::Node } else { Kind::Secret };
+            ensure!(
+                kind == Kind::Node || namespace.as_deref() == Some("kube-system"),
+                "the stand-in k3s has Secrets in kube-system only"
+            );
+            Verb::Delete {
+                kind,
+                names: names.iter().map(|name| (*name).to_owned()).collect(),
+                ignore_not_found,
+            }
+        }
+        (["apply"], None) if server_side && input.as_deref() == Some("-") => Verb::Apply,
+        (["get", what], None) if is_secret(what) && namespace.as_deref() == Some("kube-system") => {
+            Verb::Secrets
+        }
         _ => bail!(
-            "kubectl {}: the stand-in k3s has only 'get nodes [NAME] [-o json|name]', 'delete node NAME' and 'get \
-             --raw PATH'",
+            "kubectl {}: the stand-in k3s has only 'get nodes [NAME] [-o json|name]', 'delete node|secret NAME', \
+             'apply --server-side -f -' of Secrets, 'get secrets -n kube-system -o name' and 'get --raw PATH'",
             args.join(" ")
         ),
     };
@@ -196,7 +298,17 @@ mod tests {
             assert_eq!((verb, file), (Verb::Get { name: None, output: Output::Json }, None));
         }
         let (verb, file) = parsed(&["--kubeconfig", "/k", "delete", "node", "a"]).expect("a verb");
-        assert_eq!((verb, file), (Verb::Delete { name: "a".into() }, Some("/k".into())));
+        let delete = |kind, names: &[&str], ignore_not_found| Verb::Delete {
+            kind,
+            names: names.iter().map(|name| (*name).to_owned()).collect(),
+            ignore_not_found,
+        };
+        assert_eq!((verb, file), (delete(Kind::Node, &["a"], false), Some("/k".into())));
+        let many =
+            ["delete", "--ignore-not-found", "--timeout=20s", "secret", "--namespace=kube-system", "a", "b"];
+        assert_eq!(parsed(&many).expect("a verb").0, delete(Kind::Secret, &["a", "b"], true));
+        let apply = ["apply", "--server-side", "--force-conflicts", "--filename=-"];
+        assert_eq!(parsed(&apply).expect("a verb").0, Verb::Apply);
         assert_eq!(
             parsed(&["get", "--raw=/readyz"]).expect("a verb").0,
             Verb::Raw { path: "/readyz".into() }

@@ -52,6 +52,8 @@ pub(crate) enum Refused {
     Exists(String),
     #[error("nodes \"{0}\" not found")]
     Missing(String),
+    #[error("secrets \"{0}\" not found")]
+    MissingSecret(String),
     #[error("unable to verify hash for node '{0}': hash does not match")]
     Password(String),
     #[error("duplicate node name found, please use a unique name for this node")]
@@ -67,6 +69,9 @@ pub(crate) struct Registry {
     /// Salted hashes. k3s uses scrypt; here a slow hash would only slow tests.
     passwords: Table<String>,
     members: Table<Member>,
+    /// Secrets in `kube-system`, their values in the clear.
+    #[serde(default)]
+    secrets: Table<BTreeMap<String, String>>,
     beats: BTreeMap<String, Beat>,
 }
 
@@ -127,6 +132,35 @@ impl Registry {
         }
         self.beats.remove(name);
         Ok(())
+    }
+
+    /// Puts a Secret into `kube-system`, or in place of one.
+    pub(crate) fn set_secret(&mut self, name: &str, data: BTreeMap<String, String>, now: u64) {
+        self.version += 1;
+        set(&mut self.secrets, name, Some(data), now);
+    }
+
+    /// Deletes a Secret.
+    pub(crate) fn remove_secret(&mut self, name: &str, now: u64) -> Result<(), Refused> {
+        if get(&self.secrets, name).is_none() {
+            return Err(Refused::MissingSecret(name.to_owned()));
+        }
+        set(&mut self.secrets, name, None, now);
+        Ok(())
+    }
+
+    /// The names of the Secrets that are there.
+    pub(crate) fn secrets(&self) -> impl Iterator<Item = &str> {
+        self.secrets.iter().filter(|(_, secret)| secret.value.is_some()).map(|(name, _)| name.as_str())
+    }
+
+    /// Whether a bootstrap token is one of the cluster's and may be used to
+    /// authenticate (Kubernetes `plugin/pkg/auth/authenticator/token/bootstrap`).
+    pub(crate) fn holds_token(&self, id: &str, secret: &str) -> bool {
+        get(&self.secrets, &format!("bootstrap-token-{id}")).is_some_and(|data| {
+            let is = |key: &str, value: &str| data.get(key).is_some_and(|found| found == value);
+            is("token-id", id) && is("token-secret", secret) && is("usage-bootstrap-authentication", "true")
+        })
     }
 
     /// Notes a sign of life. Whether that has to reach the disk: not, if only
@@ -201,6 +235,7 @@ impl Registry {
         let mut changed = merge(&mut self.nodes, other.nodes);
         changed |= merge(&mut self.passwords, other.passwords);
         changed |= merge(&mut self.members, other.members);
+        changed |= merge(&mut self.secrets, other.secrets);
         for (name, beat) in other.beats {
             if self.beats.get(&name).is_none_or(|own| own.at < beat.at) {
                 self.beats.insert(name, beat);

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tracing::{error, info, warn};
 
-use crate::auth::{NODES, Nobody, Peer};
+use crate::auth::{BOOTSTRAPPERS, NODES, Nobody, Peer, User};
 use crate::cluster::Cluster;
 use crate::passwd::{AGENT_ROLE, SERVER_ROLE};
 use crate::pki::{Issued, Leaf};
@@ -51,6 +51,7 @@ pub(crate) fn router(cluster: Arc<Cluster>) -> Router {
         .route("/v1-k3s/client-kube-proxy.crt", get(kube_proxy))
         .route("/v1-k3s/client-k3s-controller.crt", get(controller))
         .route("/v1-k3s/server-bootstrap", get(server_bootstrap))
+        .route("/db/info", get(members))
         // In place of etcd's own protocol.
         .route("/v1-k3s/standin-member", post(new_member))
         .route("/v1-k3s/standin-sync", post(sync))
@@ -58,10 +59,12 @@ pub(crate) fn router(cluster: Arc<Cluster>) -> Router {
         .with_state(cluster)
 }
 
-/// Refuses whoever has not got `role`.
-fn require(cluster: &Cluster, headers: &HeaderMap, peer: &Peer, role: &str) -> Result<(), Box<Response>> {
-    match cluster.auth.supervisor(headers, peer) {
-        Ok(user) if user.is_in(role) => Ok(()),
+/// Refuses whoever has not got `role`. Nodes and whoever has a bootstrap token may do what an agent may.
+fn require(cluster: &Cluster, headers: &HeaderMap, peer: &Peer, role: &str) -> Result<User, Box<Response>> {
+    let holds = |id: &str, secret: &str| cluster.store.read(|registry, _| registry.holds_token(id, secret));
+    match cluster.auth.supervisor(headers, peer, holds) {
+        Ok(user) if user.is_in(role) => Ok(user),
+        Ok(user) if role == AGENT_ROLE && (user.is_in(NODES) || user.is_in(BOOTSTRAPPERS)) => Ok(user),
         Ok(_) | Err(Nobody::Silent) => Err(Box::new(StatusCode::FORBIDDEN.into_response())),
         Err(Nobody::Wrong) => {
             error!("Failed to authenticate request: invalid username/password combination");
@@ -73,8 +76,9 @@ fn require(cluster: &Cluster, headers: &HeaderMap, peer: &Peer, role: &str) -> R
 /// The guard of a handler that takes one role.
 macro_rules! require {
     ($cluster:expr, $headers:expr, $peer:expr, $role:expr) => {
-        if let Err(refusal) = require(&$cluster, &$headers, &$peer, $role) {
-            return *refusal;
+        match require(&$cluster, &$headers, &$peer, $role) {
+            Ok(user) => user,
+            Err(refusal) => return *refusal,
         }
     };
 }
@@ -84,7 +88,7 @@ async fn cacerts(State(cluster): Shared) -> Response {
 }
 
 async fn readyz(State(cluster): Shared, Extension(peer): Extension<Peer>, headers: HeaderMap) -> Response {
-    require!(cluster, headers, peer, AGENT_ROLE);
+    let _ = require!(cluster, headers, peer, AGENT_ROLE);
     if cluster.is_ready() {
         text("ok")
     } else {
@@ -93,7 +97,7 @@ async fn readyz(State(cluster): Shared, Extension(peer): Extension<Peer>, header
 }
 
 async fn config(State(cluster): Shared, Extension(peer): Extension<Peer>, headers: HeaderMap) -> Response {
-    require!(cluster, headers, peer, AGENT_ROLE);
+    let _ = require!(cluster, headers, peer, AGENT_ROLE);
     let config = json!({
         "CriticalControlArgs": cluster.critical,
         "HTTPSPort": cluster.port,
@@ -107,7 +111,7 @@ async fn api_servers(
     Extension(peer): Extension<Peer>,
     headers: HeaderMap,
 ) -> Response {
-    require!(cluster, headers, peer, AGENT_ROLE);
+    let _ = require!(cluster, headers, peer, AGENT_ROLE);
     let addresses: Vec<String> = cluster.store.read(|registry, _| {
         registry
             .members()
@@ -119,12 +123,12 @@ async fn api_servers(
 }
 
 async fn client_ca(State(cluster): Shared, Extension(peer): Extension<Peer>, headers: HeaderMap) -> Response {
-    require!(cluster, headers, peer, AGENT_ROLE);
+    let _ = require!(cluster, headers, peer, AGENT_ROLE);
     text(cluster.authorities.client.pem.clone())
 }
 
 async fn server_ca(State(cluster): Shared, Extension(peer): Extension<Peer>, headers: HeaderMap) -> Response {
-    require!(cluster, headers, peer, AGENT_ROLE);
+    let _ = require!(cluster, headers, peer, AGENT_ROLE);
     text(cluster.authorities.server.pem.clone())
 }
 
@@ -133,7 +137,7 @@ async fn kube_proxy(
     Extension(peer): Extension<Peer>,
     headers: HeaderMap,
 ) -> Response {
-    require!(cluster, headers, peer, AGENT_ROLE);
+    let _ = require!(cluster, headers, peer, AGENT_ROLE);
     pair(&cluster.kube_proxy)
 }
 
@@ -142,7 +146,7 @@ async fn controller(
     Extension(peer): Extension<Peer>,
     headers: HeaderMap,
 ) -> Response {
-    require!(cluster, headers, peer, AGENT_ROLE);
+    let _ = require!(cluster, headers, peer, AGENT_ROLE);
     pair(&cluster.controller)
 }
 
@@ -151,8 +155,8 @@ async fn serving_kubelet(
     Extension(peer): Extension<Peer>,
     headers: HeaderMap,
 ) -> Response {
-    require!(cluster, headers, peer, AGENT_ROLE);
-    let name = match named_node(&cluster, &headers) {
+    let user = require!(cluster, headers, peer, AGENT_ROLE);
+    let name = match named_node(&cluster, &headers, &user) {
         Ok(name) => name,
         Err(refusal) => return *refusal,
     };
@@ -179,8 +183,8 @@ async fn client_kubelet(
     Extension(peer): Extension<Peer>,
     headers: HeaderMap,
 ) -> Response {
-    require!(cluster, headers, peer, AGENT_ROLE);
-    match named_node(&cluster, &headers) {
+    let user = require!(cluster, headers, peer, AGENT_ROLE);
+    match named_node(&cluster, &headers, &user) {
         Ok(name) => {
             let user = format!("system:node:{name}");
             issued(cluster.authorities.client.issue(&Leaf::client(&user, Some(NODES))))
@@ -189,8 +193,10 @@ async fn client_kubelet(
     }
 }
 
-/// The node that asks, after a look at its password.
-fn named_node(cluster: &Cluster, headers: &HeaderMap) -> Result<String, Box<Response>> {
+/// The node that asks, after a look at its password. One that comes with its
+/// own certificate must still have its Node object (k3s `pkg/nodepassword`,
+/// `verifyNode`).
+fn named_node(cluster: &Cluster, headers: &HeaderMap, user: &User) -> Result<String, Box<Response>> {
     let name = header_text(headers, "k3s-Node-Name").to_lowercase();
     let password = header_text(headers, "k3s-Node-Password");
     let refused = |code: StatusCode, why: &str| {
@@ -205,6 +211,12 @@ fn named_node(cluster: &Cluster, headers: &HeaderMap) -> Result<String, Box<Resp
     }
     if !cluster.is_ready() {
         return refused(StatusCode::SERVICE_UNAVAILABLE, "runtime core not ready");
+    }
+    if let Some(own) = user.node() {
+        let there = cluster.store.read(|registry, now| registry.node(own, now).is_some());
+        if own != name || !there {
+            return refused(StatusCode::FORBIDDEN, &format!("nodes \"{name}\" not found"));
+        }
     }
     let checked = files::random_hex(8).and_then(|salt| {
         cluster.store.touch(|registry, now| registry.ensure_password(&name, password, &salt, now))
@@ -221,7 +233,7 @@ async fn server_bootstrap(
     Extension(peer): Extension<Peer>,
     headers: HeaderMap,
 ) -> Response {
-    require!(cluster, headers, peer, SERVER_ROLE);
+    let _ = require!(cluster, headers, peer, SERVER_ROLE);
     if cluster.store.datastore() == Datastore::Sqlite {
         warn!("Received HTTP bootstrap request, but embedded etcd is not enabled.");
         return api::status(StatusCode::BAD_REQUEST, "BadRequest", "etcd disabled");
@@ -232,13 +244,31 @@ async fn server_bootstrap(
     }
 }
 
+/// As etcd encodes its members.
+async fn members(State(cluster): Shared, Extension(peer): Extension<Peer>, headers: HeaderMap) -> Response {
+    let _ = require!(cluster, headers, peer, SERVER_ROLE);
+    if cluster.store.datastore() == Datastore::Sqlite {
+        return StatusCode::NOT_FOUND.into_response();
+    }
+    let members: Vec<_> = cluster.store.read(|registry, _| {
+        let shown = |(name, member): (&str, &Member)| {
+            let host = member.url.rsplit_once(':').map_or(member.url.as_str(), |(host, _)| host);
+            let id = u64::from_str_radix(&member.id, 16).unwrap_or(1);
+            json!({"ID": id, "name": format!("{name}-{}", member.id), "peerURLs": [format!("{host}:2380")],
+                "clientURLs": [format!("{host}:2379")]})
+        };
+        registry.members().map(shown).collect()
+    });
+    Json(json!({"members": members})).into_response()
+}
+
 async fn new_member(
     State(cluster): Shared,
     Extension(peer): Extension<Peer>,
     headers: HeaderMap,
     Json(new): Json<NewMember>,
 ) -> Response {
-    require!(cluster, headers, peer, SERVER_ROLE);
+    let _ = require!(cluster, headers, peer, SERVER_ROLE);
     info!("Adding member {}-{}={} to etcd cluster", new.name, new.member.id, new.member.url);
     match cluster.store.change(|registry, now| registry.join(&new.name, new.member, now)) {
         Ok(Ok(())) => StatusCode::OK.into_response(),
@@ -254,7 +284,7 @@ async fn sync(
     headers: HeaderMap,
     Json(theirs): Json<Registry>,
 ) -> Response {
-    require!(cluster, headers, peer, SERVER_ROLE);
+    let _ = require!(cluster, headers, peer, SERVER_ROLE);
     match cluster.store.touch(|registry, _| Ok::<_, Infallible>(registry.merge(theirs))) {
         Ok(_) => Json(cluster.store.read(|registry, _| registry.clone())).into_response(),
         Err(why) => failed(&format!("{why:#}")),

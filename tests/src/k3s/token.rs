@@ -1,4 +1,5 @@
-//! Join tokens: `K10<CA hash>::<user>:<password>`, or a bare password.
+//! Join tokens: `K10<CA hash>::<user>:<password>`, or a bare password; and
+//! bootstrap tokens, `<id>.<secret>` in place of user and password.
 //!
 //! Source: k3s-io/k3s `pkg/clientaccess/token.go` and `pkg/passwd/passwd.go`.
 
@@ -16,7 +17,10 @@ pub(crate) struct Token {
     /// The hash of the cluster's CA, if the token carries one.
     pub(crate) ca_hash: Option<String>,
     pub(crate) user: String,
+    /// Of a bootstrap token the whole of it.
     pub(crate) password: String,
+    /// A bearer token that is a Secret in the cluster.
+    pub(crate) bootstrap: bool,
 }
 
 /// Takes a token apart. A bare password has neither hash nor user.
@@ -25,41 +29,38 @@ pub(crate) fn parse(text: &str) -> Result<Token> {
         bail!("token must not be empty");
     }
     let Some(rest) = text.strip_prefix(PREFIX) else {
-        refuse_bootstrap(text)?;
-        return Ok(Token { ca_hash: None, user: String::new(), password: text.to_owned() });
+        let bootstrap = is_bootstrap(text);
+        return Ok(Token { ca_hash: None, user: String::new(), password: text.to_owned(), bootstrap });
     };
     let (hash, credentials) = rest.split_once("::").map_or((None, rest), |(hash, rest)| (Some(hash), rest));
     let ca_hash = hash.filter(|hash| !hash.is_empty()).map(str::to_owned);
     if ca_hash.as_ref().is_some_and(|hash| hash.len() != HASH_LENGTH) {
         bail!("invalid token CA hash length");
     }
-    refuse_bootstrap(credentials)?;
+    if is_bootstrap(credentials) {
+        let password = credentials.to_owned();
+        return Ok(Token { ca_hash, user: String::new(), password, bootstrap: true });
+    }
     match credentials.split_once(':') {
         Some((user, password)) if !password.is_empty() => {
-            Ok(Token { ca_hash, user: user.to_owned(), password: password.to_owned() })
+            let (user, password) = (user.to_owned(), password.to_owned());
+            Ok(Token { ca_hash, user, password, bootstrap: false })
         }
         _ => bail!("invalid token format"),
     }
 }
 
-/// Kubernetes bootstrap tokens (`[a-z0-9]{6}.[a-z0-9]{16}`) live in the API,
-/// which the stand-in does not have.
-fn refuse_bootstrap(text: &str) -> Result<()> {
+/// Whether this is a Kubernetes bootstrap token (`[a-z0-9]{6}.[a-z0-9]{16}`).
+fn is_bootstrap(text: &str) -> bool {
     let lower = |part: &str| part.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
-    if let Some((id, secret)) = text.split_once('.')
-        && id.len() == 6
-        && secret.len() == 16
-        && lower(id)
-        && lower(secret)
-    {
-        bail!("bootstrap tokens are not part of the stand-in k3s");
-    }
-    Ok(())
+    text.split_once('.')
+        .is_some_and(|(id, secret)| id.len() == 6 && secret.len() == 16 && lower(id) && lower(secret))
 }
 
 /// The password a server keeps for itself out of what it was configured with.
 pub(crate) fn normalize(text: &str) -> Result<String> {
     match parse(text) {
+        Ok(Token { bootstrap: true, .. }) => bail!("a bootstrap token joins agents only, and no server"),
         Ok(token) => Ok(token.password),
         Err(_) if text.starts_with(PREFIX) => bail!(
             "failed to normalize token; must be in format K10<CA-HASH>::<USERNAME>:<PASSWORD> or <PASSWORD>"
@@ -77,6 +78,11 @@ pub(crate) fn password_of(user: &str, text: &str) -> String {
     }
     let mark = format!("::{user}:");
     text.find(&mark).map_or(text, |at| &text[at + mark.len()..]).to_owned()
+}
+
+/// The full form of a bootstrap token.
+pub(crate) fn format_bootstrap(token: &str, ca: &[u8]) -> Result<String> {
+    Ok(format!("{PREFIX}{}::{token}", ca_hash::of_bundle(ca)?))
 }
 
 /// The full token that joins with these credentials.
@@ -113,10 +119,13 @@ mod tests {
             ("K10abc::server:pw", "hash length"),
             (&format!("K10{HASH}::server"), "invalid token format"),
             (&format!("K10{HASH}::server:"), "invalid token format"),
-            ("abcdef.0123456789abcdef", "bootstrap"),
         ] {
             let error = parse(text).expect_err(text);
             assert!(error.to_string().contains(why), "{text}: {error}");
+        }
+        for text in ["abcdef.0123456789abcdef", &format!("K10{HASH}::abcdef.0123456789abcdef")] {
+            assert!(parse(text).expect("a token").bootstrap);
+            assert!(normalize(text).expect_err("no server's").to_string().contains("agents only"));
         }
         assert!(normalize("K10nonsense").expect_err("no token").to_string().contains("failed to normalize"));
     }

@@ -40,6 +40,13 @@ async fn a_server_and_an_agent_join_in_order() {
     let worker_token = worker.everything_below("etc/rancher");
     assert!(server_token.contains("::server:"), "{server_token}");
     assert!(!worker_token.contains("::server:"), "{worker_token}");
+    // The worker's token is its own, and the server has put it into the cluster.
+    let (_, own) = worker_token.split_once("::").unwrap();
+    let (id, secret) = own.lines().next().unwrap().split_once('.').unwrap();
+    assert!(!server_token.contains(secret));
+    let (args, input) = server.kubectl().remove(0);
+    assert!(args.starts_with("apply ") && !args.contains(secret));
+    assert!(input.contains(secret) && input.contains(&format!("bootstrap-token-{id}")));
 }
 
 #[tokio::test]

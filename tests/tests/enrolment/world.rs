@@ -23,6 +23,7 @@ use kiln_agent::seed::Search;
 use kiln_coordinator::plan::ClusterFile;
 use kiln_coordinator::{Coordinator, Server};
 use kiln_protocol::admin::{Hints, TicketRecord};
+use kiln_protocol::chores::EtcdMember;
 use kiln_protocol::names::{K3sVersion, SshPublicKey, UserName};
 use kiln_protocol::seed::{Contact, NodeSeed, SshUser, StaticAddress};
 use kiln_protocol::ticket::TicketSeed;
@@ -195,6 +196,8 @@ struct Machine {
 #[derive(Default)]
 struct Units {
     starts: usize,
+    /// Command lines of kubectl, and what it was given to read.
+    kubectl: Vec<(String, String)>,
     addresses: Vec<IpAddr>,
     /// Who may log in, with which keys.
     logins: BTreeMap<String, BTreeSet<String>>,
@@ -270,13 +273,21 @@ impl Host for InMemory {
     async fn enable_k3s(&self, _role: Role) -> Result<()> {
         Ok(())
     }
+    async fn kubectl(&self, args: &[&str], input: Option<&str>, _time: Duration) -> Result<String> {
+        self.0.units().kubectl.push((args.join(" "), input.unwrap_or_default().to_owned()));
+        Ok(String::new())
+    }
+    async fn etcd_members(&self) -> Result<Vec<EtcdMember>> {
+        anyhow::bail!("there is no etcd in memory")
+    }
 }
 
 /// An agent that runs.
 pub(crate) struct Agent {
     machine: Arc<Machine>,
     stop: Option<oneshot::Sender<()>>,
-    /// Set once it is ready; it then follows its configuration.
+    /// Set once it is ready; it then follows its configuration, and a server
+    /// tends its cluster.
     is_ready: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -311,7 +322,8 @@ impl Agent {
                 let life = async {
                     assert_eq!(node.run(state).await.unwrap(), Outcome::Ready);
                     tell_ready.store(true, Ordering::Relaxed);
-                    node.follow(Node::<InMemory>::load(&root).unwrap()).await;
+                    let ready = Node::<InMemory>::load(&root).unwrap();
+                    tokio::join!(node.follow(ready.clone()), node.tend(&ready));
                 };
                 tokio::select! {
                     () = life => {}
@@ -327,6 +339,11 @@ impl Agent {
         let machine = self.machine.clone();
         drop(self);
         Self::start(machine)
+    }
+
+    /// Command lines of kubectl, and what it was given to read.
+    pub(crate) fn kubectl(&self) -> Vec<(String, String)> {
+        self.machine.units().kubectl.clone()
     }
 
     pub(crate) fn console(&self) -> String {

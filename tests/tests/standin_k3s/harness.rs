@@ -2,7 +2,7 @@
 //! directory and a systemd of its own.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write as _};
 use std::net::TcpListener;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -132,6 +132,15 @@ impl Machine {
     /// Runs `k3s kubectl`.
     pub(crate) fn kubectl(&self, args: &[&str]) -> Output {
         self.command(&[&["kubectl"], args].concat()).output().expect("kubectl runs")
+    }
+
+    /// Runs `k3s kubectl` with something to read.
+    pub(crate) fn kubectl_fed(&self, args: &[&str], input: &str) -> Output {
+        let mut command = self.command(&[&["kubectl"], args].concat());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("kubectl runs");
+        child.stdin.take().expect("its input").write_all(input.as_bytes()).expect("it reads");
+        child.wait_with_output().expect("kubectl ends")
     }
 
     /// The Node objects its kubectl sees.

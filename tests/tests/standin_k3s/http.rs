@@ -10,6 +10,7 @@ use reqwest::{Certificate, Identity};
 #[derive(Default)]
 pub(crate) struct Client {
     basic: Option<(String, String)>,
+    bearer: Option<String>,
     certificate: Option<String>,
     ca: Option<Vec<u8>>,
 }
@@ -18,6 +19,11 @@ impl Client {
     /// With a user name and a password.
     pub(crate) fn basic(user: &str, password: &str) -> Self {
         Self { basic: Some((user.to_owned(), password.to_owned())), ..Self::default() }
+    }
+
+    /// With a bearer token.
+    pub(crate) fn bearer(token: &str) -> Self {
+        Self { bearer: Some(token.to_owned()), ..Self::default() }
     }
 
     /// With a certificate signed just now by an authority in `tls`, and trust
@@ -54,6 +60,9 @@ pub(crate) fn get(url: &str, path: &str, who: &Client) -> (u16, String) {
     let mut request = client.build().expect("a client").get(format!("{url}{path}"));
     if let Some((user, password)) = &who.basic {
         request = request.basic_auth(user, Some(password));
+    }
+    if let Some(token) = &who.bearer {
+        request = request.bearer_auth(token);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {

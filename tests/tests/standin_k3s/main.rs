@@ -93,6 +93,79 @@ fn an_agent_waits_for_its_server() {
     server.wait_nodes(&["a1", "s1"]);
 }
 
+/// Puts a bootstrap token into a server's cluster, as a server's agent does.
+fn make_token(server: &Machine, token: &str) {
+    let (id, secret) = token.split_once('.').expect("a token");
+    let secret = json!({"apiVersion": "v1", "kind": "Secret", "type": "bootstrap.kubernetes.io/token",
+        "metadata": {"name": format!("bootstrap-token-{id}"), "namespace": "kube-system"},
+        "stringData": {"token-id": id, "token-secret": secret, "usage-bootstrap-authentication": "true"}});
+    let args = ["apply", "--server-side", "--force-conflicts", "--filename=-"];
+    let made = server.kubectl_fed(&args, &json!({"kind": "List", "items": [secret]}).to_string());
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+}
+
+#[test]
+fn a_bootstrap_token_joins_an_agent_until_it_is_deleted() {
+    let (server, _running) = first_server();
+    let hash = server.text("server/token")[3..67].to_owned();
+    let agent = Machine::new("a1", json!({"server": server.url()}));
+    agent.edit(|config| config["token"] = json!(format!("K10{hash}::abcdef.0123456789abcdef")));
+    let mut joining = agent.start("agent");
+    joining.wait_log("401 Unauthorized");
+    make_token(&server, "abcdef.0123456789abcdef");
+    joining.wait_told("READY=1");
+    server.wait_nodes(&["a1", "s1"]);
+
+    // Deleted, it lets nobody in; who is in comes back with its certificate.
+    let delete = ["delete", "--ignore-not-found", "--timeout=20s", "secret", "--namespace=kube-system"];
+    let names = ["bootstrap-token-abcdef", "bootstrap-token-nosuch"];
+    assert!(server.kubectl(&[&delete[..], &names].concat()).status.success());
+    let secrets = server.kubectl(&["get", "secrets", "-n", "kube-system", "-o", "name"]);
+    assert!(secrets.stdout.is_empty());
+    joining.terminate();
+    let mut again = agent.ready("agent");
+    let other = Machine::new("a2", json!({"server": server.url(), "token": "abcdef.0123456789abcdef"}));
+    other.start("agent").wait_log("401 Unauthorized");
+
+    // Without its Node object it comes back no more.
+    again.terminate();
+    assert!(server.kubectl(&["delete", "--ignore-not-found", "node", "a1", "a9"]).status.success());
+    agent.start("agent").wait_log("Node password rejected");
+    server.wait_nodes(&["s1"]);
+}
+
+#[test]
+fn a_bootstrap_token_is_for_agents_only() {
+    let config = json!({"token": "server-pw", "agent-token": "agent-pw", "cluster-init": true});
+    let server = Machine::server("s1", config);
+    let _running = server.ready("server");
+    make_token(&server, "abcdef.0123456789abcdef");
+    let second = Machine::server("s2", json!({"server": server.url(), "token": "abcdef.0123456789abcdef"}));
+    let (code, log) = second.start("server").wait_end();
+    assert!(code == Some(1) && log.contains("agents only"), "{log}");
+    let bearer = Client::bearer("abcdef.0123456789abcdef");
+    assert_eq!(get(&server.url(), "/v1-k3s/config", &bearer).0, 200);
+    for path in ["/v1-k3s/server-bootstrap", "/db/info"] {
+        assert_eq!(get(&server.url(), path, &bearer).0, 403, "{path}");
+    }
+    assert_eq!(get(&server.url(), "/v1-k3s/config", &Client::bearer("abcdef.0000000000000000")).0, 401);
+}
+
+#[test]
+fn a_server_tells_etcds_members_to_servers() {
+    let config = json!({"token": "server-pw", "agent-token": "agent-pw", "cluster-init": true});
+    let server = Machine::server("s1", config);
+    let _running = server.ready("server");
+    let (status, body) = get(&server.url(), "/db/info", &Client::basic("server", "server-pw"));
+    let info: Value = serde_json::from_str(&body).expect("JSON");
+    let member = &info["members"][0];
+    let name = member["name"].as_str().expect("a name");
+    assert_eq!((status, name.len(), &name[..3]), (200, 11, "s1-"));
+    assert_eq!(member["peerURLs"][0], "https://127.0.0.1:2380");
+    assert!(member["ID"].is_u64());
+    assert_eq!(get(&server.url(), "/db/info", &Client::basic("node", "agent-pw")).0, 403);
+}
+
 #[test]
 fn an_agent_token_joins_no_server() {
     let server =

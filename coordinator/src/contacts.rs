@@ -1,0 +1,113 @@
+//! When each machine was last heard, and which server does the chores: of
+//! this process only. What was before it began counts as heard at its begin,
+//! so that after a restart nobody is taken for gone too early.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use kiln_protocol::chores::CHORES_GOOD_FOR;
+
+/// Seconds after which another server may be given chores: those given out
+/// before are left alone by then.
+const STEWARD: i64 = 2 * CHORES_GOOD_FOR.cast_signed();
+
+#[derive(Debug)]
+pub(crate) struct Contacts {
+    begun: Timestamp,
+    quiet: SignedDuration,
+    /// Seconds a joining server has to become ready.
+    pub(crate) slot: i64,
+    heard: HashMap<i64, Timestamp>,
+    steward: Option<(i64, Timestamp)>,
+}
+
+impl Contacts {
+    /// `quiet` is how long a machine must have been silent to be taken for
+    /// gone, `slot` how long a joining server has to become ready.
+    pub(crate) fn new(begun: Timestamp, quiet: Duration, slot: Duration) -> Self {
+        let mut contacts =
+            Self { begun, quiet: SignedDuration::ZERO, slot: 0, heard: HashMap::new(), steward: None };
+        contacts.set_patience(quiet, slot);
+        contacts
+    }
+
+    pub(crate) fn set_patience(&mut self, quiet: Duration, slot: Duration) {
+        self.quiet = SignedDuration::try_from(quiet).unwrap_or(SignedDuration::MAX);
+        self.slot = i64::try_from(slot.as_secs()).unwrap_or(i64::MAX);
+    }
+
+    /// The machine of a seat has said something, whatever became of it.
+    pub(crate) fn note(&mut self, seat: i64, now: Timestamp) {
+        self.heard.insert(seat, now);
+    }
+
+    /// Seconds since the machine of a seat was heard, if they are too few to
+    /// take it for gone.
+    pub(crate) fn heard(&self, seat: i64, now: Timestamp) -> Option<i64> {
+        let last = self.heard.get(&seat).copied().unwrap_or(self.begun);
+        let since = now.duration_since(last);
+        (since < self.quiet).then(|| since.as_secs().max(0))
+    }
+
+    /// Whether chores that were given out before this process began are left
+    /// alone by now: it does not know to whom.
+    pub(crate) fn settled(&self, now: Timestamp) -> bool {
+        now.duration_since(self.begun) >= self.quiet.saturating_mul(3)
+    }
+
+    /// Whether the server of this seat is the one that does the chores; it is,
+    /// if no other was within some time.
+    pub(crate) fn is_steward(&mut self, seat: i64, now: Timestamp) -> bool {
+        match self.steward {
+            Some((other, asked)) if other != seat && now.duration_since(asked).as_secs() < STEWARD => false,
+            _ => {
+                self.steward = Some((seat, now));
+                true
+            }
+        }
+    }
+
+    /// Its server may do chores no more.
+    pub(crate) fn dismiss(&mut self, seat: i64) {
+        // What it was given before may still be under way: the time runs on.
+        if let Some((steward, asked)) = self.steward
+            && steward == seat
+        {
+            self.steward = Some((-1, asked));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::fixtures::{NOW, later};
+
+    #[test]
+    fn a_machine_is_gone_when_it_was_silent_for_long_enough() {
+        let mut contacts = Contacts::new(NOW, Duration::from_secs(30), Duration::ZERO);
+        assert_eq!(contacts.heard(1, later(29)), Some(29), "it may have spoken before this process began");
+        assert_eq!(contacts.heard(1, later(30)), None);
+        contacts.note(1, later(100));
+        assert_eq!(contacts.heard(1, later(129)), Some(29));
+        assert_eq!(contacts.heard(1, later(130)), None);
+        assert_eq!(contacts.heard(2, later(100)), None);
+        assert!(!contacts.settled(later(89)) && contacts.settled(later(90)));
+        let quiet = crate::Limits::default().quiet;
+        assert!(quiet.as_secs() * 3 >= CHORES_GOOD_FOR, "what was given out before is over by then");
+    }
+
+    #[test]
+    fn one_server_does_the_chores_until_it_is_silent() {
+        let mut contacts = Contacts::new(NOW, Duration::ZERO, Duration::ZERO);
+        assert!(contacts.is_steward(1, NOW));
+        assert!(!contacts.is_steward(2, later(STEWARD - 1)));
+        assert!(contacts.is_steward(1, later(STEWARD - 1)));
+        assert!(!contacts.is_steward(2, later(STEWARD)));
+        assert!(contacts.is_steward(2, later(2 * STEWARD)));
+        contacts.dismiss(2);
+        assert!(!contacts.is_steward(1, later(3 * STEWARD - 1)), "what it was given may be under way");
+        assert!(contacts.is_steward(1, later(3 * STEWARD)));
+    }
+}
