@@ -16,6 +16,7 @@
 
 mod bls;
 mod labels;
+mod packages;
 mod payload;
 mod place;
 mod report;
@@ -63,6 +64,7 @@ pub fn install(
     payload.spec.coordinator = coordinator.or(payload.spec.coordinator);
     check_system(&root)?;
     tools.prepare(&root)?;
+    let installed = packages::list(&root, tools)?;
     let plan = place::Plan::of(&payload);
     plan.check_space(&root, &payload)?;
 
@@ -81,7 +83,7 @@ pub fn install(
     let labels = labels::apply(&root, tools, touched);
     step("writing everything to the disk");
     root.sync(&["/", "/usr", "/var", "/boot", "/boot/efi"])?;
-    Ok(Report::new(root.path(), payload.spec.image, placed, sealed, labels))
+    Ok(Report { packages: installed, ..Report::new(root.path(), payload.spec.image, placed, sealed, labels) })
 }
 
 fn step(what: &str) {

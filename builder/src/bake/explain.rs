@@ -152,8 +152,8 @@ pub async fn explain(options: &Options, progress: &Progress) -> Result<Explanati
         Err(error) if error.is::<BadInput>() => (plan(pack::STAGE, Action::Refuse, error.to_string()), None),
         Err(error) => return Err(error),
     };
-    let smoke = match disk.and_then(|disk| smoke::tried(&options.cache, disk)) {
-        _ if !options.smoke => plan(smoke::STAGE, Action::Skip, "--no-smoke".to_owned()),
+    let smoke = match disk.and_then(|disk| smoke::tried(&options.cache, disk, &options.smoke)) {
+        _ if options.smoke.is_empty() => plan(smoke::STAGE, Action::Skip, "--no-smoke".to_owned()),
         Some(seconds) => {
             plan(smoke::STAGE, Action::Reuse, format!("clones of this disk were tried, in {seconds:.1} s"))
         }

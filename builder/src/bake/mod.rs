@@ -19,11 +19,12 @@ pub mod kickstart;
 mod node;
 mod os;
 mod pack;
+mod publish;
 mod smoke;
 pub mod store;
 mod watch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -32,16 +33,19 @@ use anyhow::{Context as _, Result};
 use tokio::sync::OnceCell;
 
 pub use installer::{MachineSize, StageFailed};
+pub use pack::Form;
 
 use crate::failure::BadInput;
 use crate::image::key::{Digest, Key};
 use crate::image::manifest::StageRecord;
+use crate::image::signature::Signer;
 use crate::image::{Manifest, Size};
 use crate::inputs::digest::Hasher;
 use crate::inputs::{Inputs, Wanted, xorriso};
 use crate::machine::qemu::accel::{self, Evidence};
 use crate::machine::qemu::{Accel, AccelChoice, img};
 use crate::progress::{Event, Progress};
+use crate::provider::NodeFirmware;
 use crate::run::{Run, RunId, dirs::create_private, orphans};
 use kickstart::{Stage, Template};
 use pack::Existing;
@@ -104,10 +108,14 @@ pub struct Options {
     pub disk_size: Size,
     /// How the disk is compressed.
     pub compression: Compression,
+    /// The forms of the disk to make beside the qcow2.
+    pub also: BTreeSet<Form>,
+    /// What signs the result, if anything does.
+    pub signer: Option<Signer>,
     /// What becomes of what a failed bake has made.
     pub on_error: OnError,
-    /// Whether clones of the image are tried.
-    pub smoke: bool,
+    /// What starts the clones of the image that are tried; empty for none.
+    pub smoke: Vec<NodeFirmware>,
     /// After how long without a sign of life a machine counts as hanging.
     pub stall_after: Option<Duration>,
 }
@@ -195,9 +203,7 @@ async fn in_run(
                     [os::STAGE, node::STAGE, pack::STAGE].into_iter().find(|name| *name == stage.stage);
                 bake.finish_stage(name.unwrap_or(pack::STAGE), stage.seconds, true);
             }
-            if options.smoke {
-                bake.smoke(&dir.join(&manifest.qcow2_path)).await?;
-            }
+            bake.smoke(&dir.join(&manifest.qcow2_path)).await?;
             (*manifest, true)
         }
         Existing::None => {
@@ -209,9 +215,7 @@ async fn in_run(
             let os = bake.os(&template, &os_key).await?;
             let node = bake.node(&os, &node_key).await?;
             let packed = bake.pack(&node, packed).await?;
-            if options.smoke {
-                bake.smoke(&packed.disk).await?;
-            }
+            bake.smoke(&packed.disk).await?;
             (bake.publish(packed, &node, key).await?, false)
         }
     };
@@ -239,7 +243,7 @@ async fn prepare(options: &Options, progress: &Progress, hasher: &Hasher, work: 
     let inputs = Box::pin(Inputs::check(wanted, hasher, &options.cache, work, &mut warn)).await?;
     let os_key = os::key(&inputs, &template, options.disk_size)?;
     let node_key = node::key(&inputs, os_key.digest)?;
-    let key = pack::key(node_key.digest, options.compression);
+    let key = pack::key(node_key.digest, options.compression, &options.also);
     Ok(Prepared { template, inputs, os_key, node_key, key })
 }
 
@@ -250,7 +254,8 @@ fn check(options: &Options) -> Result<(), BadInput> {
         if given < least { Err(BadInput(why)) } else { Ok(()) }
     };
     at_least("--disk-size", options.disk_size, SMALLEST_DISK)?;
-    at_least("--memory", options.machine.memory, SMALLEST_MEMORY)
+    at_least("--memory", options.machine.memory, SMALLEST_MEMORY)?;
+    smoke::check(&options.smoke)
 }
 
 /// A warning when the disk is likely to be too small.

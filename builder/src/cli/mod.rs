@@ -9,8 +9,10 @@ mod kickstart;
 pub(crate) mod paint;
 mod preflight;
 mod reboot;
+mod sign;
 mod status;
 mod up;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -59,6 +61,12 @@ enum Command {
     /// Check what this host has and lacks, with the remedy.
     #[command(after_help = examples::PREFLIGHT)]
     Preflight(preflight::Args),
+    /// Check an image against its digests and its signature.
+    #[command(after_help = examples::VERIFY)]
+    Verify(verify::Args),
+    /// Sign an image, or make the keys to do so.
+    #[command(after_help = examples::SIGN)]
+    Sign(sign::Args),
     /// Print a stage's kickstart as a bake would run it.
     #[command(after_help = examples::KICKSTART)]
     Kickstart(kickstart::Args),
@@ -121,6 +129,8 @@ async fn dispatch(command: Command) -> Result<()> {
         Command::Status(args) => or_interrupted(status::run(args)).await,
         Command::Reboot(args) => or_interrupted(reboot::run(args)).await,
         Command::Preflight(args) => or_interrupted(Box::pin(preflight::run(args))).await,
+        Command::Verify(args) => or_interrupted(verify::run(args)).await,
+        Command::Sign(args) => or_interrupted(sign::run(args)).await,
         Command::Kickstart(args) => kickstart::run(&args),
         Command::Gc(args) => or_interrupted(async { gc::run(args) }).await,
         Command::Completions(args) => completions::completions(&args),
