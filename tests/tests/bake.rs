@@ -159,23 +159,23 @@ fn a_signed_image_is_verified_and_a_changed_one_is_not() {
 }
 
 #[test]
-fn the_other_forms_are_the_same_disk() {
+fn the_compressed_plain_disk_is_the_same_disk() {
     let home = tempfile::tempdir().unwrap();
     let image = lab().image();
     let mut bake = lab().bake(home.path());
-    bake.args(["--no-smoke", "--also", "raw,raw.zst"]);
+    bake.args(["--no-smoke", "--also", "raw.zst"]);
     run(bake, Duration::from_secs(300)).success();
     let made = home.path().join(VERSION);
+    assert!(!made.join("disk.raw").exists(), "what it was compressed from is left");
+    let sums = fs::read_to_string(made.join("SHA256SUMS")).unwrap();
+    assert!(sums.contains("  disk.raw.zst\n"), "{sums}");
+    let mut unpack = Command::new("zstd");
+    unpack.args(["-dq", "--sparse", "disk.raw.zst", "-o", "plain"]).current_dir(&made);
+    run(unpack, Duration::from_secs(120)).success();
     let mut compare = Command::new("qemu-img");
     compare
         .args(["compare", "-f", "qcow2", "-F", "raw"])
         .arg(image.join("disk.qcow2"))
-        .arg(made.join("disk.raw"));
+        .arg(made.join("plain"));
     run(compare, Duration::from_secs(120)).success().says(&["identical"]);
-    let mut same = Command::new("sh");
-    same.args(["-c", "zstd -dc disk.raw.zst | cmp - disk.raw"]).current_dir(&made);
-    run(same, Duration::from_secs(120)).success();
-    let mut sums = Command::new("sha256sum");
-    sums.args(["--check", "--strict", "SHA256SUMS"]).current_dir(&made);
-    run(sums, SOON).success();
 }
