@@ -84,7 +84,7 @@ impl Bake<'_> {
         for node in &report.nodes {
             if let Some(time) = node.time(Step::Ready) {
                 self.progress
-                    .step(STAGE, &format!("{} ready {:.0} s after power-on", node.node, time.as_secs_f64()));
+                    .step(STAGE, format!("{} ready {:.0} s after power-on", node.node, time.as_secs_f64()));
             }
         }
         let seconds = begin.elapsed().as_secs_f64();

@@ -1,4 +1,4 @@
-//! The bill of materials: a CycloneDX document of what is in an image, as
+//! The bill of materials: a `CycloneDX` document of what is in an image, as
 //! vulnerability scanners read it.
 
 use anyhow::{Context as _, Result, anyhow};
@@ -14,7 +14,7 @@ use purl::GenericPurlBuilder;
 use super::key::Digest;
 use super::manifest::{FileRecord, Manifest};
 
-/// The document's name in the result directory, by CycloneDX's convention.
+/// The document's name in the result directory, by `CycloneDX`'s convention.
 pub const SBOM: &str = "sbom.cdx.json";
 /// What of the manifest's inputs is in the image as a file of its own: k3s
 /// and its container images, the agent.

@@ -75,7 +75,7 @@ impl Verdict {
             (Some(signature), Some(key)) => match key.check(&signature, sums) {
                 Ok(comment) => self.signed = Some(comment),
                 Err(why) => {
-                    self.problems.push(format!("{SIGNATURE} is not that key's signature of {SUMS}: {why}"))
+                    self.problems.push(format!("{SIGNATURE} is not that key's signature of {SUMS}: {why}"));
                 }
             },
             (None, Some(_)) => self.problems.push(format!("it is not signed: there is no {SIGNATURE}")),
