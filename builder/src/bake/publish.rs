@@ -47,7 +47,8 @@ impl Bake<'_> {
             install_report: report,
             version,
         };
-        let lines = packages.iter().fold(String::new(), |text, package| text + package.to_string().as_str() + "\n");
+        let lines =
+            packages.iter().fold(String::new(), |text, package| text + package.to_string().as_str() + "\n");
         let sbom = sbom(&manifest, &packages)?;
         for (what, name, bytes) in [("packages", PACKAGES, lines.into_bytes()), ("sbom", SBOM, sbom)] {
             manifest.outputs.insert(what.to_owned(), write(&packed.dir, name, &bytes)?);
