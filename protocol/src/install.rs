@@ -38,6 +38,42 @@ pub struct InstallSpec {
     pub coordinator: Option<Contact>,
 }
 
+/// A package of an installed system, as its RPM database has it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Package {
+    /// Its name.
+    pub name: String,
+    /// Its epoch; 0 where it has none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub epoch: u32,
+    /// Its version.
+    pub version: String,
+    /// Its release.
+    pub release: String,
+    /// What it runs on: `x86_64`, `noarch`.
+    pub arch: String,
+    /// Its licence as the package states it, where it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub license: Option<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+impl std::fmt::Display for Package {
+    /// As rpm prints it: `name-version-release.arch`, with the epoch, if any,
+    /// before the version.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}-", self.name)?;
+        if self.epoch > 0 {
+            write!(f, "{}:", self.epoch)?;
+        }
+        write!(f, "{}-{}.{}", self.version, self.release, self.arch)
+    }
+}
+
 /// What an image says it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageRecord {

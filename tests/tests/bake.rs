@@ -101,3 +101,81 @@ fn another_artifact_never_takes_a_version_name_that_is_used() {
     outcome.says(&[VERSION, "-v2"]);
     assert_eq!(fs::read(taken.join("disk.qcow2")).unwrap(), b"another disk");
 }
+
+#[test]
+fn the_package_list_and_the_bill_of_materials_name_what_is_inside() {
+    let image = lab().image();
+    let packages = fs::read_to_string(image.join("packages.txt")).unwrap();
+    let names: Vec<&str> = packages.lines().collect();
+    assert!(names.len() > 100 && names.is_sorted(), "{packages}");
+    assert!(names.iter().any(|name| name.starts_with("container-selinux-")), "{packages}");
+    let sbom = json(&image.join("sbom.cdx.json"));
+    assert_eq!((&sbom["bomFormat"], &sbom["specVersion"]), (&Value::from("CycloneDX"), &Value::from("1.5")));
+    let components = sbom["components"].as_array().unwrap();
+    let purls =
+        components.iter().filter(|one| one["purl"].as_str().is_some_and(|p| p.starts_with("pkg:rpm/")));
+    assert_eq!(purls.count(), names.len());
+    // k3s is there with the digest it went in with.
+    let k3s = components.iter().find(|one| one["name"] == "k3s").unwrap_or_else(|| panic!("{sbom:#}"));
+    let inputs = &json(&image.join("manifest.json"))["inputs"];
+    assert_eq!(k3s["hashes"][0]["content"], inputs["k3s"]["sha256"]);
+}
+
+#[test]
+fn a_signed_image_is_verified_and_a_changed_one_is_not() {
+    let home = tempfile::tempdir().unwrap();
+    let image = home.path().join(VERSION);
+    fs::create_dir(&image).unwrap();
+    for file in files_below(&lab().image()) {
+        fs::copy(&file, image.join(file.file_name().unwrap())).unwrap();
+    }
+    let call = |words: &[&str]| {
+        let mut command = lab().builder();
+        command.args(words).current_dir(home.path());
+        command
+    };
+    run(call(&["sign", "--new-key", "kiln"]), SOON).success();
+    let mode = std::os::unix::fs::PermissionsExt::mode(
+        &fs::metadata(home.path().join("kiln.key")).unwrap().permissions(),
+    );
+    assert_eq!(mode & 0o777, 0o600);
+    run(call(&["verify", VERSION, "--key", "kiln.pub"]), SOON).code(1).says(&["not signed"]);
+    run(call(&["sign", VERSION, "--key", "kiln.key"]), SOON).success();
+    run(call(&["verify", VERSION, "--key", "kiln.pub"]), SOON).success().says(&["signed", "disk.qcow2"]);
+
+    // One byte of the disk, its digest made to fit: only the signature tells.
+    let disk = image.join("disk.qcow2");
+    let mut bytes = fs::read(&disk).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    fs::write(&disk, &bytes).unwrap();
+    run(call(&["verify", VERSION]), SOON).code(1).says(&["disk.qcow2 has changed"]);
+    let mut sums = Command::new("sh");
+    sums.args(["-c", "sha256sum $(cut -d' ' -f3 SHA256SUMS) >new && mv new SHA256SUMS"]).current_dir(&image);
+    run(sums, SOON).success();
+    run(call(&["verify", VERSION, "--key", "kiln.pub"]), SOON).code(1).says(&["not that key's signature"]);
+    // An image that is not whole is not signed either.
+    run(call(&["sign", VERSION, "--key", "kiln.key"]), SOON).code(2).says(&["not as it was packed"]);
+}
+
+#[test]
+fn the_compressed_plain_disk_is_the_same_disk() {
+    let home = tempfile::tempdir().unwrap();
+    let image = lab().image();
+    let mut bake = lab().bake(home.path());
+    bake.args(["--no-smoke", "--also", "raw.zst"]);
+    run(bake, Duration::from_secs(300)).success();
+    let made = home.path().join(VERSION);
+    assert!(!made.join("disk.raw").exists(), "what it was compressed from is left");
+    let sums = fs::read_to_string(made.join("SHA256SUMS")).unwrap();
+    assert!(sums.contains("  disk.raw.zst\n"), "{sums}");
+    let mut unpack = Command::new("zstd");
+    unpack.args(["-dq", "--sparse", "disk.raw.zst", "-o", "plain"]).current_dir(&made);
+    run(unpack, Duration::from_secs(120)).success();
+    let mut compare = Command::new("qemu-img");
+    compare
+        .args(["compare", "-f", "qcow2", "-F", "raw"])
+        .arg(image.join("disk.qcow2"))
+        .arg(made.join("plain"));
+    run(compare, Duration::from_secs(120)).success().says(&["identical"]);
+}

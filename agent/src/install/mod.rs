@@ -19,6 +19,7 @@ mod bls;
 mod harden;
 mod labels;
 mod login;
+mod packages;
 mod payload;
 mod place;
 mod report;
@@ -66,6 +67,7 @@ pub fn install(
     payload.spec.coordinator = coordinator.or(payload.spec.coordinator);
     check_system(&root)?;
     tools.prepare(&root)?;
+    let installed = packages::list(&root, tools)?;
     let plan = place::Plan::of(&payload);
     plan.check_space(&root, &payload)?;
 
@@ -96,7 +98,8 @@ pub fn install(
     let labels = labels::apply(&root, tools, touched);
     step("writing everything to the disk");
     root.sync(&["/", "/usr", "/var", "/boot", "/boot/efi"])?;
-    Ok(Report::new(root.path(), payload.spec.image, placed, hardened, sealed, labels))
+    let report = Report::new(root.path(), payload.spec.image, placed, hardened, sealed, labels);
+    Ok(Report { packages: installed, ..report })
 }
 
 fn step(what: &str) {

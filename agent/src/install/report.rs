@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use kiln_protocol::install::ImageRecord;
+use kiln_protocol::install::{ImageRecord, Package};
 use serde::{Deserialize, Serialize};
 
 use super::labels::Labels;
@@ -26,6 +26,8 @@ pub struct Report {
     pub sealed: Vec<Sealed>,
     /// SELinux labels.
     pub labels: Labels,
+    /// The packages of the root.
+    pub packages: Vec<Package>,
     /// What is not as one would expect, and does not make the run fail.
     pub warnings: Vec<String>,
 }
@@ -102,7 +104,8 @@ impl Report {
     ) -> Self {
         let warnings = std::mem::take(&mut labels.warnings);
         let ok = labels.ok && sealed.iter().all(|rule| rule.ok);
-        Self { ok, root: root.to_owned(), image, placed, hardened, sealed, labels, warnings }
+        let packages = Vec::new();
+        Self { ok, root: root.to_owned(), image, placed, hardened, sealed, labels, packages, warnings }
     }
 
     /// Why it is not ok, one line each.
@@ -130,6 +133,7 @@ impl fmt::Display for Report {
             writeln!(f, "seal    {state:<6} {:<22} {} removed or emptied", rule.rule, rule.count)?;
         }
         writeln!(f, "labels  {} of {} as the policy has them", self.labels.right, self.labels.checked)?;
+        writeln!(f, "rpms    {} installed", self.packages.len())?;
         for warning in &self.warnings {
             writeln!(f, "warning {warning}")?;
         }

@@ -158,8 +158,8 @@ pub async fn explain(options: &Options, progress: &Progress) -> Result<Explanati
         Some(summary) => plan(inspect::STAGE, Action::Reuse, summary),
         None => plan(inspect::STAGE, Action::Run, "this disk was not inspected yet".to_owned()),
     };
-    let smoke = match disk.and_then(|disk| smoke::tried(&options.cache, disk)) {
-        _ if !options.smoke => plan(smoke::STAGE, Action::Skip, "--no-smoke".to_owned()),
+    let smoke = match disk.and_then(|disk| smoke::tried(&options.cache, disk, &options.smoke)) {
+        _ if options.smoke.is_empty() => plan(smoke::STAGE, Action::Skip, "--no-smoke".to_owned()),
         Some(seconds) => {
             plan(smoke::STAGE, Action::Reuse, format!("clones of this disk were tried, in {seconds:.1} s"))
         }

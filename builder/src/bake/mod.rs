@@ -21,11 +21,12 @@ pub mod kickstart;
 mod node;
 mod os;
 mod pack;
+mod publish;
 mod smoke;
 pub mod store;
 mod watch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -36,16 +37,19 @@ use kiln_protocol::seed::Contact;
 use tokio::sync::OnceCell;
 
 pub use installer::{MachineSize, StageFailed};
+pub use pack::Form;
 
 use crate::failure::BadInput;
 use crate::image::key::{Digest, Key};
 use crate::image::manifest::StageRecord;
+use crate::image::signature::Signer;
 use crate::image::{Manifest, Size};
 use crate::inputs::digest::Hasher;
 use crate::inputs::{Inputs, Place, Wanted, xorriso};
 use crate::machine::qemu::accel::{self, Evidence};
 use crate::machine::qemu::{Accel, AccelChoice, img};
 use crate::progress::{Event, Progress};
+use crate::provider::NodeFirmware;
 use crate::run::{Run, RunId, dirs::create_private, orphans};
 #[cfg(test)]
 pub(crate) use node::hardening_files;
@@ -113,12 +117,16 @@ pub struct Options {
     pub disk_size: Size,
     /// How the disk is compressed.
     pub compression: Compression,
+    /// The forms of the disk to make beside the qcow2.
+    pub also: BTreeSet<Form>,
+    /// What signs the result, if anything does.
+    pub signer: Option<Signer>,
     /// What becomes of what a failed bake has made.
     pub on_error: OnError,
     /// What the image is to be beyond a node.
     pub order: Order,
-    /// Whether clones of the image are tried.
-    pub smoke: bool,
+    /// What starts the clones of the image that are tried; empty for none.
+    pub smoke: Vec<NodeFirmware>,
     /// After how long without a sign of life a machine counts as hanging.
     pub stall_after: Option<Duration>,
 }
@@ -220,9 +228,7 @@ async fn in_run(
                 bake.finish_stage(name.unwrap_or(pack::STAGE), stage.seconds, true);
             }
             let inspected = bake.inspect(&dir.join(&manifest.qcow2_path)).await?;
-            if options.smoke {
-                bake.smoke(&dir.join(&manifest.qcow2_path)).await?;
-            }
+            bake.smoke(&dir.join(&manifest.qcow2_path)).await?;
             (*manifest, inspected.summary, true)
         }
         Existing::None => {
@@ -235,9 +241,7 @@ async fn in_run(
             let node = bake.node(&os, &node_key).await?;
             let packed = bake.pack(&node, packed).await?;
             let inspected = bake.inspect(&packed.disk).await?;
-            if options.smoke {
-                bake.smoke(&packed.disk).await?;
-            }
+            bake.smoke(&packed.disk).await?;
             let manifest = bake.publish(packed, &node, &inspected.report, key).await?;
             (manifest, inspected.summary, false)
         }
@@ -278,7 +282,7 @@ async fn prepare(
     let os_key = os::key(&inputs, &template, options.disk_size, &options.order)?;
     os::check(&inputs.media.iso.path, &options.order).await?;
     let node_key = node::key(&inputs, os_key.digest, &options.order, options.coordinator.as_ref())?;
-    let key = pack::key(node_key.digest, options.compression);
+    let key = pack::key(node_key.digest, options.compression, &options.also);
     Ok(Prepared { template, inputs, os_key, node_key, key })
 }
 
@@ -289,7 +293,8 @@ fn check(options: &Options) -> Result<(), BadInput> {
         if given < least { Err(BadInput(why)) } else { Ok(()) }
     };
     at_least("--disk-size", options.disk_size, SMALLEST_DISK)?;
-    at_least("--memory", options.machine.memory, SMALLEST_MEMORY)
+    at_least("--memory", options.machine.memory, SMALLEST_MEMORY)?;
+    smoke::check(&options.smoke)
 }
 
 /// A warning when the disk is likely to be too small.

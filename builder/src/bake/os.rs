@@ -14,7 +14,7 @@ use crate::image::Size;
 use crate::image::key::{Key, KeyBuilder};
 use crate::inputs::Inputs;
 use crate::inputs::xorriso::{self, Entry};
-use crate::machine::qemu::{OvmfFiles, img};
+use crate::machine::qemu::{Firmware, OvmfFiles, img};
 use crate::run::dirs::create_private;
 
 /// Changes whenever this stage makes something else of the same inputs.
@@ -78,7 +78,9 @@ impl Bake<'_> {
         let disk = result.join(store::DISK);
         img::create(&disk, self.options.disk_size.as_bytes()).await?;
         // UEFI, so that Anaconda sets that up; the kickstart adds BIOS.
-        let firmware = OvmfFiles::find()?.instantiate(dir.join("vars.fd"))?;
+        let (ovmf, vars) = (OvmfFiles::find()?, dir.join("vars.fd"));
+        ovmf.instantiate(&vars)?;
+        let firmware = Firmware::Ovmf { code: ovmf.code, vars };
         let rpm = self.inputs.k3s_selinux.as_ref();
         let values = Values::new(&self.run_id, Stage::Os, rpm.is_some());
         let profile = self.options.order.harden.profile();

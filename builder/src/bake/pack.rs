@@ -1,36 +1,62 @@
-//! The pack stage: one self-contained compressed disk, its manifest and its
-//! digests, in a directory that appears as a whole.
+//! The pack stage: one self-contained compressed disk, and the same disk in
+//! the other forms that were asked for. `publish` puts what describes it
+//! beside it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use anyhow::{Context as _, Result};
-use jiff::Timestamp;
 
-use super::inspect;
-use super::os::since;
 use super::store::{Stored, sync};
 use super::{Bake, Compression};
 use crate::failure::BadInput;
 use crate::image::key::{Digest, KeyBuilder};
-use crate::image::manifest::{DISK, FileRecord, MANIFEST, SUMS, StageRecord, gigabytes, sums};
+use crate::image::manifest::{DISK, FileRecord, MANIFEST};
 use crate::image::{Manifest, VersionName};
 use crate::inputs::digest::Hasher;
 use crate::machine::qemu::img;
 use crate::run::dirs::create_private;
 
 /// Changes whenever this stage makes something else of the same inputs.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// The stage's name.
 pub(super) const STAGE: &str = "pack";
 
 /// What the image depends on: equal keys, equal images.
-pub(super) fn key(node: Digest, compression: Compression) -> Digest {
+pub(super) fn key(node: Digest, compression: Compression, also: &BTreeSet<Form>) -> Digest {
+    let forms: Vec<_> = also.iter().map(|form| form.name()).collect();
     KeyBuilder::new(STAGE, VERSION)
         .with_digest("node", node)
         .with("compression", compression.as_str())
+        .with("also", forms.join(","))
         .finish()
+}
+
+/// A form of the disk beside the qcow2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub enum Form {
+    /// The plain disk, with holes where it is empty.
+    Raw,
+    /// The plain disk, compressed by zstd: what `zstd -d | dd` puts on a disk.
+    #[value(name = "raw.zst")]
+    RawZst,
+}
+
+impl Form {
+    /// Its name on the command line and in the manifest.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::RawZst => "raw.zst",
+        }
+    }
+
+    fn file(self) -> &'static str {
+        match self {
+            Self::Raw => "disk.raw",
+            Self::RawZst => "disk.raw.zst",
+        }
+    }
 }
 
 /// What stands where the result is to go.
@@ -85,9 +111,10 @@ pub(super) struct Packed {
     pub dir: PathBuf,
     /// Its disk.
     pub disk: PathBuf,
-    disk_record: FileRecord,
-    virtual_size: u64,
-    begin: Instant,
+    /// All that is in the directory, by what it is.
+    pub outputs: BTreeMap<String, FileRecord>,
+    /// The disk's size as a guest sees it, in bytes.
+    pub virtual_size: u64,
 }
 
 impl Bake<'_> {
@@ -104,121 +131,81 @@ impl Bake<'_> {
         };
         img::convert(&node.disk, &disk, compression, threads).await.context("packing the node's disk")?;
         let info = img::info(&disk).await?;
+        let mut made = vec![("disk", DISK)];
+        if !self.options.also.is_empty() {
+            self.other_forms(&disk, dir).await?;
+            made.extend(self.options.also.iter().map(|form| (form.name(), form.file())));
+        }
         self.progress.step(STAGE, "reading it back");
-        sync(&disk)?;
-        let hashed = self.hasher.hash(&disk).await?;
-        let disk_record = FileRecord { name: DISK.to_owned(), size: hashed.size, sha256: hashed.sha256 };
-        self.stage_ends(STAGE, begin);
-        Ok(Packed { dir: dir.to_owned(), disk, disk_record, virtual_size: info.virtual_size, begin })
-    }
-
-    /// Writes manifest and digests and moves the whole to where it is to be.
-    pub(super) async fn publish(
-        &self,
-        packed: Packed,
-        node: &Stored,
-        inspection: &[u8],
-        key: Digest,
-    ) -> Result<Manifest> {
-        let version = self.inputs.version.clone();
-        tracing::debug!("packed {:.1} s ago", since(packed.begin));
-        let report = FileRecord {
-            name: inspect::REPORT.to_owned(),
-            size: inspection.len() as u64,
-            sha256: Digest::of(inspection),
-        };
-        let manifest = Manifest {
-            base_os: self.inputs.media.name.clone(),
-            architecture: version.arch.as_str().to_owned(),
-            k3s_version: self.inputs.k3s_version.clone(),
-            distribution_release: version.release,
-            build_date: Timestamp::now(),
-            qcow2_path: DISK.to_owned(),
-            qcow2_size_gb: gigabytes(packed.disk_record.size),
-            template_id: None,
-            content_key: key,
-            virtual_size: packed.virtual_size,
-            inputs: self.inputs.records(),
-            outputs: BTreeMap::from([
-                ("disk".to_owned(), packed.disk_record.clone()),
-                ("inspection".to_owned(), report),
-            ]),
-            stages: self.stages(),
-            tools: self.tools().await?.clone(),
-            harden: self.options.order.harden.clone(),
-            login: self.options.order.login.as_ref().map(kiln_protocol::install::Login::record),
-            install_report: node.made.report.clone(),
-            version,
-        };
-        let mut json = serde_json::to_vec_pretty(&manifest)?;
-        json.push(b'\n');
-        let sums = sums([
-            (DISK, packed.disk_record.sha256),
-            (inspect::REPORT, Digest::of(inspection)),
-            (MANIFEST, Digest::of(&json)),
-        ]);
-        for (name, bytes) in
-            [(inspect::REPORT, inspection), (MANIFEST, json.as_slice()), (SUMS, sums.as_bytes())]
-        {
-            let path = packed.dir.join(name);
-            std::fs::write(&path, bytes).with_context(|| format!("writing {}", path.display()))?;
+        let mut outputs = BTreeMap::new();
+        for (what, name) in made {
+            let path = dir.join(name);
             sync(&path)?;
+            let hashed = self.hasher.hash(&path).await?;
+            let record = FileRecord { name: name.to_owned(), size: hashed.size, sha256: hashed.sha256 };
+            outputs.insert(what.to_owned(), record);
         }
-        open_to_all(&packed.dir)?;
-        let out = &self.options.out;
-        let target = out.join(manifest.version.to_string());
-        if let Existing::Same(theirs) = existing(out, &manifest.version, key, self.hasher).await? {
-            // Another builder was faster and made the same.
-            return Ok(*theirs);
-        }
-        std::fs::rename(&packed.dir, &target)
-            .with_context(|| format!("moving {} to {}", packed.dir.display(), target.display()))?;
-        sync(out)?;
-        // Known under its new name, so that the next run need not read it.
-        self.hasher.hash(&target.join(DISK)).await?;
-        self.hasher.remember()?;
-        Ok(manifest)
+        self.stage_ends(STAGE, begin);
+        Ok(Packed { dir: dir.to_owned(), disk, outputs, virtual_size: info.virtual_size })
     }
 
-    fn stages(&self) -> Vec<StageRecord> {
-        self.finished.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    async fn other_forms(&self, disk: &Path, dir: &Path) -> Result<()> {
+        let also = &self.options.also;
+        let raw = dir.join(Form::Raw.file());
+        self.progress.step(STAGE, "writing the plain disk");
+        img::to_raw(disk, &raw).await.context("writing the plain disk")?;
+        if also.contains(&Form::RawZst) {
+            self.progress.step(STAGE, "compressing the plain disk");
+            let (from, to) = (raw.clone(), dir.join(Form::RawZst.file()));
+            tokio::task::spawn_blocking(move || compress(&from, &to))
+                .await
+                .context("compressing the plain disk")??;
+        }
+        if !also.contains(&Form::Raw) {
+            std::fs::remove_file(&raw).with_context(|| format!("removing {}", raw.display()))?;
+        }
+        Ok(())
     }
 }
 
-/// The directory was private while it was made; the result is not: images hold
-/// no secret.
-fn open_to_all(dir: &Path) -> Result<()> {
-    use std::os::unix::fs::PermissionsExt as _;
-    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755))
-        .with_context(|| format!("setting the mode of {}", dir.display()))
+/// Compresses a file, at zstd's usual level, on all processors.
+fn compress(from: &Path, to: &Path) -> Result<()> {
+    let compressing = || format!("compressing {} to {}", from.display(), to.display());
+    let mut source = std::fs::File::open(from).with_context(compressing)?;
+    let target = std::fs::File::create(to).with_context(compressing)?;
+    let mut encoder =
+        zstd::Encoder::new(target, zstd::DEFAULT_COMPRESSION_LEVEL).with_context(compressing)?;
+    let threads = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1));
+    encoder.multithread(threads.min(16)).with_context(compressing)?;
+    encoder.include_checksum(true).with_context(compressing)?;
+    std::io::copy(&mut source, &mut encoder)
+        .and_then(|_| encoder.finish())
+        .map(drop)
+        .with_context(compressing)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::manifest::test_manifest;
 
-    fn manifest(version: &VersionName, key: Digest, disk: &[u8]) -> Manifest {
-        let record = FileRecord { name: DISK.into(), size: 4, sha256: Digest::of(disk) };
-        Manifest {
-            version: version.clone(),
-            base_os: "AlmaLinux 9.5".into(),
-            architecture: "amd64".into(),
-            k3s_version: version.k3s.first_build(),
-            distribution_release: version.release,
-            build_date: Timestamp::UNIX_EPOCH,
-            qcow2_path: DISK.into(),
-            qcow2_size_gb: 0.0,
-            template_id: None,
-            content_key: key,
-            virtual_size: 1,
-            inputs: BTreeMap::new(),
-            outputs: BTreeMap::from([("disk".into(), record)]),
-            stages: Vec::new(),
-            tools: BTreeMap::new(),
-            harden: kiln_protocol::install::Hardening::None,
-            login: None,
-            install_report: serde_json::Value::Null,
-        }
+    #[test]
+    fn a_compressed_disk_is_the_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let (raw, packed) = (dir.path().join("raw"), dir.path().join("raw.zst"));
+        let bytes: Vec<u8> = (0..200_000_u32).flat_map(|n| (n / 7).to_le_bytes()).collect();
+        std::fs::write(&raw, &bytes).unwrap();
+        compress(&raw, &packed).unwrap();
+        assert!(std::fs::metadata(&packed).unwrap().len() < bytes.len() as u64 / 2);
+        assert_eq!(zstd::decode_all(std::fs::File::open(&packed).unwrap()).unwrap(), bytes);
+    }
+
+    #[test]
+    fn another_form_is_another_image() {
+        let key =
+            |also: &[Form]| key(Digest::of(b"node"), Compression::Zstd, &also.iter().copied().collect());
+        assert_eq!(key(&[Form::RawZst, Form::Raw]), key(&[Form::Raw, Form::RawZst]));
+        assert_ne!(key(&[]), key(&[Form::Raw]));
     }
 
     #[tokio::test]
@@ -236,7 +223,7 @@ mod tests {
         assert!(error.contains("no image of that name") && error.contains("-v2"), "{error}");
 
         std::fs::write(dir.join(DISK), b"disk").unwrap();
-        let manifest = serde_json::to_vec(&manifest(&version, key, b"disk")).unwrap();
+        let manifest = serde_json::to_vec(&Manifest { content_key: key, ..test_manifest(b"disk") }).unwrap();
         std::fs::write(dir.join(MANIFEST), manifest).unwrap();
         assert!(matches!(look(key).await.unwrap(), Existing::Same(_)));
 

@@ -11,7 +11,8 @@ use kiln_protocol::names::K3sVersion;
 use kiln_protocol::seed::Contact;
 use kiln_protocol::ticket::Address;
 
-use crate::bake::{self, Baked, Compression, MachineSize, OnError, StageFailed};
+use super::sign::signer;
+use crate::bake::{self, Baked, Compression, Form, MachineSize, OnError, StageFailed};
 use crate::failure::BadInput;
 use crate::image::manifest::{DISK, gigabytes};
 use crate::image::{Size, VersionName};
@@ -21,6 +22,7 @@ use crate::inputs::network::{Downloads, Network};
 use crate::inputs::source::{InvalidSource, Source};
 use crate::machine::qemu::AccelChoice;
 use crate::progress::{Event, Progress, Style};
+use crate::provider::NodeFirmware;
 use crate::run::dirs;
 use crate::run::interrupt::or_interrupted;
 
@@ -69,6 +71,15 @@ pub(super) struct Args {
     compression: Compression,
     #[command(flatten)]
     order: super::order::Args,
+    /// Other forms of the disk to make beside disk.qcow2.
+    #[arg(long, value_enum, value_name = "FORM", value_delimiter = ',')]
+    also: Vec<Form>,
+    /// Sign the result with this key (see `builder sign --help`).
+    #[arg(long, value_name = "FILE", env = "KILN_SIGN_KEY")]
+    sign_key: Option<PathBuf>,
+    /// The file with that key's password, if it has one.
+    #[arg(long, value_name = "FILE", requires = "sign_key")]
+    sign_password_file: Option<PathBuf>,
     /// What becomes of what a failed bake has made.
     #[arg(long, value_enum, default_value_t)]
     on_error: OnError,
@@ -76,8 +87,17 @@ pub(super) struct Args {
     /// [default: by what it is doing].
     #[arg(long, value_name = "TIME", value_parser = super::duration)]
     stall_after: Option<Duration>,
+    /// What starts the clones of the image that are tried, one each; the first is the server.
+    #[arg(
+        long,
+        value_enum,
+        value_name = "FIRMWARE",
+        value_delimiter = ',',
+        default_value = "uefi,bios,secure-boot"
+    )]
+    smoke: Vec<NodeFirmware>,
     /// Do not try clones of the image.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "smoke")]
     no_smoke: bool,
     /// Say which stages would run and which input made them stale, and do nothing.
     #[arg(long)]
@@ -217,8 +237,10 @@ fn options(args: Args) -> Result<bake::Options> {
         disk_size: args.disk_size,
         compression: args.compression,
         order: args.order.order()?,
+        also: args.also.into_iter().collect(),
+        signer: args.sign_key.map(|key| signer(&key, args.sign_password_file.as_deref())).transpose()?,
         on_error: args.on_error,
-        smoke: !args.no_smoke,
+        smoke: if args.no_smoke { Vec::new() } else { args.smoke },
         stall_after: args.stall_after,
     })
 }

@@ -7,6 +7,18 @@ Examples:
   builder bake --version alma9-k3-node-amd64-v1.28.5-v2 --iso dvd.iso --k3s ./k3s --kickstart own.ks --explain
   builder bake --version alma9-k3-node-amd64-v1.28.5-v1 --iso dvd.iso --k3s ./k3s --json --on-error keep";
 
+pub(super) const SIGN: &str = "\
+Examples:
+  builder sign --new-key kiln            makes kiln.key, which signs, and kiln.pub, which checks
+  builder sign images/alma9-k3-node-amd64-v1.28.5-v1 --key kiln.key
+
+The format is minisign's: `minisign -Vm SHA256SUMS -p kiln.pub` checks the same signature.";
+
+pub(super) const VERIFY: &str = "\
+Examples:
+  builder verify images/alma9-k3-node-amd64-v1.28.5-v1
+  builder verify images/alma9-k3-node-amd64-v1.28.5-v1 --key kiln.pub --json";
+
 pub(super) const UP: &str = "\
 Examples:
   builder up cluster.toml --image images/alma9-k3-node-amd64-v1.28.5-v1";

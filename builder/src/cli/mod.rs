@@ -12,8 +12,10 @@ mod order;
 pub(crate) mod paint;
 mod preflight;
 mod reboot;
+mod sign;
 mod status;
 mod up;
+mod verify;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -66,6 +68,12 @@ enum Command {
     /// Read a finished image and say what is in it, and what should not be.
     #[command(after_help = inspect::HELP)]
     Inspect(inspect::Args),
+    /// Check an image against its digests and its signature.
+    #[command(after_help = examples::VERIFY)]
+    Verify(verify::Args),
+    /// Sign an image, or make the keys to do so.
+    #[command(after_help = examples::SIGN)]
+    Sign(sign::Args),
     /// Print a stage's kickstart as a bake would run it.
     #[command(after_help = examples::KICKSTART)]
     Kickstart(kickstart::Args),
@@ -132,6 +140,8 @@ async fn dispatch(command: Command) -> Result<()> {
         Command::Reboot(args) => or_interrupted(reboot::run(args)).await,
         Command::Preflight(args) => or_interrupted(Box::pin(preflight::run(args))).await,
         Command::Inspect(args) => Box::pin(or_interrupted(inspect::run(args))).await,
+        Command::Verify(args) => or_interrupted(verify::run(args)).await,
+        Command::Sign(args) => or_interrupted(sign::run(args)).await,
         Command::Kickstart(args) => kickstart::run(&args),
         Command::Cache(args) => or_interrupted(cache::run(args)).await,
         Command::Gc(args) => or_interrupted(async { gc::run(args) }).await,

@@ -77,7 +77,7 @@ pub async fn read_image(given: &Path, version: &str) -> Result<Image> {
         digest
     } else {
         let path = path.clone();
-        let read = move || crate::provider::qemu::file_digest(&path);
+        let read = move || Digest::of_file(&path);
         tokio::task::spawn_blocking(read).await.context("reading the image")??
     };
     Ok(Image { disk: LocalImage { path, digest, virtual_size: info.virtual_size }, manifest })

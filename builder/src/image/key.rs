@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 
+use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -15,6 +17,20 @@ impl Digest {
     /// Of some bytes.
     pub fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
+    }
+
+    /// Of a file, read through in pieces.
+    pub fn of_file(path: &Path) -> Result<Self> {
+        let reading = || format!("reading {}", path.display());
+        let mut file = std::fs::File::open(path).with_context(reading)?;
+        let mut sha = Sha256::new();
+        let mut buffer = vec![0; 1 << 20];
+        loop {
+            match std::io::Read::read(&mut file, &mut buffer).with_context(reading)? {
+                0 => return Ok(Self(sha.finalize().into())),
+                n => sha.update(&buffer[..n]),
+            }
+        }
     }
 
     /// From its bytes.

@@ -14,6 +14,8 @@ use super::version::VersionName;
 pub const DISK: &str = "disk.qcow2";
 /// The manifest's name.
 pub const MANIFEST: &str = "manifest.json";
+/// The name of the list of packages, one a line as rpm names them.
+pub const PACKAGES: &str = "packages.txt";
 /// The name of the list of digests, as `sha256sum -c` reads it.
 pub const SUMS: &str = "SHA256SUMS";
 
@@ -83,6 +85,33 @@ pub struct Manifest {
     pub install_report: serde_json::Value,
 }
 
+/// A manifest of a disk, for tests.
+#[cfg(test)]
+pub(crate) fn test_manifest(disk: &[u8]) -> Manifest {
+    let version: VersionName = "alma9-k3-node-amd64-v1.28.5-v1".parse().expect("a version name");
+    let record = FileRecord { name: DISK.into(), size: disk.len() as u64, sha256: Digest::of(disk) };
+    Manifest {
+        base_os: "AlmaLinux 9.5".into(),
+        architecture: "amd64".into(),
+        k3s_version: version.k3s.first_build(),
+        distribution_release: version.release,
+        build_date: Timestamp::UNIX_EPOCH,
+        qcow2_path: DISK.into(),
+        qcow2_size_gb: 0.0,
+        template_id: None,
+        content_key: Digest::of(b"key"),
+        virtual_size: 1,
+        inputs: BTreeMap::new(),
+        outputs: BTreeMap::from([("disk".into(), record)]),
+        stages: Vec::new(),
+        tools: BTreeMap::new(),
+        harden: kiln_protocol::install::Hardening::None,
+        login: None,
+        install_report: serde_json::Value::Null,
+        version,
+    }
+}
+
 /// Bytes in GiB, to two digits.
 #[expect(clippy::cast_precision_loss, reason = "two digits are kept")]
 pub fn gigabytes(bytes: u64) -> f64 {
@@ -91,7 +120,11 @@ pub fn gigabytes(bytes: u64) -> f64 {
 
 /// The lines of `SHA256SUMS`.
 pub fn sums<'a>(files: impl IntoIterator<Item = (&'a str, Digest)>) -> String {
-    files.into_iter().fold(String::new(), |text, (name, digest)| text + &format!("{digest}  {name}\n"))
+    let mut text = String::new();
+    for (name, digest) in files {
+        text += format!("{digest}  {name}\n").as_str();
+    }
+    text
 }
 
 #[cfg(test)]

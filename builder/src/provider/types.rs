@@ -69,13 +69,15 @@ impl fmt::Display for Finding {
 }
 
 /// What starts a node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum NodeFirmware {
     /// Legacy BIOS.
     Bios,
     /// UEFI without Secure Boot.
     Uefi,
+    /// UEFI with Secure Boot, Microsoft's keys and a TPM.
+    SecureBoot,
 }
 
 /// What a node is made after: everything that cannot be changed while it

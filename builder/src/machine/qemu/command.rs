@@ -14,6 +14,7 @@ use kiln_protocol::names::MacAddr;
 
 use super::firmware::Firmware;
 use super::parts::{Accel, Disk, Format, Forward, Kernel, Net, Nic, OnReset, Port, PortEnd};
+use super::tpm;
 
 /// The program for the architecture Kiln knows.
 pub const PROGRAM: &str = "qemu-system-x86_64";
@@ -158,12 +159,17 @@ impl Command {
         self.accel
     }
 
+    /// Whether it is started by Secure Boot; it has a TPM then.
+    pub fn is_secure(&self) -> bool {
+        matches!(self.firmware, Firmware::SecureBoot { .. })
+    }
+
     /// The arguments, program excluded. Relative paths are in the directory
     /// the VM runs in.
     pub fn argv(&self) -> Vec<OsString> {
         let mut args = Args::default();
         args.pair("-name", opt(&self.name));
-        args.pair("-machine", "q35");
+        args.pair("-machine", if self.is_secure() { "q35,smm=on" } else { "q35" });
         match self.accel {
             Accel::Kvm => args.pair("-accel", "kvm").pair("-cpu", "host"),
             Accel::Tcg => args.pair("-accel", "tcg,thread=multi").pair("-cpu", "max"),
@@ -197,11 +203,19 @@ impl Command {
     }
 
     fn firmware_args(&self, args: &mut Args) {
-        if let Firmware::Ovmf { code, vars } = &self.firmware {
-            let code = join("if=pflash,unit=0,format=raw,readonly=on,file=", opt(code));
-            args.pair("-drive", code);
-            args.pair("-drive", join("if=pflash,unit=1,format=raw,file=", opt(vars)));
+        let (Firmware::Ovmf { code, vars } | Firmware::SecureBoot { code, vars }) = &self.firmware else {
+            return;
+        };
+        if self.is_secure() {
+            // Without it the guest could write the keys like any other memory.
+            args.pair("-global", "driver=cfi.pflash01,property=secure,value=on");
+            args.pair("-chardev", format!("socket,id=tpm0,path={}", tpm::SOCKET));
+            args.pair("-tpmdev", "emulator,id=tpm0,chardev=tpm0");
+            args.pair("-device", "tpm-tis,tpmdev=tpm0");
         }
+        let code = join("if=pflash,unit=0,format=raw,readonly=on,file=", opt(code));
+        args.pair("-drive", code);
+        args.pair("-drive", join("if=pflash,unit=1,format=raw,file=", opt(vars)));
     }
 
     fn storage_args(&self, args: &mut Args) {

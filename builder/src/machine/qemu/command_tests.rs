@@ -102,6 +102,20 @@ fn a_node() {
 }
 
 #[test]
+fn secure_boot_brings_system_management_mode_and_a_tpm() {
+    let secure = Firmware::SecureBoot { code: "/fw/code.fd".into(), vars: "/n/vars.fd".into() };
+    let shown = shown(&Command::new("x", Accel::Tcg).firmware(secure));
+    for line in [
+        "-machine q35,smm=on\n",
+        "-global driver=cfi.pflash01,property=secure,value=on\n",
+        "-chardev socket,id=tpm0,path=tpm.sock\n-tpmdev emulator,id=tpm0,chardev=tpm0\n-device tpm-tis,tpmdev=tpm0\n",
+        "-drive if=pflash,unit=0,format=raw,readonly=on,file=/fw/code.fd\n",
+    ] {
+        assert!(shown.contains(line), "{line:?} is missing in\n{shown}");
+    }
+}
+
+#[test]
 fn the_pasted_form_starts_the_same_program() {
     let command = Command::new("it's", Accel::Tcg).serial_file("/a b/serial,1");
     let line = command.to_shell(Path::new("/run/my vm"));

@@ -1,10 +1,11 @@
 //! Disk images: `qemu-img`, and nothing else of it than Kiln needs.
 
 use std::ffi::OsString;
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 use std::process::Stdio;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use serde::Deserialize;
 
 const PROGRAM: &str = "qemu-img";
@@ -48,6 +49,43 @@ pub async fn info(path: &Path) -> Result<Info> {
     let output = run(["info".into(), "--output=json".into(), path.into()]).await?;
     serde_json::from_slice(&output)
         .with_context(|| format!("reading what qemu-img says of {}", path.display()))
+}
+
+/// What an image stands on, if it does not stand on its own: the backing file
+/// or the separate data file its header names. For images of anybody's making:
+/// nothing the image names is opened. The header is docs/interop/qcow2.txt's.
+pub fn backing_of(path: &Path) -> Result<Option<String>> {
+    const MAGIC: &[u8] = b"QFI\xfb";
+    /// The incompatible feature "external data file".
+    const DATA_FILE: u64 = 1 << 2;
+    let reading = || format!("reading the header of {}", path.display());
+    let mut file = std::fs::File::open(path).with_context(reading)?;
+    let mut header = Vec::with_capacity(80);
+    std::io::Read::take(&mut file, 80).read_to_end(&mut header).with_context(reading)?;
+    ensure!(header.starts_with(MAGIC) && header.len() >= 20, "{} is no qcow2 image", path.display());
+    let field = |at: usize| {
+        header.get(at..at + 8).map_or(0, |bytes| bytes.iter().fold(0, |n, b| n << 8 | u64::from(*b)))
+    };
+    let version = field(4) >> 32;
+    if version >= 3 && field(72) & DATA_FILE != 0 {
+        return Ok(Some("a separate data file".to_owned()));
+    }
+    let (offset, size) = (field(8), field(16) >> 32);
+    if offset == 0 {
+        return Ok(None);
+    }
+    file.seek(SeekFrom::Start(offset)).with_context(reading)?;
+    let mut name = Vec::new();
+    // No more than the format allows.
+    std::io::Read::take(&mut file, size.min(1023)).read_to_end(&mut name).with_context(reading)?;
+    Ok(Some(String::from_utf8_lossy(&name).into_owned()))
+}
+
+/// Writes an image and everything below it out as a plain disk, with holes
+/// where it is empty.
+pub async fn to_raw(from: &Path, to: &Path) -> Result<()> {
+    let args = ["convert", "-O", "raw"].map(OsString::from);
+    run(args.into_iter().chain([from.into(), to.into()])).await.map(drop)
 }
 
 /// How a packed image's clusters are compressed.
@@ -137,6 +175,11 @@ mod tests {
         let info = info(&over).await.unwrap();
         assert_eq!(info.virtual_size, 2 << 20);
         assert_eq!(info.backing_filename.as_deref(), base.canonicalize().unwrap().to_str());
+        assert_eq!(backing_of(&over).unwrap().as_deref(), base.canonicalize().unwrap().to_str());
+        assert_eq!(backing_of(&base).unwrap(), None);
+        let not = dir.path().join("not.qcow2");
+        std::fs::write(&not, b"nothing of the kind").unwrap();
+        assert!(backing_of(&not).unwrap_err().to_string().contains("no qcow2"));
     }
 
     #[tokio::test]

@@ -5,6 +5,7 @@
 //! | [`command`] | the command line, from typed parts; pure |
 //! | [`parts`] | what a machine is made of |
 //! | [`firmware`] | SeaBIOS and OVMF, wherever the distribution keeps it |
+//! | [`tpm`] | a machine's TPM: `swtpm` |
 //! | [`vm`] | one running QEMU: start, watch, stop, find again |
 //! | [`qmp`] | the monitor: commands with a deadline, events |
 //! | [`accel`] | whether KVM works here, proved by a guest |
@@ -16,6 +17,7 @@ pub mod firmware;
 pub mod img;
 pub mod parts;
 pub mod qmp;
+pub mod tpm;
 pub mod vm;
 
 pub use accel::AccelChoice;

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use super::command::{Command, PROGRAM, QMP_SOCKET};
 use super::qmp::{Event, Qmp, QmpError, Shutdown};
+use super::tpm;
 use crate::run::process::ProcessId;
 
 /// Who runs here, as JSON: process number and start time.
@@ -71,6 +72,8 @@ pub struct Vm {
     dir: PathBuf,
     process: ProcessId,
     child: Option<Child>,
+    /// Held for its end: a VM that lives with the builder takes its TPM along.
+    _tpm: Option<Child>,
     qmp: Qmp,
     /// Listens since before the machine ran.
     events: Option<broadcast::Receiver<Event>>,
@@ -84,6 +87,7 @@ impl Vm {
         std::fs::write(&shown, format!("{}\n", command.to_shell(dir)))
             .with_context(|| format!("writing {}", shown.display()))?;
         let shown = || format!("starting QEMU as in {}", shown.display());
+        let tpm = if command.is_secure() { Some(tpm::start(dir, lifetime).await?) } else { None };
         let mut child = spawn(command, dir, lifetime).with_context(shown)?;
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
         let process = pid.and_then(ProcessId::of);
@@ -101,10 +105,15 @@ impl Vm {
         };
         match started.await {
             Ok((qmp, events, process)) => {
-                Ok(Self { dir: dir.to_owned(), process, child: Some(child), qmp, events: Some(events) })
+                let (child, events) = (Some(child), Some(events));
+                Ok(Self { dir: dir.to_owned(), process, child, _tpm: tpm, qmp, events })
             }
             Err(error) => {
                 let _ = child.kill().await;
+                if let Some(mut tpm) = tpm {
+                    // It ends only after a QEMU that connected.
+                    let _ = tpm.kill().await;
+                }
                 Err(error.context(shown()))
             }
         }
@@ -119,7 +128,7 @@ impl Vm {
             .map_err(std::io::Error::from)
             .flatten()
             .with_context(|| format!("connecting to QEMU's monitor {}", socket.display()))?;
-        Ok(Some(Self { dir: dir.to_owned(), process, child: None, qmp, events: None }))
+        Ok(Some(Self { dir: dir.to_owned(), process, child: None, _tpm: None, qmp, events: None }))
     }
 
     /// The process of the VM in `dir`, without talking to it.
@@ -200,24 +209,25 @@ impl Vm {
 fn spawn(command: &Command, dir: &Path, lifetime: Lifetime) -> Result<Child> {
     let log = dir.join(QEMU_LOG);
     let log = std::fs::File::create(&log).with_context(|| format!("creating {}", log.display()))?;
-    // `setpriv` of util-linux sets the parent death signal between fork and
-    // exec, where safe Rust cannot. Without it a killed builder's VM is left
-    // to `builder gc`.
-    let bound = lifetime == Lifetime::Builder && find_program("setpriv").is_some();
-    let program = installed_qemu()?;
-    let mut process = if bound {
-        let mut process = tokio::process::Command::new("setpriv");
-        process.args(["--pdeathsig", "KILL", "--"]).arg(program);
-        process
-    } else {
-        tokio::process::Command::new(program)
-    };
+    let mut process = bound_to_builder(&installed_qemu()?, lifetime);
     // Stopped at first, so that no event is lost before we listen; and out of
     // the terminal's process group, so that Ctrl-C is ours to deal with.
     process.args(command.argv()).arg("-S").current_dir(dir).process_group(0);
     process.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     process.kill_on_drop(lifetime == Lifetime::Builder);
     process.spawn().map_err(anyhow::Error::from)
+}
+
+/// A program that dies with this process, if that is its lifetime. `setpriv` of
+/// util-linux sets the parent death signal between fork and exec, where safe
+/// Rust cannot. Without it what a killed builder leaves is left to `builder gc`.
+pub(super) fn bound_to_builder(program: &Path, lifetime: Lifetime) -> tokio::process::Command {
+    if lifetime == Lifetime::Builder && find_program("setpriv").is_some() {
+        let mut process = tokio::process::Command::new("setpriv");
+        process.args(["--pdeathsig", "KILL", "--"]).arg(program);
+        return process;
+    }
+    tokio::process::Command::new(program)
 }
 
 async fn connect(dir: &Path, child: &mut Child) -> Result<Qmp> {

@@ -6,7 +6,7 @@ use nix::sys::statvfs::statvfs;
 
 use super::Qemu;
 use crate::machine::qemu::vm::{Vm, find_program};
-use crate::machine::qemu::{OvmfFiles, command};
+use crate::machine::qemu::{OvmfFiles, command, tpm};
 use crate::provider::types::{Finding, NodeFirmware, NodeSpec};
 
 /// What QEMU itself takes beside a guest's memory.
@@ -24,11 +24,14 @@ pub(super) fn preflight(qemu: &Qemu, nodes: &[NodeSpec]) -> Vec<Finding> {
             findings.push(Finding::error(text));
         }
     }
-    if nodes.iter().any(|node| node.firmware == NodeFirmware::Uefi)
-        && let Err(error) = OvmfFiles::find()
-    {
-        findings.push(Finding::error(format!("{error:#}")));
-    }
+    let any = |firmware| nodes.iter().any(|node| node.firmware == firmware);
+    let wanted = [
+        any(NodeFirmware::Uefi).then(|| OvmfFiles::find().map(drop)),
+        any(NodeFirmware::SecureBoot).then(|| OvmfFiles::find_secure().map(drop)),
+        any(NodeFirmware::SecureBoot).then(tpm::installed),
+    ];
+    let missing = wanted.into_iter().flatten().filter_map(Result::err);
+    findings.extend(missing.map(|error| Finding::error(format!("{error:#}"))));
     let off: Vec<&NodeSpec> = nodes
         .iter()
         .filter(|node| Vm::running_in(&qemu.node_dir(&node.cluster, &node.node)).is_none())

@@ -4,7 +4,7 @@
 //! ```text
 //! net/                 record.json  net.json
 //! images/<sha256>/     record.json  disk.qcow2
-//! nodes/<name>/        record.json  node.json  disk.qcow2  vars.fd  seed
+//! nodes/<name>/        record.json  node.json  disk.qcow2  vars.fd  tpm/  seed
 //!                      console.log  console.log.1  power.json  and QEMU's own files
 //! ```
 

@@ -17,7 +17,7 @@ use crate::machine::qemu::vm::{QEMU_LOG, VM_RECORD};
 use crate::machine::qemu::{Accel, Command, Disk, Firmware, Forward, Lifetime, Net, OvmfFiles, Vm, img};
 use crate::provider::record::Subject;
 use crate::provider::types::{NodeFirmware, NodeRef, NodeSpec, PowerState};
-use crate::run::process::qemus_in;
+use crate::run::process::helpers_of;
 
 /// The API server's port in the guest.
 const API_PORT: u16 = kiln_coordinator::plan::API_PORT;
@@ -35,14 +35,25 @@ pub(super) async fn finish(cluster: &Path, dir: &Path, spec: &NodeSpec) -> Resul
         std::fs::rename(&new, &disk).with_context(|| format!("making {}", disk.display()))?;
     }
     let (vars, new) = (dir.join(layout::VARS), dir.join(".new-vars.fd"));
-    if spec.firmware == NodeFirmware::Uefi && !vars.exists() {
-        OvmfFiles::find()?.instantiate(new.clone())?;
+    if let Some(ovmf) = ovmf(spec.firmware)?
+        && !vars.exists()
+    {
+        ovmf.instantiate(&new)?;
         // The copy has the template's mode; these may come to hold keys.
         std::fs::set_permissions(&new, Permissions::from_mode(0o600))
             .with_context(|| format!("closing {}", new.display()))?;
         std::fs::rename(&new, &vars).with_context(|| format!("making {}", vars.display()))?;
     }
     Ok(())
+}
+
+/// The UEFI firmware a node needs, if any.
+fn ovmf(firmware: NodeFirmware) -> Result<Option<OvmfFiles>> {
+    match firmware {
+        NodeFirmware::Bios => Ok(None),
+        NodeFirmware::Uefi => OvmfFiles::find().map(Some),
+        NodeFirmware::SecureBoot => OvmfFiles::find_secure().map(Some),
+    }
 }
 
 /// The command that runs a node. Disk and console are named in full: a list
@@ -115,12 +126,11 @@ impl Machine<'_> {
         let accel = accel.context("it was never started: `builder up` starts it").with_context(starting)?;
         let file = NodeFile::read(self.dir).with_context(starting)?;
         let net = NetFile::read(self.cluster).with_context(starting)?;
-        let firmware = match file.spec.firmware {
-            NodeFirmware::Bios => Firmware::SeaBios,
-            NodeFirmware::Uefi => {
-                let code = OvmfFiles::find().with_context(starting)?.code;
-                Firmware::Ovmf { code, vars: layout::VARS.into() }
-            }
+        let (wanted, vars) = (file.spec.firmware, layout::VARS.into());
+        let firmware = match ovmf(wanted).with_context(starting)?.map(|ovmf| ovmf.code) {
+            None => Firmware::SeaBios,
+            Some(code) if wanted == NodeFirmware::SecureBoot => Firmware::SecureBoot { code, vars },
+            Some(code) => Firmware::Ovmf { code, vars },
         };
         let seeded = self.dir.join(layout::SEED).exists();
         let command = command(self.dir, &file, net, firmware, seeded, &How { accel, throwaway });
@@ -209,12 +219,12 @@ pub(super) async fn end_all(dir: &Path) -> Result<()> {
     // One whose monitor does not answer, or that nobody wrote down.
     let deadline = Instant::now() + QUIT_GRACE;
     loop {
-        let left = qemus_in(dir);
+        let left = helpers_of(dir);
         if left.is_empty() {
             return files::remove(&dir.join(VM_RECORD));
         }
         if Instant::now() > deadline {
-            bail!("QEMU process {} in {} does not end", left[0].pid, dir.display());
+            bail!("process {} in {} does not end", left[0].pid, dir.display());
         }
         for process in left {
             process.signal(Signal::SIGKILL);

@@ -23,7 +23,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use kiln_protocol::{ClusterName, Fingerprint, NodeName};
-use sha2::{Digest as _, Sha256};
 
 use super::record::{Record, Selector, Subject};
 use super::types::{
@@ -235,7 +234,7 @@ fn place_image(image: &LocalImage, dir: &Path) -> Result<()> {
     if std::fs::hard_link(&image.path, &place).is_err() {
         std::fs::copy(&image.path, &place).context("copying it")?;
     }
-    let found = file_digest(&place)?;
+    let found = Digest::of_file(&place)?;
     if found != image.digest {
         bail!(
             "its SHA-256 is {found}, its manifest says {}: the file was changed after it was packed; bake it \
@@ -244,18 +243,4 @@ fn place_image(image: &LocalImage, dir: &Path) -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// SHA-256 of a file.
-pub(crate) fn file_digest(path: &Path) -> Result<Digest> {
-    let reading = || format!("reading {}", path.display());
-    let mut file = std::fs::File::open(path).with_context(reading)?;
-    let mut sha = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        match std::io::Read::read(&mut file, &mut buffer).with_context(reading)? {
-            0 => return Ok(Digest::from_bytes(sha.finalize().into())),
-            n => sha.update(&buffer[..n]),
-        }
-    }
 }

@@ -2,9 +2,9 @@
 
 use super::*;
 use crate::machine::qemu::{Vm, img};
-use crate::provider::types::{SpecHash, test_spec};
+use crate::provider::types::{NodeFirmware, SpecHash, test_spec};
 use crate::run::RunId;
-use crate::run::process::qemus_in;
+use crate::run::process::{helpers_of, qemus_in};
 
 struct Lab {
     dir: tempfile::TempDir,
@@ -16,7 +16,7 @@ struct Lab {
 /// Whatever a failed test leaves is ended with it.
 impl Drop for Lab {
     fn drop(&mut self) {
-        for process in qemus_in(self.dir.path()) {
+        for process in helpers_of(self.dir.path()) {
             process.signal(nix::sys::signal::Signal::SIGKILL);
         }
     }
@@ -30,7 +30,7 @@ impl Lab {
         let qemu = Qemu::new(&state).accel(Accel::Tcg).throwaway();
         let path = dir.path().join("golden.qcow2");
         img::create(&path, 32 << 20).await.unwrap();
-        let digest = file_digest(&path).unwrap();
+        let digest = Digest::of_file(&path).unwrap();
         let image = LocalImage { path, digest, virtual_size: 32 << 20 };
         let lab =
             Self { dir, qemu, selector, spec: NodeSpec { image: digest, api: true, ..test_spec("s1") } };
@@ -89,6 +89,20 @@ async fn a_node_from_its_making_to_its_end() {
     lab.remove_all().await;
     assert_eq!(lab.qemu.list(&lab.selector).await.unwrap(), Listing::default());
     assert!(!first.is_alive());
+}
+
+#[tokio::test]
+async fn a_node_with_secure_boot_has_a_tpm_of_its_own_that_goes_with_it() {
+    let mut lab = Lab::new().await;
+    lab.spec.firmware = NodeFirmware::SecureBoot;
+    let node = lab.node(SeedWish::Keep).await.unwrap().node().clone();
+    assert_eq!(lab.qemu.power(&node, Power::On).await.unwrap(), PowerState::Running);
+    assert_eq!(qemus_in(&lab.node_dir()).len(), 1);
+    assert_eq!(helpers_of(&lab.node_dir()).len(), 2);
+    assert!(lab.node_dir().join("tpm").is_dir(), "its state is not kept with the node");
+    let left = helpers_of(&lab.node_dir());
+    lab.remove_all().await;
+    assert!(left.iter().all(|process| !process.is_alive()), "{left:?}");
 }
 
 #[tokio::test]
