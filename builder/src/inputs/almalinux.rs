@@ -127,7 +127,7 @@ mod tests {
         let list = |lines: &[(&str, Digest)]| {
             let text = lines
                 .iter()
-                .fold(String::new(), |text, (name, digest)| text + &format!("{digest}  {name}\n"));
+                .fold(String::new(), |text, (name, digest)| text + format!("{digest}  {name}\n").as_str());
             choose(&Checksums::parse(&text).unwrap(), &version())
         };
         let (latest, named) = ("AlmaLinux-9-latest-x86_64-dvd.iso", "AlmaLinux-9.10-x86_64-dvd.iso");

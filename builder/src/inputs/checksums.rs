@@ -98,7 +98,8 @@ mod tests {
             let text = files.iter().fold(String::new(), |text, (name, bytes)| {
                 let hex = Digest::from_bytes(*bytes).to_string();
                 let hex = if upper { hex.to_uppercase() } else { hex };
-                text + &if gnu { format!("{hex}  {name}\n") } else { format!("SHA256 ({name}) = {hex}\n") }
+                let line = if gnu { format!("{hex}  {name}\n") } else { format!("SHA256 ({name}) = {hex}\n") };
+                text + line.as_str()
             });
             let wanted: BTreeMap<String, Digest> =
                 files.into_iter().map(|(name, bytes)| (name, Digest::from_bytes(bytes))).collect();
