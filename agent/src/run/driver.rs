@@ -89,7 +89,7 @@ impl<'a, H: Host> Node<'a, H> {
             () = &mut delivering => unreachable!("reports are delivered to the end"),
         };
         let finishing = async {
-            // Begun by an earlier run, or by `agent rotate`: nothing is said before.
+            // Begun by an earlier run: nothing is said before.
             let state = self.rotate_if_due(state).await;
             if let Some(home) = state.home() {
                 self.client_for(home)?;

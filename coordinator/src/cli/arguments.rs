@@ -66,9 +66,9 @@ pub(super) enum Command {
     /// Have a node replace its key at its next contact
     ///
     /// The node makes another key and has the coordinator take it in place of
-    /// the old one, within ten minutes if it is connected, else when it connects next
-    /// (on the node itself: `agent rotate`). Whoever uses the old key from
-    /// then on is a second machine, and the node is held.
+    /// the old one, within ten minutes if it is connected, else when it connects
+    /// next. Whoever uses the old key from then on is a second machine, and the
+    /// node is held.
     #[command(after_help = examples::ROTATE)]
     Rotate(Node),
     /// Decide for a state that is older than what nodes have seen
