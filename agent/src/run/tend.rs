@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep};
 
 use super::driver::Node;
 use super::state::State;
+use super::store;
 use crate::host::Host;
 use crate::retry::{Backoff, Failure, random};
 
@@ -28,10 +29,15 @@ impl<H: Host> Node<'_, H> {
         if home.bound.role != Role::Server {
             return;
         }
-        let mut request = ChoresRequest { incarnation: *incarnation, done: ChoresDone::default() };
+        let (mut home, incarnation) = (home.clone(), *incarnation);
+        let mut request = ChoresRequest { incarnation, done: ChoresDone::default() };
         let mut backoff = Backoff::new(self.pace);
         loop {
-            let answer = match self.client_for(home) {
+            // Its key may have been replaced in the meantime.
+            if let Ok(State::Ready { home: now, .. }) = store::load(self.root) {
+                home = now;
+            }
+            let answer = match self.client_for(&home) {
                 Ok(client) => client.chores(&request).await,
                 Err(failure) => Err(failure),
             };

@@ -1,5 +1,7 @@
 //! What a disk and a clock may do to the registry.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use jiff::{SignedDuration, Timestamp};
 use kiln_protocol::admin::{Hints, TicketRecord};
@@ -9,6 +11,7 @@ use kiln_protocol::ticket::{Ticket, TicketSeed};
 use kiln_protocol::{ApiError, ErrorClass, NodeName, Role};
 use rusqlite::ErrorCode;
 
+use crate::contacts::Contacts;
 use crate::k3s::{ClusterSecrets, KubeUser};
 use crate::plan::fixtures::three_servers;
 use crate::registry::fixtures::{NOW, key};
@@ -71,7 +74,8 @@ impl World {
         let request = GateRequest { incarnation: Incarnation(1), clock: node_clock.as_second() };
         let answer = self.run(move |tx| {
             let seat = seats::by_key(tx, &key)?.expect("it is bound").id;
-            node::gate(tx, seat, &request, &Actor::local(), now)
+            let contacts = Contacts::new(now, Duration::ZERO, Duration::ZERO);
+            node::gate(tx, seat, &request, &Actor::local(), &contacts, now)
         });
         answer.map_err(|error| error.downcast().unwrap())
     }
