@@ -14,7 +14,7 @@ use crate::failure::BadInput;
 #[group(skip)]
 pub(super) struct Args {
     /// none, baseline (ssh by key only, no root login, sysctl, services, file modes), or
-    /// oscap:<profile> (a profile of the SCAP Security Guide, such as `oscap:cis_server_l1`, and
+    /// oscap:PROFILE (a profile of the SCAP Security Guide, such as `oscap:cis_server_l1`, and
     /// the baseline; the medium must hold openscap-scanner and scap-security-guide).
     #[arg(long, value_name = "PROFILE", default_value = "baseline")]
     harden: Hardening,
