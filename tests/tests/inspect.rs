@@ -35,7 +35,7 @@ const PLANTED: &[(&str, &str)] = &[
     ("editor-backups", "cp etc/fstab etc/fstab.bak"),
     ("k3s-node", "mkdir -p etc/rancher/k3s; echo x >etc/rancher/k3s/config.yaml"),
     ("k3s-state", "mkdir -p var/lib/rancher/k3s/server"),
-    ("k3s-agent-state", "echo x >var/lib/rancher/k3s/agent/client.key"),
+    ("k3s-agent-state", "mkdir -p var/lib/rancher/k3s/agent; echo x >var/lib/rancher/k3s/agent/client.key"),
     ("agent-state", "mkdir var/lib/kiln"),
     ("ssh-keys", "mkdir -p root/.ssh; echo x >root/.ssh/authorized_keys"),
     ("machine-id", "rm etc/machine-id; echo 0123456789abcdef0123456789abcdef >etc/machine-id"),
