@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use kiln_protocol::admin::ClusterStatus;
 use kiln_protocol::api::{self, EnrolRequest, Facts, Report, Step, StepState};
+use kiln_protocol::ratchet::{Notch, OPEN, OpenRequest, Turn};
 use kiln_protocol::ticket::Ticket;
 use kiln_protocol::{Fingerprint, Identity, tls};
 use nix::sys::signal::{Signal, kill};
@@ -433,12 +434,14 @@ struct RawNode<'a> {
     address: &'a str,
     key: Fingerprint,
     config: std::sync::Arc<rustls::ClientConfig>,
+    /// Where its ratchet is, once it is bound.
+    ratchet: std::cell::Cell<Option<Notch>>,
 }
 
 impl<'a> RawNode<'a> {
     fn new(address: &'a str, identity: &Identity, pin: Fingerprint) -> Self {
         let config = std::sync::Arc::new(tls::client_config(identity, pin).unwrap());
-        Self { address, key: identity.fingerprint(), config }
+        Self { address, key: identity.fingerprint(), config, ratchet: std::cell::Cell::new(None) }
     }
 
     /// A connection on which this was asked, and the answer up to `end`.
@@ -451,18 +454,24 @@ impl<'a> RawNode<'a> {
         let name = rustls::pki_types::ServerName::try_from("kiln.invalid").unwrap();
         let connector = tokio_rustls::TlsConnector::from(self.config.clone());
         let mut stream = connector.connect(name, tcp).await.unwrap();
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = Vec::new();
-        while !answer.ends_with(end) {
-            assert_ne!(stream.read_buf(&mut answer).await.unwrap(), 0);
+        if let Some(cur) = self.ratchet.get() {
+            let next = Notch::random();
+            let open = OpenRequest { turn: Turn { cur, next }, seen: None };
+            let answer = exchange(&mut stream, &Self::posting(OPEN, &open), b"}}").await;
+            assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+            self.ratchet.set(Some(next));
         }
-        (stream, String::from_utf8(answer).unwrap())
+        let answer = exchange(&mut stream, request, end).await;
+        (stream, answer)
+    }
+
+    fn posting(path: &str, body: &impl serde::Serialize) -> String {
+        let body = serde_json::to_string(body).unwrap();
+        format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}", body.len())
     }
 
     async fn post(&self, path: &str, body: &impl serde::Serialize, end: &[u8]) -> String {
-        let body = serde_json::to_string(body).unwrap();
-        let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
-        self.ask(&(head + &body), end).await.1
+        self.ask(&Self::posting(path, body), end).await.1
     }
 
     async fn enrol(&self, ticket: &Ticket) {
@@ -470,7 +479,22 @@ impl<'a> RawNode<'a> {
         let request = EnrolRequest { ticket: key, proof: ticket.prove(&self.key), facts };
         let answer = self.post(api::ENROL, &request, b"}").await;
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        self.ratchet.set(Some(Notch::random()));
     }
+}
+
+/// Asks, and returns the answer up to `end`.
+async fn exchange(
+    stream: &mut tokio_rustls::client::TlsStream<tokio::net::TcpStream>,
+    request: &str,
+    end: &[u8],
+) -> String {
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(end) {
+        assert_ne!(stream.read_buf(&mut answer).await.unwrap(), 0);
+    }
+    String::from_utf8(answer).unwrap()
 }
 
 #[test]
