@@ -3,6 +3,11 @@ use crate::image::manifest::{DISK, sums, test_manifest};
 use crate::image::signature::{NewKey, Signer, new_key};
 use std::fs;
 
+/// What the image is called.
+fn name() -> String {
+    test_manifest(b"").version.to_string()
+}
+
 /// A signed image in a directory of its name.
 struct Image {
     home: tempfile::TempDir,
@@ -19,16 +24,12 @@ impl Image {
         image.write(MANIFEST, &manifest);
         let list = sums([(DISK, Digest::of(disk)), (MANIFEST, Digest::of(&manifest))]);
         image.write(SUMS, list.as_bytes());
-        image.sign(&image.name(), list.as_bytes());
+        image.sign(&name(), list.as_bytes());
         image
     }
 
-    fn name(&self) -> String {
-        test_manifest(b"").version.to_string()
-    }
-
     fn dir(&self) -> std::path::PathBuf {
-        self.home.path().join(self.name())
+        self.home.path().join(name())
     }
 
     fn write(&self, name: &str, bytes: &[u8]) {
