@@ -2,6 +2,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
+//! | [`cache`] | what the cache holds, and getting rid of it |
 //! | [`cli`] | the command line: one file per subcommand |
 //! | [`image`] | what an image *is*: version name, manifest, content keys |
 //! | [`inputs`] | what a bake is made from, checked before anything is touched |
@@ -16,6 +17,7 @@
 //! | [`run`] | run records, so that nothing a run made is ever lost |
 
 pub mod bake;
+pub mod cache;
 pub mod cli;
 pub mod cluster;
 pub mod diagnose;

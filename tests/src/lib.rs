@@ -11,6 +11,7 @@ pub mod cluster;
 pub mod crash;
 pub mod lab;
 pub mod leftovers;
+pub mod mirror;
 pub mod process;
 
 pub use cluster::Cluster;

@@ -122,7 +122,8 @@ pub async fn explain(options: &Options, progress: &Progress) -> Result<Explanati
     create_private(&work)?;
     orphans::claim(&work)?;
     let hasher = Hasher::new(&options.cache);
-    let Prepared { inputs, os_key, node_key, key, .. } = prepare(options, progress, &hasher, &work).await?;
+    let Prepared { inputs, os_key, node_key, key, .. } =
+        prepare(options, progress, &hasher, &work, run.id()).await?;
     let store = Store::new(&options.cache, &hasher, progress);
     let version = inputs.version.to_string();
 

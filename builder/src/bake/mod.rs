@@ -41,7 +41,7 @@ use crate::image::key::{Digest, Key};
 use crate::image::manifest::StageRecord;
 use crate::image::{Manifest, Size};
 use crate::inputs::digest::Hasher;
-use crate::inputs::{Inputs, Wanted, xorriso};
+use crate::inputs::{Inputs, Place, Wanted, xorriso};
 use crate::machine::qemu::accel::{self, Evidence};
 use crate::machine::qemu::{Accel, AccelChoice, img};
 use crate::progress::{Event, Progress};
@@ -189,7 +189,7 @@ async fn in_run(
     progress.tell(&Event::StageStarted { stage: "inputs" });
     let hasher = Hasher::new(&options.cache);
     let Prepared { template, inputs, os_key, node_key, key } =
-        prepare(options, progress, &hasher, work).await?;
+        prepare(options, progress, &hasher, work, run_id).await?;
     let existing = pack::existing(&options.out, &inputs.version, key, &hasher).await?;
     let bake = Bake {
         options,
@@ -240,6 +240,7 @@ async fn in_run(
         }
     };
     hasher.remember()?;
+    inputs.record(&options.cache, progress).await?;
     let stages = bake.finished.into_inner().unwrap_or_else(PoisonError::into_inner);
     Ok(Baked { dir, manifest, inspection, stages, existed })
 }
@@ -255,17 +256,22 @@ struct Prepared {
 }
 
 /// Checks the inputs; `work` is an existing directory of this run.
-async fn prepare(options: &Options, progress: &Progress, hasher: &Hasher, work: &Path) -> Result<Prepared> {
+async fn prepare(
+    options: &Options,
+    progress: &Progress,
+    hasher: &Hasher,
+    work: &Path,
+    run_id: &RunId,
+) -> Result<Prepared> {
     let template =
         options.kickstart.as_deref().map_or_else(|| Ok(Template::of(Stage::Os)), Template::read)?;
     // At once where the medium is at hand: what follows reads gigabytes.
-    if let Some(iso) = options.wanted.iso.as_deref().filter(|iso| iso.is_file()) {
+    if let Some(iso) = options.wanted.iso_file().filter(|iso| iso.is_file()) {
         crate::inputs::media::volume_id(iso)?;
         os::check(iso, &options.order).await?;
     }
-    let mut warn = |text| progress.warn(text);
-    let wanted = options.wanted.clone();
-    let inputs = Box::pin(Inputs::check(wanted, hasher, &options.cache, work, &mut warn)).await?;
+    let place = Place { cache: &options.cache, work, run: run_id };
+    let inputs = Box::pin(Inputs::check(options.wanted.clone(), hasher, place, progress)).await?;
     let os_key = os::key(&inputs, &template, options.disk_size, &options.order)?;
     os::check(&inputs.media.iso.path, &options.order).await?;
     let node_key = node::key(&inputs, os_key.digest, &options.order)?;

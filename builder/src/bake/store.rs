@@ -29,6 +29,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::image::key::{Digest, Key};
+use crate::inputs::cache::touch;
 use crate::inputs::digest::Hasher;
 use crate::progress::Progress;
 use crate::run::dirs::create_private;
@@ -141,6 +142,7 @@ impl<'a> Store<'a> {
             let waiting = || self.progress.step(stage, "waiting for another builder that makes the same");
             let lock = Lock::acquire(&lock_path, Mode::Shared, waiting).await?;
             if let Some(made) = self.verify(&dir, backing).await {
+                touch(&dir);
                 return Ok(Found::Ready(Stored { disk: dir.join(DISK), made, _lock: lock }));
             }
             drop(lock);

@@ -13,6 +13,9 @@ use crate::failure::BadInput;
 use crate::image::manifest::{DISK, gigabytes};
 use crate::image::{Size, VersionName};
 use crate::inputs::Wanted;
+use crate::inputs::lockfile::{self, LockOptions};
+use crate::inputs::network::{Downloads, Network};
+use crate::inputs::source::{InvalidSource, Source};
 use crate::machine::qemu::AccelChoice;
 use crate::progress::{Event, Progress, Style};
 use crate::run::dirs;
@@ -27,24 +30,8 @@ pub(super) struct Args {
     /// The image's name: alma{major}-k3-node-{arch}-v{k3s version}-v{release}.
     #[arg(long, value_name = "NAME")]
     version: String,
-    /// AlmaLinux's DVD image.
-    #[arg(long, value_name = "FILE")]
-    iso: Option<PathBuf>,
-    /// The k3s binary.
-    #[arg(long, value_name = "FILE")]
-    k3s: Option<PathBuf>,
-    /// The k3s build, where it is not +k3s1 of the release in the name.
-    #[arg(long, value_name = "VERSION")]
-    k3s_version: Option<K3sVersion>,
-    /// Container images k3s imports without a network (.tar, .tar.gz, .tar.zst).
-    #[arg(long, value_name = "FILE", num_args = 1..)]
-    k3s_images: Vec<PathBuf>,
-    /// k3s's SELinux policy (k3s-selinux-*.el9.noarch.rpm).
-    #[arg(long, value_name = "RPM")]
-    k3s_selinux: Option<PathBuf>,
-    /// The agent's binary [default: `agent` beside this program].
-    #[arg(long, value_name = "FILE")]
-    agent: Option<PathBuf>,
+    #[command(flatten)]
+    inputs: Sources,
     /// Your own template for the os stage instead of Kiln's (see `builder kickstart os --template`).
     #[arg(long, value_name = "FILE")]
     kickstart: Option<PathBuf>,
@@ -54,6 +41,8 @@ pub(super) struct Args {
     /// Where results of stages are kept [default: ~/.cache/kiln].
     #[arg(long, value_name = "DIR", env = "KILN_CACHE")]
     cache: Option<PathBuf>,
+    #[command(flatten)]
+    pins: Pins,
     /// What runs the machines; auto takes KVM if a guest proves that it works.
     #[arg(long, value_enum, default_value_t)]
     accel: AccelChoice,
@@ -76,7 +65,7 @@ pub(super) struct Args {
     on_error: OnError,
     /// Give up when a machine shows no progress for so long, such as 90s or 10m
     /// [default: by what it is doing].
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    #[arg(long, value_name = "TIME", value_parser = super::duration)]
     stall_after: Option<Duration>,
     /// Do not try clones of the image.
     #[arg(long)]
@@ -87,13 +76,57 @@ pub(super) struct Args {
     /// Events as JSON lines on stdout instead of a display.
     #[arg(long)]
     json: bool,
+    // Last: it begins a section of its own in the help.
+    #[command(flatten)]
+    downloads: Downloads,
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = "a time is a number with its unit, such as 90s or 10m";
-    let span: jiff::SignedDuration = text.parse().map_err(|_| wrong)?;
-    let duration = Duration::try_from(span).map_err(|_| wrong)?;
-    if duration.is_zero() { Err(wrong.to_owned()) } else { Ok(duration) }
+/// A path or a URL.
+fn source(text: &str) -> Result<Source, InvalidSource> {
+    text.parse()
+}
+
+/// Options about what an image is made from.
+#[derive(Debug, clap::Args)]
+struct Sources {
+    /// AlmaLinux's DVD image [default: the newest of the version's major].
+    #[arg(long, value_name = "FILE|URL[#sha256=HEX]", value_parser = source)]
+    iso: Option<Source>,
+    /// The OpenPGP key that signs the CHECKSUM beside the DVD image [default: AlmaLinux's].
+    #[arg(long, value_name = "FILE")]
+    iso_key: Option<PathBuf>,
+    /// The k3s binary [default: that of the release in the name].
+    #[arg(long, value_name = "FILE|URL[#sha256=HEX]", value_parser = source)]
+    k3s: Option<Source>,
+    /// The k3s build, where it is not +k3s1 of the release in the name.
+    #[arg(long, value_name = "VERSION")]
+    k3s_version: Option<K3sVersion>,
+    /// Container images k3s imports without a network (.tar, .tar.gz, .tar.zst).
+    #[arg(long, value_name = "FILE|URL[#sha256=HEX]", num_args = 1.., value_parser = source)]
+    k3s_images: Vec<Source>,
+    /// Put the k3s release's own container images in, so that a node needs no registry.
+    #[arg(long)]
+    airgap: bool,
+    /// k3s's SELinux policy (k3s-selinux-*.el9.noarch.rpm).
+    #[arg(long, value_name = "RPM|URL[#sha256=HEX]", value_parser = source)]
+    k3s_selinux: Option<Source>,
+    /// The agent's binary [default: `agent` beside this program].
+    #[arg(long, value_name = "FILE")]
+    agent: Option<PathBuf>,
+}
+
+/// Options about the lock file.
+#[derive(Debug, clap::Args)]
+struct Pins {
+    /// What images were made from [default: kiln.lock in the directory of --out].
+    #[arg(long, value_name = "FILE")]
+    lock_file: Option<PathBuf>,
+    /// Refuse to bake from anything else than the lock file says.
+    #[arg(long, conflicts_with = "update")]
+    locked: bool,
+    /// Ask for what is newest instead of taking what the lock file says.
+    #[arg(long, conflicts_with = "offline")]
+    update: bool,
 }
 
 /// Bakes and prints what came of it.
@@ -147,15 +180,20 @@ fn options(args: Args) -> Result<bake::Options> {
         std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(MOST_CPUS));
     let cpus = args.cpus.or_else(|| NonZeroU32::new(host.min(MOST_CPUS))).unwrap_or(NonZeroU32::MIN);
     let cache = args.cache.map_or_else(dirs::cache, Ok)?;
+    let lock_file = args.pins.lock_file.unwrap_or_else(|| args.out.join(lockfile::NAME));
     Ok(bake::Options {
         wanted: Wanted {
             version,
-            k3s_version: args.k3s_version,
-            iso: args.iso,
-            k3s: args.k3s,
-            k3s_images: args.k3s_images,
-            k3s_selinux: args.k3s_selinux,
-            agent: args.agent,
+            k3s_version: args.inputs.k3s_version,
+            iso: args.inputs.iso,
+            iso_key: args.inputs.iso_key,
+            k3s: args.inputs.k3s,
+            k3s_images: args.inputs.k3s_images,
+            airgap: args.inputs.airgap,
+            k3s_selinux: args.inputs.k3s_selinux,
+            agent: args.inputs.agent,
+            network: Network { update: args.pins.update, ..args.downloads.network() },
+            lock: LockOptions { path: std::path::absolute(lock_file)?, locked: args.pins.locked },
         },
         kickstart: args.kickstart,
         // QEMU runs elsewhere: relative paths would not be found there.
@@ -190,18 +228,4 @@ fn summary(baked: &Baked, took: Duration) -> String {
     let _ = writeln!(text, "{} {how} in {seconds:.1} s, {size:.2} GiB:", manifest.version);
     let _ = writeln!(text, "  {}", baked.dir.join(DISK).display());
     text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_have_a_unit() {
-        assert_eq!(duration("20s"), Ok(Duration::from_secs(20)));
-        assert_eq!(duration("10m"), Ok(Duration::from_secs(600)));
-        for wrong in ["", "20", "0s", "-5s", "soon"] {
-            assert!(duration(wrong).is_err(), "{wrong:?}");
-        }
-    }
 }

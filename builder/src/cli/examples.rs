@@ -2,6 +2,7 @@
 
 pub(super) const BAKE: &str = "\
 Examples:
+  builder bake --version alma9-k3-node-amd64-v1.28.5-v1 --airgap
   builder bake --version alma9-k3-node-amd64-v1.28.5-v1 --iso AlmaLinux-9-latest-x86_64-dvd.iso --k3s ./k3s
   builder bake --version alma9-k3-node-amd64-v1.28.5-v2 --iso dvd.iso --k3s ./k3s --kickstart own.ks --explain
   builder bake --version alma9-k3-node-amd64-v1.28.5-v1 --iso dvd.iso --k3s ./k3s --json --on-error keep";
@@ -41,6 +42,13 @@ pub(super) const GC: &str = "\
 Examples:
   builder gc
   builder gc --yes";
+
+pub(super) const CACHE: &str = "\
+Examples:
+  builder cache list
+  builder cache verify --json
+  builder cache prune --older-than 720h
+  builder cache prune --max-size 20GiB --yes";
 
 pub(super) const COMPLETIONS: &str = "\
 Examples:

@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand, and what they have in common.
 
 mod bake;
+mod cache;
 mod completions;
 mod down;
 mod examples;
@@ -15,6 +16,7 @@ mod status;
 mod up;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -70,6 +72,9 @@ enum Command {
     /// Find and remove what killed runs left: VMs, overlays, temporary files.
     #[command(after_help = examples::GC)]
     Gc(gc::Args),
+    /// Show, check and clear what is kept: downloads and results of stages.
+    #[command(after_help = examples::CACHE)]
+    Cache(cache::Args),
     /// Print a shell's completions.
     #[command(after_help = examples::COMPLETIONS)]
     Completions(completions::Args),
@@ -128,10 +133,19 @@ async fn dispatch(command: Command) -> Result<()> {
         Command::Preflight(args) => or_interrupted(Box::pin(preflight::run(args))).await,
         Command::Inspect(args) => Box::pin(or_interrupted(inspect::run(args))).await,
         Command::Kickstart(args) => kickstart::run(&args),
+        Command::Cache(args) => or_interrupted(cache::run(args)).await,
         Command::Gc(args) => or_interrupted(async { gc::run(args) }).await,
         Command::Completions(args) => completions::completions(&args),
         Command::Man(args) => completions::man(&args),
     }
+}
+
+/// A time with its unit, as options take it.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = "a time is a number with its unit, such as 90s or 10m";
+    let span: jiff::SignedDuration = text.parse().map_err(|_| wrong)?;
+    let duration = Duration::try_from(span).map_err(|_| wrong)?;
+    if duration.is_zero() { Err(wrong.to_owned()) } else { Ok(duration) }
 }
 
 #[cfg(test)]
@@ -157,6 +171,15 @@ mod tests {
                 let parsed = Cli::try_parse_from(words);
                 assert!(parsed.is_ok() && example.starts_with(name), "{example}: {:?}", parsed.err());
             }
+        }
+    }
+
+    #[test]
+    fn times_have_a_unit() {
+        assert_eq!(duration("20s"), Ok(Duration::from_secs(20)));
+        assert_eq!(duration("10m"), Ok(Duration::from_secs(600)));
+        for wrong in ["", "20", "0s", "-5s", "soon"] {
+            assert!(duration(wrong).is_err(), "{wrong:?}");
         }
     }
 }

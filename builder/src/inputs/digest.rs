@@ -75,6 +75,8 @@ struct Learned {
 #[derive(Debug)]
 pub struct Hasher {
     memory: PathBuf,
+    /// Whether what is remembered counts.
+    remembers: bool,
     /// What is to be remembered, where.
     learned: Mutex<Vec<Learned>>,
 }
@@ -82,7 +84,12 @@ pub struct Hasher {
 impl Hasher {
     /// Remembers in `cache`.
     pub fn new(cache: &Path) -> Self {
-        Self { memory: cache.join("digests"), learned: Mutex::default() }
+        Self { memory: cache.join("digests"), remembers: true, learned: Mutex::default() }
+    }
+
+    /// Reads everything, whatever is remembered.
+    pub fn reading(cache: &Path) -> Self {
+        Self { remembers: false, ..Self::new(cache) }
     }
 
     /// Reads a file through, or remembers having done so.
@@ -91,9 +98,10 @@ impl Hasher {
         let memory = self.memory.join(Digest::of(path.as_os_str().as_encoded_bytes()).to_string());
         let known =
             std::fs::read(&memory).ok().and_then(|json| serde_json::from_slice::<Remembered>(&json).ok());
+        let trusted = known.filter(|_| self.remembers);
         let cancelled = Arc::new(AtomicBool::new(false));
         let _cancel = SetOnDrop(cancelled.clone());
-        let (file, stamp) = tokio::task::spawn_blocking(move || hash(path, known.as_ref(), &cancelled))
+        let (file, stamp) = tokio::task::spawn_blocking(move || hash(path, trusted.as_ref(), &cancelled))
             .await
             .context("reading a file in the background")??;
         let entry = Remembered { stamp, sha256: file.sha256 };

@@ -2,17 +2,21 @@
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
+use super::cache::touch;
 use super::digest::{HashedFile, Hasher};
 use super::treeinfo::TreeInfo;
 use super::{iso9660, xorriso};
+use crate::bake::store::locks_dir;
 use crate::failure::BadInput;
 use crate::image::VersionName;
 use crate::image::key::Digest;
 use crate::run::dirs::create_private;
+use crate::run::lock::{Lock, Mode};
 
 const TREEINFO: &str = "/.treeinfo";
 const KERNEL: &str = "/images/pxeboot/vmlinuz";
@@ -33,6 +37,8 @@ pub struct Media {
     pub kernel: PathBuf,
     /// Its installer's first root filesystem.
     pub initrd: PathBuf,
+    /// Keeps both in the cache.
+    _lock: Arc<Lock>,
 }
 
 /// What was taken from a medium, kept beside it in the cache.
@@ -74,6 +80,8 @@ impl Media {
     ) -> Result<Self> {
         let iso = hasher.hash(iso).await?;
         let dir = cache.join("media").join(iso.sha256.to_string());
+        let lock = locks_dir(cache).join(format!("media-{}", iso.sha256));
+        let lock = Arc::new(Lock::acquire(&lock, Mode::Shared, || {}).await?);
         if !is_whole(&dir, hasher).await {
             let new = take_out(&iso, hasher, work).await?;
             fits(&iso, &treeinfo(&iso, &new)?, version)?;
@@ -81,8 +89,9 @@ impl Media {
         }
         let info = treeinfo(&iso, &dir)?;
         fits(&iso, &info, version)?;
+        touch(&dir);
         let (kernel, initrd) = (dir.join("vmlinuz"), dir.join("initrd"));
-        Ok(Self { volume_id, name: info.name(), kernel, initrd, iso })
+        Ok(Self { volume_id, name: info.name(), kernel, initrd, iso, _lock: lock })
     }
 
     /// The volume identifier as `inst.stage2=hd:LABEL=` takes it: udev's
@@ -133,7 +142,8 @@ fn fits(iso: &HashedFile, info: &TreeInfo, version: &VersionName) -> Result<(), 
     Ok(())
 }
 
-async fn is_whole(dir: &Path, hasher: &Hasher) -> bool {
+/// Whether what was taken out of a medium is there as it was.
+pub async fn is_whole(dir: &Path, hasher: &Hasher) -> bool {
     let Ok(json) = std::fs::read(dir.join("taken.json")) else { return false };
     let Ok(taken) = serde_json::from_slice::<Taken>(&json) else { return false };
     let kernel = hasher.hash(&dir.join("vmlinuz")).await.map(|file| file.sha256);

@@ -2,28 +2,46 @@
 //!
 //! | module | what it does |
 //! |---|---|
+//! | [`almalinux`] | where install media are, and which one is meant |
+//! | [`cache`] | what was downloaded, by digest |
+//! | [`checksums`] | lists of checksums |
 //! | [`digest`] | digests of files, remembered |
 //! | [`elf`] | whether a file is a program for the architecture |
+//! | [`fetch`] | downloads |
 //! | [`iso9660`] | whether a file is an ISO, and its name |
+//! | [`lockfile`] | `kiln.lock`: what images were made from |
 //! | [`media`] | the install medium |
+//! | [`network`] | what downloads may use |
 //! | [`programs`] | k3s, its images and policy, and the agent |
+//! | [`resolve`] | from what was asked for to files |
+//! | [`signature`] | who vouches for a list of checksums |
+//! | [`source`] | a path or a URL |
 //! | [`treeinfo`] | what a medium says it is |
 //! | [`xorriso`] | reading and writing ISOs |
 //!
-//! Everything is given by path. Downloading, with AlmaLinux's signed list of
-//! checksums, will stand in front of it: a module that turns a URL, or the
-//! default for a version, into a path in the cache.
+//! What is given by path is looked at before anything is downloaded, and what
+//! is small is downloaded before what is large.
 
+pub mod almalinux;
+pub mod cache;
+pub mod checksums;
 pub mod digest;
 pub mod elf;
+pub mod fetch;
 pub mod iso9660;
+pub mod lockfile;
 pub mod media;
+pub mod network;
 pub mod programs;
+mod resolve;
+pub mod signature;
+pub mod source;
 pub mod treeinfo;
 pub mod xorriso;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Result;
 use kiln_protocol::names::K3sVersion;
@@ -31,9 +49,18 @@ use kiln_protocol::names::K3sVersion;
 use crate::failure::BadInput;
 use crate::image::VersionName;
 use crate::image::manifest::FileRecord;
+use crate::progress::Progress;
+use crate::run::RunId;
+use crate::run::lock::Lock;
+use cache::InputCache;
 use digest::{HashedFile, Hasher};
+use fetch::Fetcher;
+use lockfile::{Image, LockFile, LockOptions, Pin};
 use media::Media;
+use network::Network;
 use programs::K3sFacts;
+use resolve::{Found, Resolver};
+use source::Source;
 
 /// What a bake is to be made from, as the user says it.
 #[derive(Debug, Clone)]
@@ -42,16 +69,34 @@ pub struct Wanted {
     pub version: VersionName,
     /// The k3s build, where it is not the release's first.
     pub k3s_version: Option<K3sVersion>,
-    /// The install medium.
-    pub iso: Option<PathBuf>,
-    /// The k3s binary.
-    pub k3s: Option<PathBuf>,
+    /// The install medium, where it is not AlmaLinux's newest.
+    pub iso: Option<Source>,
+    /// Whose signature counts for install media, where it is not AlmaLinux's.
+    pub iso_key: Option<PathBuf>,
+    /// The k3s binary, where it is not the release's.
+    pub k3s: Option<Source>,
     /// Container images for a node without a network.
-    pub k3s_images: Vec<PathBuf>,
+    pub k3s_images: Vec<Source>,
+    /// Whether the release's own images are among them.
+    pub airgap: bool,
     /// k3s's SELinux policy.
-    pub k3s_selinux: Option<PathBuf>,
+    pub k3s_selinux: Option<Source>,
     /// The agent, where it is not beside the builder.
     pub agent: Option<PathBuf>,
+    /// What downloads may use.
+    pub network: Network,
+    /// The lock file.
+    pub lock: LockOptions,
+}
+
+impl Wanted {
+    /// The install medium, if it was given by path.
+    pub fn iso_file(&self) -> Option<&Path> {
+        match &self.iso {
+            Some(Source::File(path)) => Some(path),
+            _ => None,
+        }
+    }
 }
 
 /// What a bake is made from: all of it is there and is what it should be.
@@ -71,22 +116,44 @@ pub struct Inputs {
     pub k3s_selinux: Option<HashedFile>,
     /// The agent.
     pub agent: HashedFile,
+    /// The same, as the lock file has it.
+    pins: Image,
+    lock_path: PathBuf,
+    /// What is in the cache stays there as long as this value lives.
+    _locks: Arc<Vec<Lock>>,
+}
+
+/// Where a check keeps its own things.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    /// Where downloads and what was learned are kept.
+    pub cache: &'a Path,
+    /// A directory for the check's own files.
+    pub work: &'a Path,
+    /// The run that checks.
+    pub run: &'a RunId,
+}
+
+/// The files, before they were read through.
+struct Files {
+    iso: Found,
+    k3s: Found,
+    images: Vec<Found>,
+    selinux: Option<Found>,
 }
 
 impl Inputs {
-    /// Checks everything. `cache` keeps what was learned; `work` is a
-    /// directory for the check's own files. Nothing is written to `cache`
-    /// before all of it is right.
+    /// Checks everything, and downloads what is not given by path. Of what was
+    /// learned nothing is written to the cache before all of it is right.
     pub async fn check(
         wanted: Wanted,
         hasher: &Hasher,
-        cache: &Path,
-        work: &Path,
-        note: &mut (dyn FnMut(String) + Send),
+        place: Place<'_>,
+        progress: &Progress,
     ) -> Result<Self> {
-        let version = wanted.version;
+        let version = wanted.version.clone();
         supported(&version)?;
-        let k3s_version = wanted.k3s_version.unwrap_or_else(|| version.k3s.first_build());
+        let k3s_version = wanted.k3s_version.clone().unwrap_or_else(|| version.k3s.first_build());
         if !version.k3s.has_build(&k3s_version) {
             let release = version.k3s;
             return Err(BadInput(format!(
@@ -94,48 +161,93 @@ impl Inputs {
             ))
             .into());
         }
-        let iso = required(wanted.iso, "--iso", &media::how_to_get(&version))?;
-        let k3s = required(wanted.k3s, "--k3s", &programs::how_to_get_k3s(&k3s_version, version.arch))?;
-        let agent = programs::find_agent(wanted.agent)?;
-
-        // What can be told at a glance comes before gigabytes are read.
-        let volume_id = media::volume_id(&iso)?;
-        programs::check_program("--k3s", &k3s, version.arch)?;
+        let lock_file = LockFile::read(&wanted.lock.path)?;
+        lockfile::known(&wanted.lock, &lock_file, &version)?;
+        let agent = programs::find_agent(wanted.agent.clone())?;
+        glance(&wanted, &k3s_version)?;
         programs::check_program("--agent", &agent, version.arch)?;
-        for image in &wanted.k3s_images {
-            programs::check_images(image)?;
-        }
-        if let Some(rpm) = &wanted.k3s_selinux {
-            programs::check_selinux(rpm, &version)?;
-        }
 
-        let k3s = hasher.hash(&k3s).await?;
-        let facts = programs::k3s_facts(&k3s, version.arch, cache, work).await?;
+        let key = resolve::key(&version, wanted.iso_key.as_deref())?;
+        let cache = InputCache::new(place.cache, hasher);
+        let fetcher = Fetcher::new(&wanted.network, cache, progress, place.run.clone());
+        let resolver = Resolver {
+            version: &version,
+            k3s_version: &k3s_version,
+            network: &wanted.network,
+            fetcher: &fetcher,
+            key: &key,
+            pins: lock_file.image(&version),
+        };
+        let (files, volume_id) = files(&resolver, &wanted, &version).await?;
+
+        let k3s = hasher.hash(&files.k3s.path).await?;
+        let facts = programs::k3s_facts(&k3s, version.arch, place.cache, place.work).await?;
         match &facts {
             Some(K3sFacts { version: found }) if *found != k3s_version => {
                 return Err(programs::wrong_k3s(&k3s, found, &k3s_version, &version).into());
             }
             Some(_) => {}
             None => {
-                note(format!("{} cannot be run here, so its version is taken on trust", k3s.path.display()));
+                let path = k3s.path.display();
+                progress.warn(format!("{path} cannot be run here, so its version is taken on trust"));
             }
         }
         let agent = hasher.hash(&agent).await?;
         let mut k3s_images = Vec::new();
-        for image in &wanted.k3s_images {
-            k3s_images.push(hasher.hash(image).await?);
+        for image in &files.images {
+            k3s_images.push(hasher.hash(&image.path).await?);
         }
         programs::check_distinct(&k3s_images)?;
-        let k3s_selinux = match &wanted.k3s_selinux {
-            Some(rpm) => Some(hasher.hash(rpm).await?),
+        let k3s_selinux = match &files.selinux {
+            Some(rpm) => Some(hasher.hash(&rpm.path).await?),
             None => None,
         };
-        let media = Media::open(&iso, volume_id, &version, hasher, cache, work).await?;
+        let iso = &files.iso.path;
+        let media = Media::open(iso, volume_id, &version, hasher, place.cache, place.work).await?;
+
+        let mut input = BTreeMap::from([
+            ("iso".to_owned(), pin(&media.iso, &files.iso)),
+            ("k3s".to_owned(), pin(&k3s, &files.k3s)),
+            ("agent".to_owned(), pin(&agent, &Found::file(agent.path.clone()))),
+        ]);
+        for (image, found) in k3s_images.iter().zip(&files.images) {
+            input.insert(format!("k3s-images/{}", image.name()), pin(image, found));
+        }
+        if let (Some(rpm), Some(found)) = (&k3s_selinux, &files.selinux) {
+            input.insert("k3s-selinux".to_owned(), pin(rpm, found));
+        }
+        let pins = Image { k3s: k3s_version.clone(), input };
+        lockfile::check(&wanted.lock, &lock_file, &version, &pins)?;
+
         if let Some(facts) = facts {
-            facts.remember(&k3s, cache)?;
+            facts.remember(&k3s, place.cache)?;
         }
         hasher.remember()?;
-        Ok(Self { version, k3s_version, media, k3s, k3s_images, k3s_selinux, agent })
+        let found = [files.iso, files.k3s].into_iter().chain(files.images).chain(files.selinux);
+        let locks = Arc::new(found.filter_map(|found| found.lock).collect());
+        let lock_path = wanted.lock.path;
+        Ok(Self {
+            version,
+            k3s_version,
+            media,
+            k3s,
+            k3s_images,
+            k3s_selinux,
+            agent,
+            pins,
+            lock_path,
+            _locks: locks,
+        })
+    }
+
+    /// Writes down what the image is made from, for the next time.
+    pub async fn record(&self, cache: &Path, progress: &Progress) -> Result<()> {
+        let changes = lockfile::record(&self.lock_path, cache, &self.version, self.pins.clone()).await?;
+        let path = self.lock_path.display();
+        for change in changes {
+            progress.warn(format!("{path} is brought up to date: {change}"));
+        }
+        Ok(())
     }
 
     /// What went in, for the manifest.
@@ -170,10 +282,69 @@ fn supported(version: &VersionName) -> Result<(), BadInput> {
     Ok(())
 }
 
-fn required(path: Option<PathBuf>, option: &str, how: &str) -> Result<PathBuf, BadInput> {
-    let path = path.ok_or_else(|| BadInput(format!("{option} is missing: {how}")))?;
-    match std::fs::metadata(&path) {
-        Ok(_) => Ok(path),
+/// What can be told at a glance comes before anything is downloaded or read
+/// through.
+fn glance(wanted: &Wanted, k3s_version: &K3sVersion) -> Result<()> {
+    let version = &wanted.version;
+    let file = |source: &Option<Source>| match source {
+        Some(Source::File(path)) => Some(path.clone()),
+        _ => None,
+    };
+    if let Some(iso) = file(&wanted.iso) {
+        exists(&iso, "--iso", &media::how_to_get(version))?;
+        media::volume_id(&iso)?;
+    }
+    if let Some(k3s) = file(&wanted.k3s) {
+        exists(&k3s, "--k3s", &programs::how_to_get_k3s(k3s_version, version.arch))?;
+        programs::check_program("--k3s", &k3s, version.arch)?;
+    }
+    for source in &wanted.k3s_images {
+        if let Source::File(image) = source {
+            programs::check_images(image)?;
+        }
+    }
+    if let Some(rpm) = file(&wanted.k3s_selinux) {
+        programs::check_selinux(&rpm, version)?;
+    }
+    Ok(())
+}
+
+/// Finds the files, the large ones last, and looks at what came; with the
+/// medium's volume identifier.
+async fn files(resolver: &Resolver<'_>, wanted: &Wanted, version: &VersionName) -> Result<(Files, String)> {
+    let selinux = match wanted.k3s_selinux.clone() {
+        Some(source) => {
+            let found = resolver.selinux(source).await?;
+            programs::check_selinux(&found.path, version)?;
+            Some(found)
+        }
+        None => None,
+    };
+    let k3s = resolver.k3s(wanted.k3s.clone()).await?;
+    programs::check_program("--k3s", &k3s.path, version.arch)?;
+    let mut images = Vec::new();
+    for source in wanted.k3s_images.clone() {
+        images.push(resolver.images(source).await?);
+    }
+    if wanted.airgap {
+        images.push(resolver.airgap().await?);
+    }
+    for image in &images {
+        programs::check_images(&image.path)?;
+    }
+    let iso = resolver.iso(wanted.iso.clone()).await?;
+    let volume_id = media::volume_id(&iso.path)?;
+    Ok((Files { iso, k3s, images, selinux }, volume_id))
+}
+
+fn pin(file: &HashedFile, found: &Found) -> Pin {
+    let HashedFile { size, sha256, .. } = *file;
+    Pin { name: file.name(), sha256, size, from: found.from, url: found.url.clone() }
+}
+
+fn exists(path: &Path, option: &str, how: &str) -> Result<(), BadInput> {
+    match std::fs::metadata(path) {
+        Ok(_) => Ok(()),
         Err(error) => Err(BadInput(format!("{option} {}: {error}; {how}", path.display()))),
     }
 }

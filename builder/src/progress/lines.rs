@@ -4,14 +4,19 @@ use std::time::Duration;
 
 use super::Event;
 use crate::cli::paint::POOR;
+use crate::image::Size;
 
 /// Packages are told each time this part of them is done.
 const PARTS: u64 = 10;
+/// A download whose size is not known is told each time so many bytes came.
+const STEP: u64 = 100 << 20;
 
 #[derive(Debug, Default)]
 pub(super) struct Lines {
     /// What was last told of packages: action and part.
     told: Option<(&'static str, u64)>,
+    /// What was last told of a download: name and part.
+    downloaded: Option<(String, u64)>,
 }
 
 impl Lines {
@@ -37,6 +42,13 @@ impl Lines {
                 }
                 format!("{stage}: {action} packages, {done} of {total}")
             }
+            Event::Download { stage, name, done, total, rate } => {
+                let part = total.map_or(done / STEP, |total| done.saturating_mul(PARTS) / total.max(1));
+                if self.downloaded.replace((name.clone(), part)) == Some((name.clone(), part)) {
+                    return None;
+                }
+                format!("{stage}: downloading {name}, {}", amount(*done, *total, *rate))
+            }
             Event::StageFinished { stage, seconds, cached: true } => {
                 format!("{stage}: nothing to do, made before in {seconds:.1} s")
             }
@@ -49,9 +61,29 @@ impl Lines {
     }
 }
 
+/// `4.5GiB of 9.0GiB, 35.2MiB/s`.
+fn amount(done: u64, total: Option<u64>, rate: u64) -> String {
+    let of = total.map(|total| format!(" of {}", Size::bytes(total))).unwrap_or_default();
+    let rate = if rate > 0 { format!(", {}/s", Size::bytes(rate)) } else { String::new() };
+    format!("{}{of}{rate}", Size::bytes(done))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_download_is_told_by_tenths_with_its_rate() {
+        let mut lines = Lines::default();
+        let mut tell = |done, total| {
+            let event = Event::Download { stage: "inputs", name: "a.iso".into(), done, total, rate: 5 << 20 };
+            lines.line(Duration::ZERO, &event)
+        };
+        let told: Vec<String> = (0..=200).filter_map(|mib| tell(mib << 20, Some(200 << 20))).collect();
+        assert_eq!(told.len(), 11);
+        assert_eq!(told[1], "[    0.0s] inputs: downloading a.iso, 20MiB of 200MiB, 5MiB/s");
+        assert_eq!((201..=501).filter_map(|mib| tell(mib << 20, None)).count(), 4);
+    }
 
     #[test]
     fn packages_are_told_by_tenths() {

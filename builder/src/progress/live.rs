@@ -7,6 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::Event;
 use crate::cli::paint::{GOOD, POOR};
+use crate::image::Size;
 
 /// How often the clock and the spinner move.
 const TICK: Duration = Duration::from_millis(120);
@@ -22,6 +23,10 @@ fn plain() -> ProgressStyle {
 
 fn counted() -> ProgressStyle {
     style("{spinner} {prefix:<6} {elapsed:>4}  {bar:24} {pos}/{len} {wide_msg}")
+}
+
+fn bytes() -> ProgressStyle {
+    style("{spinner} {prefix:<6} {elapsed:>4}  {bar:24} {binary_bytes}/{binary_total_bytes} {wide_msg}")
 }
 
 fn style(template: &str) -> ProgressStyle {
@@ -51,6 +56,13 @@ impl Live {
                 self.bar.set_length(*total);
                 self.bar.set_position(*done);
                 self.bar.set_message(format!("{action} packages"));
+            }
+            Event::Download { name, done, total, rate, .. } => {
+                self.bar.set_style(if total.is_some() { bytes() } else { plain() });
+                self.bar.set_length(total.unwrap_or(*done));
+                self.bar.set_position(*done);
+                let there = if total.is_some() { String::new() } else { format!(" {}", Size::bytes(*done)) };
+                self.bar.set_message(format!("downloading {name}{there}, {}/s", Size::bytes(*rate)));
             }
             Event::StageFinished { stage, seconds, cached } => {
                 self.bar.finish_and_clear();

@@ -49,6 +49,19 @@ pub enum Event {
         /// Of how many.
         total: u64,
     },
+    /// A file is being downloaded.
+    Download {
+        /// The stage.
+        stage: &'static str,
+        /// The file's name.
+        name: String,
+        /// Bytes that are there.
+        done: u64,
+        /// Of how many, if the server says so.
+        total: Option<u64>,
+        /// Bytes a second, lately.
+        rate: u64,
+    },
     /// A stage is done.
     StageFinished {
         /// Its name.
@@ -119,6 +132,15 @@ impl Progress {
         Self { begin: Instant::now(), sink: Arc::new(Mutex::new(Sink::Silent(Vec::new()))) }
     }
 
+    /// What a silent one was told.
+    #[cfg(test)]
+    pub(crate) fn events(&self) -> Vec<Event> {
+        match &*self.sink.lock().unwrap_or_else(PoisonError::into_inner) {
+            Sink::Silent(events) => events.clone(),
+            _ => Vec::new(),
+        }
+    }
+
     /// Tells an event.
     pub fn tell(&self, event: &Event) {
         let elapsed = self.begin.elapsed();
@@ -185,6 +207,13 @@ mod tests {
             Event::StageStarted { stage: "os" },
             Event::Step { stage: "os", text: "booting the installer".into() },
             Event::Packages { stage: "os", action: "installing", done: 3, total: 350 },
+            Event::Download {
+                stage: "inputs",
+                name: "AlmaLinux-9.6-x86_64-dvd.iso".into(),
+                done: 1_073_741_824,
+                total: Some(12_884_901_888),
+                rate: 52_428_800,
+            },
             Event::StageFinished { stage: "os", seconds: 61.5, cached: true },
             Event::Failed {
                 class: Some("ks-parse".into()),
@@ -201,6 +230,7 @@ mod tests {
                 | Event::StageStarted { .. }
                 | Event::Step { .. }
                 | Event::Packages { .. }
+                | Event::Download { .. }
                 | Event::StageFinished { .. }
                 | Event::Failed { .. }
                 | Event::Finished { .. } => {}

@@ -49,7 +49,8 @@ impl Lock {
         }
     }
 
-    fn try_acquire(path: &Path, mode: Mode) -> Result<Option<Self>> {
+    /// The lock at `path`, if nobody else's is in the way.
+    pub fn try_acquire(path: &Path, mode: Mode) -> Result<Option<Self>> {
         let arg = match mode {
             Mode::Shared => FlockArg::LockSharedNonblock,
             Mode::Exclusive => FlockArg::LockExclusiveNonblock,
