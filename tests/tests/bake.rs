@@ -44,12 +44,14 @@ fn the_image_is_whole_and_says_what_it_is() {
     }
     // Every input that went in is there with its digest.
     let text = manifest.to_string();
+    let pins = fs::read_to_string(image.with_file_name("kiln.lock")).unwrap();
     for input in [lab().media().to_owned(), lab().k3s(), lab().agent()] {
         let mut sum = Command::new("sha256sum");
         sum.arg(&input);
         let printed = run(sum, SOON).success().stdout;
         let digest = printed.split(' ').next().unwrap();
         assert!(text.contains(digest), "{} ({digest}) is not in {manifest:#}", input.display());
+        assert!(pins.contains(digest), "{} ({digest}) is not in kiln.lock\n{pins}", input.display());
     }
 }
 
