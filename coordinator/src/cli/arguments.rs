@@ -304,7 +304,7 @@ pub(super) struct Confirm {
     /// Which node
     #[arg(value_name = "NODE")]
     pub(super) node: NodeName,
-    /// The 64 hex digits after "kiln: [key] fingerprint" on its console
+    /// The 64 hex digits after `kiln: [key] fingerprint` on its console
     #[arg(value_name = "FINGERPRINT")]
     pub(super) fingerprint: Fingerprint,
     /// Of which generation [default: the newest that is not over]
@@ -319,7 +319,7 @@ pub(super) struct Approve {
     /// Which node of the cluster file it becomes
     #[arg(value_name = "NODE")]
     pub(super) node: NodeName,
-    /// What its console shows after "kiln: [key] fingerprint": all of it, or at least 20 digits
+    /// What its console shows after `kiln: [key] fingerprint`: all of it, or at least 20 digits
     #[arg(long, value_name = "HEX")]
     pub(super) fingerprint: TypedFingerprint,
 }
