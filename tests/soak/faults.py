@@ -51,7 +51,7 @@ def kill(place: Place, chance: random.Random, last: bool) -> str:
     removed = sum(1 for line in text.splitlines() if line.startswith("  "))
     if late:
         return f"killed too late: done {delay:.1f} s after {stage} began"
-    return f"killed {delay:.1f} s into {stage}; gc removed {removed} things"
+    return f"killed {delay:.1f} s into {stage}; gc removed {removed} thing{'' if removed == 1 else 's'}"
 
 
 def forget(place: Place, stages: list[str]) -> None:
