@@ -11,6 +11,9 @@ use crate::process::run;
 /// A whole bake under TCG takes about two minutes; with others beside it, more.
 const BAKE: Duration = Duration::from_secs(900);
 
+/// Builder's exit code where nothing was touched.
+const REFUSED: i32 = 2;
+
 /// The version every test bakes unless it says otherwise.
 pub const VERSION: &str = "alma9-k3-node-amd64-v1.28.5-v1";
 
@@ -20,13 +23,7 @@ pub fn lab() -> &'static Lab {
     LAB.get_or_init(|| {
         let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
         let root = tests.parent().expect("tests/ has a parent").to_owned();
-        Lab {
-            root,
-            media: OnceLock::new(),
-            programs: OnceLock::new(),
-            stages: OnceLock::new(),
-            image: OnceLock::new(),
-        }
+        Lab { root, media: OnceLock::new(), programs: OnceLock::new(), image: OnceLock::new() }
     })
 }
 
@@ -36,7 +33,6 @@ pub struct Lab {
     root: PathBuf,
     media: OnceLock<PathBuf>,
     programs: OnceLock<()>,
-    stages: OnceLock<()>,
     image: OnceLock<()>,
 }
 
@@ -96,25 +92,21 @@ impl Lab {
         command
     }
 
-    /// Sees to it that the golden image's stages are in the cache that all tests
-    /// share. Cheaper than an image: no clones are tried.
-    pub fn stages(&self) {
-        self.stages.get_or_init(|| {
-            let out = tempfile::tempdir().expect("making a directory");
-            let mut bake = self.bake(out.path());
-            bake.arg("--no-smoke");
-            run(bake, BAKE).success();
-        });
-    }
-
-    /// The golden image's directory, baked if need be.
+    /// The golden image's directory, baked if need be. Its stages are then in
+    /// the cache that all tests share.
     pub fn image(&self) -> PathBuf {
         let images = self.cache().join("images");
         self.image.get_or_init(|| {
-            // What lies there may be of other inputs, and builder would rightly
-            // refuse to replace it. Its stages are in the cache.
-            fs::remove_dir_all(images.join(VERSION)).ok();
-            run(self.bake(&images), BAKE).success();
+            // One that is of the same inputs is taken as it is: its disk was
+            // inspected and tried. One of others builder rightly refuses to
+            // replace; its stages are in the cache.
+            let outcome = run(self.bake(&images), BAKE);
+            if outcome.status.code() == Some(REFUSED) && images.join(VERSION).exists() {
+                fs::remove_dir_all(images.join(VERSION)).expect("removing another image");
+                run(self.bake(&images), BAKE).success();
+            } else {
+                outcome.success();
+            }
         });
         images.join(VERSION)
     }

@@ -269,7 +269,7 @@ fn an_installer_with_a_fault_of_its_own() {
 #[test]
 fn an_agent_that_cannot_install() {
     // Over the cached os stage: only the node's is to be tried.
-    lab().stages();
+    lab().image();
     let place = Place::new();
     let mut bake = place.bake_without_agent(lab().media(), "tcg", &lab().cache().join("bake"));
     // A program for this architecture that fails whatever it is told.

@@ -29,7 +29,7 @@ struct Bake {
 impl Bake {
     fn new() -> Self {
         // Every stage of the golden image is in the cache now.
-        lab().stages();
+        lab().image();
         Self { home: tempfile::tempdir().unwrap(), agent: lab().agent(), more: Vec::new() }
     }
 
