@@ -9,10 +9,10 @@ Examples:
 
 pub(super) const SIGN: &str = "\
 Examples:
-  builder sign --new-key kiln            makes kiln.key, which signs, and kiln.pub, which checks
+  builder sign --new-key kiln
   builder sign images/alma9-k3-node-amd64-v1.28.5-v1 --key kiln.key
 
-The format is minisign's: `minisign -Vm SHA256SUMS -p kiln.pub` checks the same signature.";
+The first makes kiln.key, which signs, and kiln.pub, which checks. The format is minisign's: `minisign -Vm SHA256SUMS -p kiln.pub` checks the same signature.";
 
 pub(super) const VERIFY: &str = "\
 Examples:

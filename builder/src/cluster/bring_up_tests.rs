@@ -13,8 +13,9 @@ use crate::provider::fake::{Fake, World};
 use crate::provider::{LocalImage, PowerState};
 use kiln_protocol::admin::RegistryState;
 use kiln_protocol::api::{EnrolRequest, Facts, Report, Step, StepState};
+use kiln_protocol::ratchet::{Notch, OpenRequest, Turn};
 use kiln_protocol::seed::NodeSeed;
-use kiln_protocol::{Identity, tls};
+use kiln_protocol::{Fingerprint, Identity, tls};
 
 const FILE: &str = r#"
 [cluster]
@@ -138,15 +139,51 @@ impl Lab {
     }
 }
 
+/// A node's machine, without the machine: one connection, as its agent has.
+struct Booted {
+    http: reqwest::Client,
+    base: String,
+    key: Fingerprint,
+}
+
+impl Booted {
+    fn new(made: &Made, identity: &Identity) -> Self {
+        let config = tls::client_config(identity, made.coordinator.pin()).unwrap();
+        let http = reqwest::Client::builder().tls_backend_preconfigured(config).no_proxy().build().unwrap();
+        let base = format!("https://{}", made.server.local_addr());
+        Self { http, base, key: identity.fingerprint() }
+    }
+
+    async fn say(&self, path: &str, body: &impl serde::Serialize) {
+        let answer = self.http.post(format!("{}{path}", self.base)).json(body).send().await.unwrap();
+        let status = answer.status();
+        // Read to its end, so that the connection serves the next request too.
+        let text = answer.text().await.unwrap();
+        assert!(status.is_success(), "{path}: {status} {text}");
+    }
+
+    /// What it gets when it asks for its configuration.
+    async fn configuration(&self) -> u16 {
+        let url = format!("{}{}", self.base, kiln_protocol::api::CONFIG);
+        let answer = self.http.get(url).send().await.unwrap();
+        let status = answer.status().as_u16();
+        answer.bytes().await.unwrap();
+        status
+    }
+}
+
 /// The node of that name enrols with the seed it was given and says it is ready.
-async fn boot(lab: &Lab, made: &Made, node: &str) -> Identity {
+async fn boot(lab: &Lab, made: &Made, node: &str) -> Booted {
     let text = lab.world().objects[&format!("node/{node}")].seed.clone().unwrap();
     let seed = NodeSeed::parse(text.as_bytes()).unwrap();
     let ticket = seed.claim.ticket().unwrap();
     let identity = Identity::generate().unwrap();
+    let booted = Booted::new(made, &identity);
     let proof = ticket.prove(&identity.fingerprint());
     let request = EnrolRequest { ticket: ticket.public_key(), proof, facts: Facts::default() };
-    say(made, &identity, kiln_protocol::api::ENROL, &request).await;
+    booted.say(kiln_protocol::api::ENROL, &request).await;
+    let turn = Turn { cur: Notch::random(), next: Notch::random() };
+    booted.say(kiln_protocol::api::OPEN, &OpenRequest { turn, seen: None }).await;
     let report = Report {
         boot_id: "b".into(),
         sequence: 1,
@@ -156,25 +193,8 @@ async fn boot(lab: &Lab, made: &Made, node: &str) -> Identity {
         facts: None,
         usage: None,
     };
-    say(made, &identity, kiln_protocol::api::REPORT, &report).await;
-    identity
-}
-
-async fn say(made: &Made, identity: &Identity, path: &str, body: &impl serde::Serialize) {
-    let config = tls::client_config(identity, made.coordinator.pin()).unwrap();
-    let client = reqwest::Client::builder().tls_backend_preconfigured(config).no_proxy().build().unwrap();
-    let url = format!("https://{}{path}", made.server.local_addr());
-    let answer = client.post(url).json(body).send().await.unwrap();
-    let status = answer.status();
-    assert!(status.is_success(), "{path}: {status} {}", answer.text().await.unwrap());
-}
-
-/// What a node's machine gets when it asks for its configuration.
-async fn configuration(made: &Made, identity: &Identity) -> u16 {
-    let config = tls::client_config(identity, made.coordinator.pin()).unwrap();
-    let client = reqwest::Client::builder().tls_backend_preconfigured(config).no_proxy().build().unwrap();
-    let url = format!("https://{}{}", made.server.local_addr(), kiln_protocol::api::CONFIG);
-    client.get(url).send().await.unwrap().status().as_u16()
+    booted.say(kiln_protocol::api::REPORT, &report).await;
+    booted
 }
 
 #[tokio::test]
@@ -184,7 +204,7 @@ async fn a_server_gets_its_secrets_once_its_console_was_read_and_a_thief_of_its_
         lab.fake.console = true;
         let (context, made) = lab.make(&Faults::default()).await.unwrap();
         let enrolled = boot(&lab, &made, "s1").await;
-        assert_eq!(configuration(&made, &enrolled).await, 403);
+        assert_eq!(enrolled.configuration().await, 403);
         let confirm = async || {
             let status = made.coordinator.status().await.unwrap();
             let confirmed =
@@ -193,12 +213,12 @@ async fn a_server_gets_its_secrets_once_its_console_was_read_and_a_thief_of_its_
             made.coordinator.status().await.unwrap().node(&"s1".parse().unwrap()).unwrap().registry
         };
         assert_eq!(confirm().await, RegistryState::Bound, "the console says nothing yet");
-        assert_eq!(configuration(&made, &enrolled).await, 403);
-        let shown = if thief { Identity::generate().unwrap() } else { enrolled };
-        lab.world().consoles.insert("s1".parse().unwrap(), shown.fingerprint());
+        assert_eq!(enrolled.configuration().await, 403);
+        let shown = if thief { Booted::new(&made, &Identity::generate().unwrap()) } else { enrolled };
+        lab.world().consoles.insert("s1".parse().unwrap(), shown.key);
         let (registry, answer) = if thief { (RegistryState::Held, 403) } else { (RegistryState::Bound, 200) };
         assert_eq!(confirm().await, registry);
-        assert_eq!(configuration(&made, &shown).await, answer);
+        assert_eq!(shown.configuration().await, answer);
     }
 }
 

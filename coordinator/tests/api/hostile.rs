@@ -3,6 +3,7 @@
 
 use super::common::{Machine, World, class};
 use super::transport::{PATIENCE, connect, drain};
+use kiln_protocol::ratchet::{Notch, OpenRequest, Turn};
 use kiln_protocol::{ErrorClass, Identity, admin, api, tls};
 use reqwest::Method;
 use rustls::client::{ClientConnection, ResolvesClientCert, Resumption};
@@ -11,6 +12,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::ParsedCertificate;
 use rustls::sign::{CertifiedKey, Signer, SigningKey};
 use rustls::{ClientConfig, HandshakeKind, SignatureAlgorithm, SignatureScheme};
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -196,17 +198,26 @@ async fn no_session_is_resumed_least_of_all_after_revocation() {
     world.machine_with(&identity).enrol(&world.ticket("a1").await).await.unwrap();
     // One configuration keeps the sessions of all its connections.
     let config = eager(&identity, &world);
+    let notch = Cell::new(Notch::random());
     let ask = async || {
         let mut stream = connect(&world, config.clone()).await.unwrap();
-        let request = b"GET /v1/config HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
-        stream.write_all(request).await.unwrap();
+        // A node's connection is opened before anything is asked on it.
+        let turn = Turn { cur: notch.get(), next: Notch::random() };
+        let body = serde_json::to_string(&OpenRequest { turn, seen: None }).unwrap();
+        let requests = format!(
+            "POST /v1/open HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}\
+             GET /v1/config HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(requests.as_bytes()).await.unwrap();
+        notch.set(turn.next);
         let answer = String::from_utf8(drain(&mut stream).await).unwrap();
         let tls = stream.get_ref().1;
         (answer, tls.handshake_kind(), tls.tls13_tickets_received(), tls.is_early_data_accepted())
     };
     for _ in 0..2 {
         let (answer, kind, tickets, early) = ask().await;
-        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert_eq!(answer.matches("HTTP/1.1 200").count(), 2, "{answer}");
         assert_eq!((kind, tickets, early), (Some(HandshakeKind::Full), 0, false));
     }
     world.coordinator.revoke(&super::common::name("a1")).await.unwrap();
