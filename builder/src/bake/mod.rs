@@ -54,7 +54,7 @@ use crate::run::{Run, RunId, dirs::create_private, orphans};
 #[cfg(test)]
 pub(crate) use node::hardening_files;
 
-use kickstart::{Stage, Template};
+use kickstart::{Stage, Template, Values};
 use pack::Existing;
 use store::{Store, Stored};
 
@@ -272,6 +272,8 @@ async fn prepare(
 ) -> Result<Prepared> {
     let template =
         options.kickstart.as_deref().map_or_else(|| Ok(Template::of(Stage::Os)), Template::read)?;
+    let values = Values::without_run(Stage::Os, options.wanted.k3s_selinux.is_some());
+    template.render(&values.with_oscap(options.order.harden.profile()))?;
     // At once where the medium is at hand: what follows reads gigabytes.
     if let Some(iso) = options.wanted.iso_file().filter(|iso| iso.is_file()) {
         crate::inputs::media::volume_id(iso)?;
