@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 
 use crate::bake::store::locks_dir;
+use crate::inputs::fetch::partial;
 use crate::run::{dirs, gc, lock, orphans};
 
 /// Arguments of `builder gc`.
@@ -46,6 +47,17 @@ pub(super) fn run(args: Args) -> Result<()> {
             problems.push(format!("{error:#}"));
         }
     }
+    // The next bake would go on with them; who clears up does not wait for it.
+    let partials: Vec<_> = partial::find(&cache)?.into_iter().filter(|partial| !partial.held).collect();
+    for partial in &partials {
+        let url = partial.url.as_deref().unwrap_or("an unknown place");
+        println!("a download that stopped half-way, of {url}\n  {}", partial.dir.display());
+        if args.yes
+            && let Err(error) = partial.remove()
+        {
+            problems.push(format!("{error:#}"));
+        }
+    }
     let locks = lock::unheld(&locks_dir(&cache));
     for lock in &locks {
         println!("a lock nobody holds\n  {}", lock.display());
@@ -53,7 +65,7 @@ pub(super) fn run(args: Args) -> Result<()> {
     if args.yes {
         lock::remove_unheld(&locks_dir(&cache));
     }
-    let things = left.len() + orphans.len() + locks.len();
+    let things = left.len() + orphans.len() + partials.len() + locks.len();
     match (things, args.yes) {
         (0, _) => println!("nothing is left of earlier runs"),
         (things, true) => println!("{} cleaned up", count(things)),

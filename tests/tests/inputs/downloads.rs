@@ -133,6 +133,7 @@ fn a_builder_that_was_killed_half_way_leaves_what_the_next_one_continues() {
 
     let listed = run(world.builder(&["cache", "prune"]), SOON).success();
     listed.says(&["partial", ISO, "with --yes it is removed"]);
+    run(world.builder(&["gc"]), SOON).success().says(&["stopped half-way", ISO]);
     assert_eq!(size(), HALF, "a dry run removed it");
     world.inputs(&[]).success();
     let ranges: Vec<_> = world
