@@ -65,17 +65,7 @@ fn parse_stat(line: &str) -> Option<(char, u64)> {
 /// its own directory, so this finds one whose number was never written down.
 pub fn qemus_in(dir: &Path) -> Vec<ProcessId> {
     let Ok(dir) = dir.canonicalize() else { return Vec::new() };
-    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
-    entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
-        .filter(|pid| {
-            let proc = Path::new("/proc").join(pid.to_string());
-            let inside = std::fs::read_link(proc.join("cwd")).is_ok_and(|cwd| cwd.starts_with(&dir));
-            inside && std::fs::read_to_string(proc.join("comm")).is_ok_and(|name| name.starts_with("qemu"))
-        })
-        .filter_map(ProcessId::of)
-        .collect()
+    processes(|proc, comm| comm.starts_with("qemu") && runs_in(proc, &dir))
 }
 
 /// Programs that work on a run's files and outlive a builder that is killed.
@@ -87,19 +77,28 @@ pub fn helpers_of(dir: &Path) -> Vec<ProcessId> {
     // What is in nobody's directory is looked for by its name alone.
     let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
     let Some(name) = dir.to_str() else { return Vec::new() };
-    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
-    entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
-        .filter(|pid| {
-            let proc = Path::new("/proc").join(pid.to_string());
-            let ours = std::fs::read_to_string(proc.join("comm"))
-                .is_ok_and(|comm| HELPERS.iter().any(|helper| comm.starts_with(helper)));
-            ours && (std::fs::read_link(proc.join("cwd")).is_ok_and(|cwd| cwd.starts_with(&dir))
+    processes(|proc, comm| {
+        HELPERS.iter().any(|helper| comm.starts_with(helper))
+            && (runs_in(proc, &dir)
                 || std::fs::read(proc.join("cmdline")).is_ok_and(|words| names(&words, name)))
-        })
-        .filter_map(ProcessId::of)
-        .collect()
+    })
+}
+
+/// The living processes that are wanted, told by their place in /proc and
+/// their name.
+fn processes(wanted: impl Fn(&Path, &str) -> bool) -> Vec<ProcessId> {
+    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter(|pid| {
+        let proc = Path::new("/proc").join(pid.to_string());
+        std::fs::read_to_string(proc.join("comm")).is_ok_and(|comm| wanted(&proc, &comm))
+    })
+    .filter_map(ProcessId::of)
+    .collect()
+}
+
+fn runs_in(proc: &Path, dir: &Path) -> bool {
+    std::fs::read_link(proc.join("cwd")).is_ok_and(|cwd| cwd.starts_with(dir))
 }
 
 /// Whether a command line has a path at or below `dir`.
