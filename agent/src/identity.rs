@@ -62,6 +62,11 @@ pub(crate) fn load_or_make_next(root: &Root, key: &Fingerprint) -> Result<Identi
     Ok(identity)
 }
 
+/// The key that was to take the other's place is not to any more.
+pub(crate) fn drop_next(root: &Root) -> Result<()> {
+    root.remove(NEXT_FILE.as_ref())
+}
+
 fn read(root: &Root, file: &str) -> Result<Option<Identity>> {
     let Some(pem) = root.read_text(file)? else { return Ok(None) };
     let identity = Identity::from_pem(&pem).with_context(|| format!("reading {}", root.shown(file)))?;

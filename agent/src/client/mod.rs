@@ -105,6 +105,11 @@ impl Client {
         self.retired.set(true);
     }
 
+    /// Whether nothing may be asked with this key but that it be replaced.
+    pub(crate) fn is_retired(&self) -> bool {
+        self.retired.get()
+    }
+
     /// Asks that this client's key be taken for the ticket's node.
     pub(crate) async fn enrol(&self, request: &EnrolRequest) -> Result<EnrolAnswer, Failure> {
         self.ask(Method::POST, api::ENROL, Some(request)).await
@@ -144,13 +149,15 @@ impl Client {
 
     /// Asks that `new` be this node's key from now on. Until that was answered
     /// this client asks for nothing else: nobody knows whether it was heard, and
-    /// a key that was replaced must not be used.
-    pub(crate) async fn rotate(&self, new: &Identity) -> Result<(), Failure> {
+    /// a key that was replaced must not be used. A plain no to the `first` time
+    /// it was ever asked leaves the key what it was; after a time that may have
+    /// been heard, a no tells nothing about that one.
+    pub(crate) async fn rotate(&self, new: &Identity, first: bool) -> Result<(), Failure> {
         let bond = self.bond.as_ref().context("only a bound node has a key to replace")?;
         self.retire();
         let mut kept = self.line.lock().await;
         kept.take();
-        let mut failures = Vec::new();
+        let (mut failures, mut maybe_heard) = (Vec::new(), !first);
         for index in self.order() {
             let mut line = match self.connect(&self.addresses[index]).await {
                 Ok(line) => line,
@@ -166,11 +173,14 @@ impl Client {
             match line.ask(&question).await {
                 Ok(Answer { status, body, .. }) => {
                     let verdict = judge(status, body).map(drop);
-                    // A plain no leaves the key what it was.
-                    self.retired.set(!verdict.as_ref().is_err_and(|error| error.class.needs_operator()));
+                    let plain_no = verdict.as_ref().is_err_and(|error| error.class.needs_operator());
+                    self.retired.set(maybe_heard || !plain_no);
                     return verdict.map_err(Failure::from);
                 }
-                Err(failure) => failures.push(failure),
+                Err(failure) => {
+                    maybe_heard = true;
+                    failures.push(failure);
+                }
             }
         }
         Err(combined(failures))

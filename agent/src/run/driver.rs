@@ -262,6 +262,10 @@ impl<'a, H: Host> Node<'a, H> {
         Ok(bond)
     }
 
+    pub(super) fn key_is_retired(&self) -> bool {
+        self.client.borrow().as_ref().is_some_and(|client| client.is_retired())
+    }
+
     pub(super) fn rotation_asked(&self) -> bool {
         self.client.borrow().as_ref().is_some_and(|client| client.rotation_asked())
     }

@@ -9,7 +9,8 @@
 //!
 //! Whatever is cut short between these goes on there: as long as the state
 //! names the old key and there is a next one, the same is asked again and
-//! nothing else is done with the old key; once the state names the new key, the
+//! nothing else is done with the old key, whatever the answers: an earlier one
+//! may have been heard. A plain no to the very first time ends it. Once the state names the new key, the
 //! file follows ([`identity::load_named`]).
 
 use std::time::Duration;
@@ -33,9 +34,16 @@ impl<H: Host> Node<'_, H> {
 
     /// Has another key take the node's key's place.
     pub(super) async fn rotate(&self, home: &Home) -> Result<(Event, String), Failure> {
-        let new = identity::load_or_make_next(self.root, &home.me.key)?;
         let client = self.client_for(home)?;
-        client.rotate(&new).await?;
+        let first = identity::load_next(self.root, &home.me.key)?.is_none();
+        let new = identity::load_or_make_next(self.root, &home.me.key)?;
+        if let Err(failure) = client.rotate(&new, first).await {
+            if !client.is_retired() {
+                // The key stays; another is made when it is asked for again.
+                identity::drop_next(self.root)?;
+            }
+            return Err(failure);
+        }
         let key = new.fingerprint();
         Ok((Event::KeyReplaced(key), format!("the node's key is now {key}")))
     }
@@ -58,7 +66,8 @@ impl<H: Host> Node<'_, H> {
                 Err(failure) => failure,
             };
             self.progress.note(Step::Ready, &format!("replacing the node's key: {}", failure.error));
-            if failure.error.class.needs_operator() {
+            // The key is what it was, and serves for everything else.
+            if failure.error.class.needs_operator() && !self.key_is_retired() {
                 break;
             }
             sleep(backoff.after(&failure, random()).max(Duration::from_millis(1))).await;
