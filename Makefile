@@ -1,7 +1,7 @@
 # The verbs a user types. Everything else is `builder --help`.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build media demo test soak lint man bake up down clean
+.PHONY: help setup build media demo test bench soak lint man bake up down clean
 
 VERSION ?= alma9-k3-node-amd64-v1.28.5-v1
 CLUSTER ?= examples/demo.toml
@@ -36,6 +36,9 @@ up: build  ## bring CLUSTER up
 
 down: build  ## take CLUSTER down
 	$(BUILDER) down $(CLUSTER)
+
+bench: setup  ## how fast, how small; the result goes to docs/benchmarks.md
+	./tests/bench/run
 
 soak: setup  ## bakes with faults injected, COUNT of them; the result goes to docs/soak.md
 	./tests/soak/run --count $(COUNT)
