@@ -278,6 +278,41 @@ fn an_agent_that_cannot_install() {
 }
 
 #[test]
+fn an_image_that_holds_a_private_key() {
+    // Over the cached os stage. The seal removes what installing leaves; a key
+    // in what was ordered to go in is found only by who reads the result.
+    lab().image();
+    let place = Place::new();
+    let images = place.path().join("images.tar");
+    let mut tar = Command::new("tar");
+    fs::write(place.path().join("ca.key"), "-----BEGIN EC PRIVATE KEY-----\nMHcCAQEEI\n").unwrap();
+    tar.arg("-C").arg(place.path()).arg("-cf").arg(&images).arg("ca.key");
+    run(tar, SOON).success();
+    let mut bake = place.bake_with(lab().media(), "tcg", &lab().cache().join("bake"));
+    bake.arg("--k3s-images").arg(&images).arg("--json");
+    let outcome = run(bake, ONE_INSTALLATION).code(1);
+    let outcome = outcome.says(&[
+        "the inspect stage failed",
+        "(inspect)",
+        "images.tar",
+        "holds a private key",
+        "next: ",
+    ]);
+    assert!(outcome.stdout.contains("\"class\":\"inspect\""), "{outcome}");
+
+    // Nothing is published, and the bundle has all that was seen.
+    assert!(!place.path().join("out").join(kiln_tests::lab::VERSION).exists(), "{outcome}");
+    place.assert_clean();
+    let bundle = place.bundle(&outcome);
+    assert_eq!(bundle.failure()["diagnosis"]["class"], "inspect");
+    assert!(bundle.text("README.txt").contains("inspect.json"), "{}", bundle.text("README.txt"));
+    let report: serde_json::Value = serde_json::from_str(&bundle.text("inspect.json")).unwrap();
+    assert_eq!(report["ok"], false, "{report:#}");
+    let found: Vec<_> = report["findings"].as_array().unwrap().iter().map(|one| &one["rule"]).collect();
+    assert_eq!(found, ["private-keys"], "{report:#}");
+}
+
+#[test]
 fn a_guest_out_of_memory() {
     let place = Place::new();
     let mut bake = from_failing_media(&place, "oom");

@@ -42,7 +42,7 @@ pub(super) fn dir(state: &Path, run: &RunId) -> PathBuf {
 }
 
 /// The files of a bundle: name, what it is.
-const FILES: [(&str, &str); 8] = [
+const FILES: [(&str, &str); 9] = [
     (SCREEN, "the machine's screen when it was given up"),
     ("serial.log", "ttyS0: firmware, kernel, dracut, Anaconda's text interface"),
     ("installer.log", "Anaconda's own log, as its rsyslog sent it"),
@@ -50,6 +50,7 @@ const FILES: [(&str, &str); 8] = [
     ("qemu.log", "QEMU's own messages"),
     ("ks.cfg", "the kickstart as it ran"),
     ("command.txt", "QEMU's command line, as a shell takes it"),
+    (super::inspect::REPORT, "what the inspection saw of the image, and found"),
     ("failure.json", "all of this for programs: class, line, versions of the tools"),
 ];
 /// The screenshot's name.
@@ -78,25 +79,40 @@ pub(super) fn write(dir: &Path, evidence: &Evidence<'_>) -> Result<()> {
     }
     put(dir, "ks.cfg", redact(evidence.kickstart).as_bytes())?;
     put(dir, "command.txt", format!("{}\n", redact(evidence.command)).as_bytes())?;
-    let failure = serde_json::json!({
-        "stage": evidence.stage,
-        "diagnosis": evidence.diagnosis,
-        "tools": evidence.tools,
-    });
+    close(dir, evidence.stage, evidence.diagnosis, evidence.tools)
+}
+
+/// Writes the bundle of an image that was read through and is not as it must
+/// be: there is no machine any more that could tell anything.
+pub(super) fn write_findings(
+    dir: &Path,
+    stage: &str,
+    diagnosis: &Diagnosis,
+    report: &[u8],
+    tools: &BTreeMap<String, String>,
+) -> Result<()> {
+    create_private(dir)?;
+    put(dir, super::inspect::REPORT, report)?;
+    close(dir, stage, diagnosis, tools)
+}
+
+/// What every bundle ends with: the failure for programs, and the index.
+fn close(dir: &Path, stage: &str, diagnosis: &Diagnosis, tools: &BTreeMap<String, String>) -> Result<()> {
+    let failure = serde_json::json!({ "stage": stage, "diagnosis": diagnosis, "tools": tools });
     put(dir, "failure.json", redact(&serde_json::to_string_pretty(&failure)?).as_bytes())?;
-    put(dir, INDEX, redact(&index(dir, evidence)).as_bytes())
+    put(dir, INDEX, redact(&index(dir, stage, diagnosis, tools)).as_bytes())
 }
 
 /// What happened and what is here.
-fn index(dir: &Path, evidence: &Evidence<'_>) -> String {
-    let mut text = format!("The {} stage failed: {}\n\n", evidence.stage, evidence.diagnosis);
+fn index(dir: &Path, stage: &str, diagnosis: &Diagnosis, tools: &BTreeMap<String, String>) -> String {
+    let mut text = format!("The {stage} stage failed: {diagnosis}\n\n");
     for (name, what) in FILES {
         if let Ok(metadata) = std::fs::metadata(dir.join(name)) {
             let _ = writeln!(text, "{name:<14} {:>8} bytes  {what}", metadata.len());
         }
     }
     let _ = writeln!(text, "\nOf each log the last {} KiB are here; secrets were taken out.\n", TAIL >> 10);
-    for (tool, version) in evidence.tools {
+    for (tool, version) in tools {
         let _ = writeln!(text, "{tool}: {version}");
     }
     text

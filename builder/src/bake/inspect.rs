@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use kiln_protocol::install::Login;
 use serde::{Deserialize, Serialize};
 
@@ -89,7 +89,7 @@ impl Bake<'_> {
         let expected = expected(self.options, self.inputs);
         let inspection = Box::pin(inspect::inspect(disk, Some(expected), &installer, &work)).await?;
         if !inspection.ok {
-            return Err(self.found(&inspection).into());
+            return Err(self.found(&inspection).await?.into());
         }
         for note in &inspection.notes {
             self.progress.step(STAGE, note);
@@ -107,16 +107,15 @@ impl Bake<'_> {
     }
 
     /// The failure that findings are; what was found is kept.
-    fn found(&self, inspection: &Inspection) -> StageFailed {
+    async fn found(&self, inspection: &Inspection) -> Result<StageFailed> {
         let dir = bundle::dir(&self.options.state, &self.run_id);
-        let keep = || -> Result<PathBuf> {
-            create_private(&dir)?;
-            let report = dir.join(REPORT);
-            std::fs::write(&report, text(inspection)?)
-                .with_context(|| format!("writing {}", report.display()))?;
-            Ok(dir.clone())
-        };
-        StageFailed { stage: STAGE, diagnosis: Box::new(diagnosis(inspection)), bundle: keep().ok() }
+        let diagnosis = diagnosis(inspection);
+        let kept = bundle::write_findings(&dir, STAGE, &diagnosis, &text(inspection)?, self.tools().await?);
+        if let Err(error) = &kept {
+            self.progress.warn(format!("what was found could not be kept: {error:#}"));
+        }
+        let bundle = kept.is_ok().then_some(dir);
+        Ok(StageFailed { stage: STAGE, diagnosis: Box::new(diagnosis), bundle })
     }
 }
 
