@@ -150,8 +150,23 @@ fn kind(guid: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    /// A disk with two partitions and nothing in them, in `dir`.
+    pub(in super::super) async fn partitioned(dir: &Path) -> std::path::PathBuf {
+        let raw = dir.join("disk.raw");
+        let disk = std::fs::OpenOptions::new().read(true).write(true).create_new(true).open(&raw).unwrap();
+        disk.set_len(64 << 20).unwrap();
+        let mut table = gpt::GptConfig::new().writable(true).create_from_device(disk, None).unwrap();
+        table.add_partition("biosboot", 1 << 20, gpt::partition_types::BIOS, 0, Some(2048)).unwrap();
+        table.add_partition("root", 8 << 20, gpt::partition_types::LINUX_FS, 0, Some(2048)).unwrap();
+        let mut disk = table.write().unwrap();
+        gpt::mbr::ProtectiveMBR::with_lb_size(131_071).overwrite_lba0(&mut disk).unwrap();
+        let image = dir.join("disk.qcow2");
+        img::convert(&raw, &image, img::Compression::Zlib, 1).await.unwrap();
+        image
+    }
 
     fn header(change: impl Fn(&mut Vec<u8>)) -> Option<&'static str> {
         let mut header = vec![0; 104];
@@ -180,17 +195,7 @@ mod tests {
     #[tokio::test]
     async fn partitions_are_read_from_both_ends_of_a_qcow2() {
         let dir = tempfile::tempdir().unwrap();
-        let raw = dir.path().join("disk.raw");
-        let disk = std::fs::OpenOptions::new().read(true).write(true).create_new(true).open(&raw).unwrap();
-        disk.set_len(64 << 20).unwrap();
-        let mut table = gpt::GptConfig::new().writable(true).create_from_device(disk, None).unwrap();
-        table.add_partition("biosboot", 1 << 20, gpt::partition_types::BIOS, 0, Some(2048)).unwrap();
-        table.add_partition("root", 8 << 20, gpt::partition_types::LINUX_FS, 0, Some(2048)).unwrap();
-        let mut disk = table.write().unwrap();
-        gpt::mbr::ProtectiveMBR::with_lb_size(131_071).overwrite_lba0(&mut disk).unwrap();
-        let image = dir.path().join("disk.qcow2");
-        img::convert(&raw, &image, img::Compression::Zlib, 1).await.unwrap();
-
+        let image = partitioned(dir.path()).await;
         check_qcow2(&image).unwrap();
         let facts = read(&image, dir.path()).await.unwrap();
         let seen: Vec<_> =

@@ -15,6 +15,7 @@
 
 mod disk;
 mod judge;
+pub(crate) mod outside;
 mod report;
 mod survey;
 
@@ -41,7 +42,7 @@ const SURVEY: &str = include_str!("../../../kickstart/survey.py");
 /// Where it writes to.
 const SURVEY_PORT: &str = "io.kiln.survey.0";
 /// Changes whenever other rules apply.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 impl Expected {
     /// What a manifest says of its image.

@@ -119,8 +119,11 @@ impl fmt::Display for Inspection {
         if !self.units.masked.is_empty() {
             writeln!(f, "masked     {}", self.units.masked.join(" "))?;
         }
-        let Labels { checked, right, .. } = self.labels;
-        writeln!(f, "labels     {right} of {checked} as the policy has them")?;
+        let Labels { checked, right, off, .. } = &self.labels;
+        match off {
+            None => writeln!(f, "labels     {right} of {checked} as the policy has them")?,
+            Some(why) => writeln!(f, "labels     not judged: SELinux is off, {why}")?,
+        }
         let logins = if self.logins.is_empty() { "nobody".to_owned() } else { self.logins.join(", ") };
         writeln!(f, "logins     {logins}")?;
         if let Some(login) = &self.expected.login {

@@ -11,6 +11,7 @@ use super::super::disk::Partition;
 use super::super::survey::tests::{RUN, package, stream};
 use super::*;
 
+const ETC_LABEL: &str = "system_u:object_r:etc_t:s0";
 const K3S_LABEL: &str = "system_u:object_r:container_runtime_exec_t:s0";
 const UNIT_LABEL: &str = "system_u:object_r:systemd_unit_file_t:s0";
 
@@ -18,6 +19,8 @@ const UNIT_LABEL: &str = "system_u:object_r:systemd_unit_file_t:s0";
 struct Image {
     entries: BTreeMap<String, Value>,
     labels: BTreeMap<String, String>,
+    /// Whether the policy answers for what has no label of its own here.
+    policy: bool,
     disk: DiskFacts,
     expected: Expected,
 }
@@ -68,7 +71,8 @@ impl Image {
         let partitions =
             vec![part(1, "bios-boot"), part(2, "efi-system"), part(3, "linux"), part(4, "linux")];
         let disk = DiskFacts { virtual_size: 1 << 33, partitions, bios_loader: true };
-        let mut this = Self { entries: BTreeMap::new(), labels: BTreeMap::new(), disk, expected };
+        let mut this =
+            Self { entries: BTreeMap::new(), labels: BTreeMap::new(), policy: true, disk, expected };
         for dir in
             ["/etc", "/tmp", "/var/log", "/var/log/chrony", "/root", "/var/lib/rancher/k3s/agent/images"]
         {
@@ -144,9 +148,14 @@ impl Image {
     fn judge(&self) -> Verdict {
         let mut facts: Vec<String> = self.entries.values().map(ToString::to_string).collect();
         facts.push(package("k3s-selinux"));
-        let labels = self.labels.iter();
+        // Like the script, which asks the policy about every path that was placed.
+        let asked = self.entries.keys().filter(|_| self.policy).map(|path| (path, ETC_LABEL));
+        let mut labels: BTreeMap<&String, &str> = asked.collect();
+        labels.extend(self.labels.iter().map(|(path, wanted)| (path, wanted.as_str())));
         facts.extend(
-            labels.map(|(path, wanted)| json!({"kind":"label","path":path,"wanted":wanted}).to_string()),
+            labels
+                .into_iter()
+                .map(|(path, wanted)| json!({"kind":"label","path":path,"wanted":wanted}).to_string()),
         );
         let survey = Survey::parse(&stream(&facts), &RUN.parse().unwrap()).unwrap();
         judge(&survey, &self.disk, &self.expected).0
@@ -240,8 +249,14 @@ const PLANTED: &[(&str, Change)] = &[
     ("boot-loaders", |i| drop(i.entries.remove("/boot/efi/EFI/BOOT/BOOTX64.EFI"))),
     ("kernels", |i| drop(i.entries.remove("/boot/initramfs-5.14.img"))),
     ("labels", |i| i.entries.get_mut("/usr/local/bin/k3s").unwrap()["label"] = json!("u:object_r:bin_t:s0")),
-    ("labels", |i| drop(i.entries.get_mut("/etc/shadow").unwrap().as_object_mut().unwrap().remove("label"))),
-    ("labels", |i| i.labels.clear()),
+    ("labels", |i| unlabel(i, "/etc/shadow")),
+    ("labels", |i| i.policy = false),
+    ("labels", |i| unlabel(i, "/etc/systemd/system/multi-user.target.wants/kiln-agent.service")),
+    ("labels", |i| {
+        // The policy leaves it alone, and it has none all the same.
+        i.labels.insert("/usr/lib/kiln/image.json".into(), "<<none>>".into());
+        unlabel(i, "/usr/lib/kiln/image.json");
+    }),
     ("sshd", |i| drop(i.entries.remove("/etc/ssh/sshd_config.d/00-kiln.conf"))),
     ("sshd", |i| i.file("/etc/ssh/sshd_config.d/00-a.conf", 0o600, "passwordAuthentication yes\n")),
     ("sysctl", |i| i.file("/etc/sysctl.d/99-x.conf", 0o644, "kernel.kptr_restrict=0\n")),
@@ -253,6 +268,34 @@ const PLANTED: &[(&str, Change)] = &[
     ("modes", |i| i.entries.get_mut("/etc/shadow").unwrap()["mode"] = json!(0o644)),
     ("enforcing", |i| i.file("/etc/selinux/config", 0o644, "SELINUX=permissive\n")),
 ];
+
+fn unlabel(image: &mut Image, path: &str) {
+    image.entries.get_mut(path).unwrap().as_object_mut().unwrap().remove("label").unwrap();
+}
+
+#[test]
+fn labels_are_not_judged_where_selinux_is_off_and_the_report_says_so() {
+    let says = |image: &Image| image.judge().notes.into_iter().find(|note| note.contains("SELinux is off"));
+    let mut image = Image::good();
+    image.expected.harden = Hardening::None;
+    image.record();
+    assert_eq!(says(&image), None);
+    unlabel(&mut image, "/usr/local/bin/agent");
+    assert_eq!(image.found(), BTreeSet::from(["labels".to_owned()]));
+    image.file("/etc/selinux/config", 0o644, "# SELINUX=enforcing\nSELINUX=disabled\n");
+    assert_eq!(image.judge().findings, []);
+    assert!(says(&image).unwrap().contains("by SELINUX=disabled"));
+    image.entries.remove("/etc/selinux/config");
+    assert_eq!(image.judge().findings, []);
+    assert!(says(&image).unwrap().contains("has no /etc/selinux/config"));
+    // What nobody understands is no reason to look away.
+    image.file("/etc/selinux/config", 0o644, "SELINUX=of\n");
+    assert_eq!(image.found(), BTreeSet::from(["labels".to_owned()]));
+    // The baseline does not let SELinux be off.
+    let mut image = Image::good();
+    image.file("/etc/selinux/config", 0o644, "SELINUX=disabled\n");
+    assert!(image.found().contains("enforcing"));
+}
 
 #[test]
 fn everything_planted_is_found_by_its_rule() {

@@ -1,6 +1,11 @@
 //! SELinux labels: the raw attributes, against what the image's own policy
 //! has, and against what we know must be there.
+//!
+//! Where SELinux is on, what was put into the image must have a label whatever
+//! the policy says. Where it is off, labels mean nothing and are not judged;
+//! the report says so and why. That it must be on is a rule of the baseline.
 
+use globset::{Glob, GlobSet, GlobSetBuilder};
 use serde::{Deserialize, Serialize};
 
 use super::super::survey::Survey;
@@ -38,6 +43,8 @@ const KNOWN: [(&str, &[&str]); 4] = [
 const K3S: &str = "/usr/local/bin/k3s";
 const K3S_TYPE: &str = "container_runtime_exec_t";
 const CONFIG: &str = "/etc/selinux/config";
+/// What the policy says of paths whose label it leaves alone.
+const NONE: &str = "<<none>>";
 
 /// How the labels are.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,27 +55,57 @@ pub struct Labels {
     pub right: usize,
     /// How many files have no label at all.
     pub without: usize,
+    /// Why labels were not judged, where SELinux is off in the image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub off: Option<String>,
 }
 
 pub(super) fn judge(survey: &Survey, verdict: &mut Verdict) -> Labels {
-    let mut labels = Labels::default();
+    let mut labels = Labels { without: without(survey).count(), ..Labels::default() };
     verdict
         .rule("labels", "under SELinux a program with a wrong label does not start, and a file is not read");
-    for (path, wanted) in &survey.wanted_labels {
-        let Some(entry) = survey.get(path) else { continue };
-        if wanted == "<<none>>" {
+    if let Some(why) = off(survey) {
+        verdict.notes.push(format!("labels were not judged: SELinux is off in this image, {why}"));
+        labels.off = Some(why);
+        return labels;
+    }
+    let ours = placed();
+    for entry in survey.entries().filter(|entry| ours.is_match(&entry.path)) {
+        let path = entry.path.as_str();
+        // The ESP is FAT, which has no labels.
+        if path.starts_with("/boot/efi/") {
             continue;
         }
-        labels.checked += 1;
-        match entry.label() {
-            Some(found) if found == wanted => labels.right += 1,
-            Some(found) => verdict.at(path, format!("is labelled {found}, the policy has {wanted}")),
-            None => verdict.at(path, format!("has no label, the policy has {wanted}")),
+        match (survey.wanted_labels.get(path).map(String::as_str), entry.label()) {
+            (None, _) => verdict.at(path, "is not compared: the policy was not asked about it"),
+            (Some(NONE), None) => verdict.at(path, "has no label at all"),
+            (Some(NONE), Some(_)) => {}
+            (Some(wanted), found) => {
+                labels.checked += 1;
+                match found {
+                    Some(found) if found == wanted => labels.right += 1,
+                    Some(found) => verdict.at(path, format!("is labelled {found}, the policy has {wanted}")),
+                    None => verdict.at(path, format!("has no label at all, the policy has {wanted}")),
+                }
+            }
         }
     }
     if labels.checked == 0 {
         verdict.at(CONFIG, "the policy has no label for anything that was put into the image");
     }
+    types(survey, verdict);
+    let others: Vec<_> = without(survey).filter(|path| !ours.is_match(path)).collect();
+    if let Some(first) = others.first() {
+        let count = others.len();
+        verdict.notes.push(format!(
+            "{count} paths that Kiln did not place have no label at all, {first} is the first"
+        ));
+    }
+    labels
+}
+
+/// Whether what must have a certain type has it.
+fn types(survey: &Survey, verdict: &mut Verdict) {
     let kind_of = |path: &str| survey.get(path)?.label()?.split(':').nth(2);
     for (path, wanted) in KNOWN {
         let found = kind_of(path).unwrap_or("no type");
@@ -85,16 +122,33 @@ pub(super) fn judge(survey: &Survey, verdict: &mut Verdict) -> Labels {
         }
         _ => verdict.notes.push(format!("{K3S} is not {K3S_TYPE}: k3s-selinux is not in this image")),
     }
-    let unlabelled = |path: &str| ["/etc/", "/usr/", "/var/"].iter().any(|dir| path.starts_with(dir));
-    let without: Vec<_> =
-        survey.entries().filter(|entry| entry.label.is_none() && unlabelled(&entry.path)).collect();
-    labels.without = without.len();
-    if let Some(first) = without.first() {
-        verdict.notes.push(format!(
-            "{} paths have no label at all, {} is the first",
-            without.len(),
-            first.path
-        ));
+}
+
+/// Why SELinux is off in the image; none where it is on, or where it cannot be
+/// told that it is off. It is off without its configuration (libselinux then
+/// takes "disabled", `selinux_getenforcemode`), and where that says so.
+fn off(survey: &Survey) -> Option<String> {
+    if survey.get(CONFIG).is_none() {
+        return Some(format!("which has no {CONFIG}"));
     }
-    labels
+    let text = survey.text(CONFIG)?;
+    let mode = text.lines().rev().find_map(|line| line.strip_prefix("SELINUX=")).map(str::trim)?;
+    mode.eq_ignore_ascii_case("disabled").then(|| format!("by SELINUX={mode} in {CONFIG}"))
+}
+
+/// What we put into an image, as the survey is asked for it.
+fn placed() -> GlobSet {
+    let globs = PATHS.into_iter().map(|path| Glob::new(path).expect("PATHS are patterns"));
+    let all = globs.fold(GlobSetBuilder::new(), |mut all, glob| {
+        all.add(glob);
+        all
+    });
+    all.build().expect("PATHS are patterns")
+}
+
+/// The paths that have no label, where files have some.
+fn without(survey: &Survey) -> impl Iterator<Item = &str> {
+    let labelled = |path: &str| ["/etc/", "/usr/", "/var/"].iter().any(|dir| path.starts_with(dir));
+    let entries = survey.entries().filter(|entry| entry.label.is_none());
+    entries.map(|entry| entry.path.as_str()).filter(move |path| labelled(path))
 }
