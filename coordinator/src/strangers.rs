@@ -89,6 +89,7 @@ fn source(stranger: &Stranger) -> Source {
 mod tests {
     use super::*;
     use kiln_protocol::api::{Step, StepState};
+    use proptest::prelude::*;
 
     fn key(number: usize) -> Fingerprint {
         Fingerprint::of_spki(&number.to_be_bytes())
@@ -135,6 +136,66 @@ mod tests {
         assert_eq!(strangers.list().len(), 1 + PER_SOURCE);
         (1000..2000).zip((0..50).cycle()).for_each(|(number, from)| strangers.note(number, from));
         assert!(strangers.list().len() <= CAPACITY);
+    }
+
+    #[derive(Debug, Clone)]
+    enum Arrival {
+        Reports,
+        Waits,
+        /// An operator has approved it, or it has enrolled.
+        IsKnown,
+    }
+
+    /// Machines of sources of very different eagerness, some of which come
+    /// again, also from elsewhere.
+    fn arrivals() -> impl Strategy<Value = Vec<(usize, u8, Arrival)>> {
+        let key = prop_oneof![3 => 0..40usize, 2 => 40..100_000usize];
+        let from = prop_oneof![4 => Just(0u8), 2 => 1..4u8, 3 => any::<u8>()];
+        let arrival =
+            prop_oneof![5 => Just(Arrival::Reports), 4 => Just(Arrival::Waits), 1 => Just(Arrival::IsKnown)];
+        proptest::collection::vec((key, from, arrival), 0..400)
+    }
+
+    proptest! {
+        /// Whoever comes, how often and from where: the memory is bounded, in
+        /// all and for each source; who has just come is in it; and who had to
+        /// go for that was the oldest of a source that had filled its room, or
+        /// that had as much of a full memory as any.
+        #[test]
+        fn any_sequence_of_arrivals_takes_bounded_room(arrivals in arrivals()) {
+            let mut strangers = Strangers::default();
+            for (number, from, arrival) in arrivals {
+                let (machine, address) = (key(number), IpAddr::from([10, 0, 0, from]));
+                let before: Vec<_> =
+                    strangers.0.iter().filter(|known| known.key != machine).map(|s| (s.key, source(s))).collect();
+                let count = |of: Source| before.iter().filter(|(_, from)| *from == of).count();
+                match arrival {
+                    Arrival::Reports => strangers.report(machine, address, report(), Timestamp::UNIX_EPOCH),
+                    Arrival::Waits => strangers.wait(machine, address, Facts::default(), Timestamp::UNIX_EPOCH),
+                    Arrival::IsKnown => strangers.forget(&machine),
+                }
+                prop_assert!(strangers.0.len() <= CAPACITY);
+                let after = strangers.keys();
+                let gone: Vec<_> = before.iter().filter(|(key, _)| !after.contains(key)).collect();
+                if matches!(arrival, Arrival::IsKnown) {
+                    prop_assert!(!after.contains(&machine) && gone.is_empty());
+                    continue;
+                }
+                prop_assert_eq!(after[0], machine);
+                for of in strangers.0.iter().map(source) {
+                    prop_assert!(strangers.0.iter().filter(|known| source(known) == of).count() <= PER_SOURCE);
+                }
+                prop_assert!(gone.len() <= 1);
+                if let Some((key, of)) = gone.first() {
+                    let fullest = before.iter().map(|(_, from)| count(*from)).max();
+                    let crowded = count(*of) >= PER_SOURCE && *of == address.into();
+                    let full = before.len() >= CAPACITY && Some(count(*of)) == fullest;
+                    prop_assert!(crowded || full);
+                    let oldest = before.iter().find(|(_, from)| from == of).map(|(key, _)| *key);
+                    prop_assert_eq!(oldest, Some(*key));
+                }
+            }
+        }
     }
 
     #[test]

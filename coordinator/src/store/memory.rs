@@ -14,7 +14,7 @@ use crate::unlock::UnlockKey;
 
 /// What outlives the process.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Disk(Arc<Mutex<Platter>>);
+pub(crate) struct Disk(Arc<Mutex<Platter>>);
 
 #[derive(Debug, Default)]
 struct Platter {
@@ -27,6 +27,16 @@ struct Platter {
 impl Disk {
     fn platter(&self) -> MutexGuard<'_, Platter> {
         self.0.lock().unwrap()
+    }
+
+    /// All that was committed.
+    pub(crate) fn image(&self) -> Vec<u8> {
+        self.platter().image.clone().unwrap_or_default()
+    }
+
+    /// From now on the disk holds this, whatever it held before.
+    pub(crate) fn set_image(&self, image: &[u8]) {
+        self.platter().image = Some(image.to_vec());
     }
 
     /// How often something was made durable.
@@ -42,7 +52,7 @@ impl Disk {
 
 /// The engine.
 #[derive(Debug)]
-pub(super) struct Memory {
+pub(crate) struct Memory {
     connection: Connection,
     disk: Disk,
     writer: usize,
@@ -50,7 +60,7 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    pub(super) fn open(disk: &Disk) -> Result<Self> {
+    pub(crate) fn open(disk: &Disk) -> Result<Self> {
         let mut connection = Connection::open_in_memory()?;
         let mut platter = disk.platter();
         if let Some(image) = &platter.image {

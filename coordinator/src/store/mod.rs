@@ -20,7 +20,7 @@ mod group_tests;
 pub(crate) mod incarnations;
 pub(crate) mod keys;
 #[cfg(test)]
-mod memory;
+pub(crate) mod memory;
 pub(crate) mod pin;
 pub(crate) mod ratchets;
 pub(crate) mod reports;
@@ -191,6 +191,12 @@ fn time(millis: i64) -> Result<Timestamp> {
 /// As precise as a time is after it was stored.
 pub(crate) fn rounded(at: Timestamp) -> Timestamp {
     time(millis(at)).unwrap_or(at)
+}
+
+/// The engine in use on a file, without waiting for the disk.
+#[cfg(test)]
+pub(crate) fn relaxed_engine(path: &Path) -> Result<Box<dyn Engine>> {
+    Ok(Box::new(Sqlite::open(path, Synchronous::Off, UnlockKey::for_tests())?))
 }
 
 /// An empty store in a directory of its own.

@@ -24,9 +24,11 @@ pub(crate) fn rotate(
     let seat = match keys::owner(tx, &key)? {
         Some(KeyOwner::Node { seat, .. }) => *seat,
         Some(KeyOwner::Former(seat)) => {
-            let again = seat.state == State::Bound(new) && ratchets::last(tx, seat.id)? == Some(request.turn);
-            if again {
-                return Ok(Ok(()));
+            // A ratchet that was forgotten since takes whatever comes next, and
+            // this comes from the machine that has the new key.
+            let last = ratchets::last(tx, seat.id)?;
+            if seat.state == State::Bound(new) && last.is_none_or(|last| last == request.turn) {
+                return turned(tx, &seat, request.turn, overtaken, actor, now);
             }
             return former_key_used(tx, seat.id, key, overtaken, actor, now).map(Err);
         }

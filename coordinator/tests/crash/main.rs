@@ -1,45 +1,63 @@
 //! The coordinator is killed, or its machine loses power, at every write, sync
 //! and answer of a history: whatever was answered is true afterwards, what was
-//! in flight has happened as a whole or not at all, and what was burnt stays so.
+//! in flight has happened as a whole or not at all, what was burnt stays so,
+//! and every machine goes on from what it has on its disk.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is how a test fails")]
 
+mod child;
 #[allow(dead_code, reason = "the other tests use the rest of it")]
 #[path = "../api/common.rs"]
 mod common;
 
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use common::{Machine, cluster_file, name};
-use jiff::{SignedDuration, Timestamp};
-use kiln_coordinator::{Coordinator, Server};
-use kiln_protocol::admin::{Hints, TicketRecord};
-use kiln_protocol::ticket::{Ticket, TicketSeed};
-use kiln_protocol::{ErrorClass, Fingerprint, Identity, Role};
+use common::Machine;
+use kiln_coordinator::{Coordinator, Server, UnlockFile};
+use kiln_protocol::ratchet::{OpenAnswer, OpenRequest, Stamp, Turn};
+use kiln_protocol::rotation::RotateRequest;
+use kiln_protocol::ticket::Ticket;
+use kiln_protocol::{ErrorClass, Fingerprint, Identity, api};
 use kiln_tests::crash::{self, Loss, Point, Trace};
+use reqwest::Method;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
-/// Nodes that come and go in the history, beside the server; more in a long run.
-fn rounds() -> usize {
-    std::env::var("KILN_CRASH_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(1)
-}
+use child::Child;
 
-/// What the child says after each answer: all that anybody can see.
+/// What the child says after each answer: all that anybody can see, and what
+/// must go on to be true.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct View {
     /// What was just answered.
     done: String,
+    /// The state directory that counts, below the recorded one.
+    state: String,
     /// The audit trail.
     events: serde_json::Value,
     /// The status, without what depends on the time of asking.
     status: serde_json::Value,
     /// Used tickets, with the key that each let in.
     burnt: Vec<(String, Fingerprint)>,
+    /// Machines that are bound and trusted, by node.
+    nodes: BTreeMap<String, Kept>,
 }
 
+/// What a machine has on its disk when it asks for the next thing.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Kept {
+    key: String,
+    /// The key that is to take its place.
+    next_key: Option<String>,
+    /// The turn that it opens its next connection with.
+    turn: Turn,
+    /// The newest stamp it was given.
+    seen: Option<Stamp>,
+}
+
+/// All that anybody can see.
 async fn view(coordinator: &Coordinator) -> Result<(serde_json::Value, serde_json::Value)> {
     let events = coordinator.events(0, 100_000).await?;
     let mut status = serde_json::to_value(coordinator.status().await?)?;
@@ -49,130 +67,9 @@ async fn view(coordinator: &Coordinator) -> Result<(serde_json::Value, serde_jso
     Ok((serde_json::to_value(events)?, status))
 }
 
-/// The child's side: a coordinator, its operator and its nodes.
-struct Child {
-    dir: std::path::PathBuf,
-    running: Option<(Coordinator, Server)>,
-    burnt: Vec<(String, Fingerprint)>,
-}
-
-impl Child {
-    async fn run(dir: &Path) -> Result<()> {
-        let dir = dir.join("state");
-        Coordinator::init(&dir)?;
-        let mut child = Self { dir, running: None, burnt: Vec::new() };
-        child.start().await?;
-        child.coordinator().apply(&cluster_file(1)).await?;
-        child.say("apply").await?;
-        let server = child.join("s1", 1).await?;
-        server.gate().await?;
-        child.say("gate").await?;
-        server.report_ready().await?;
-        child.say("ready").await?;
-        for round in 0..rounds() {
-            child.round(u32::try_from(round)?).await?;
-        }
-        child.coordinator().kubeconfig("https://10.0.0.1:6443", Duration::from_secs(3600)).await?;
-        child.say("kubeconfig").await?;
-        child.coordinator().end().await?;
-        child.say("end").await?;
-        child.coordinator().apply(&cluster_file(1)).await?;
-        child.say("apply again").await?;
-        child.stop().await;
-        Ok(())
-    }
-
-    /// An agent joins, is doubted, released, replaced and thrown out.
-    async fn round(&mut self, round: u32) -> Result<()> {
-        let first = 2 * round + 1;
-        let ticket = self.mint("a1", first).await?;
-        self.coordinator().extend(&name("a1"), Duration::from_secs(7200)).await?;
-        self.say("extend").await?;
-        let _machine = self.enrol(&ticket).await?;
-        let thief = self.machine(&Identity::generate()?);
-        ensure!(thief.enrol(&ticket).await.is_err_and(|error| error.class == ErrorClass::TicketContested));
-        self.say("contested").await?;
-        self.coordinator().release(&name("a1")).await?;
-        self.say("release").await?;
-        // With the state closed and opened again in between.
-        self.stop().await;
-        self.start().await?;
-        self.say("restart").await?;
-        let second = self.mint("a1", first + 1).await?;
-        self.enrol(&second).await?;
-        self.coordinator().revoke(&name("a1")).await?;
-        self.say("revoke").await
-    }
-
-    async fn start(&mut self) -> Result<()> {
-        let coordinator = Coordinator::open(&self.dir).await?;
-        let server = coordinator.serve(TcpListener::bind("127.0.0.1:0").await?).await?;
-        self.running = Some((coordinator, server));
-        Ok(())
-    }
-
-    async fn stop(&mut self) {
-        if let Some((coordinator, server)) = self.running.take() {
-            server.shutdown().await;
-            drop(coordinator);
-        }
-    }
-
-    fn coordinator(&self) -> &Coordinator {
-        &self.running.as_ref().unwrap().0
-    }
-
-    fn machine(&self, identity: &Identity) -> Machine {
-        let (coordinator, server) = self.running.as_ref().unwrap();
-        Machine::new(identity, server.local_addr(), coordinator.pin())
-    }
-
-    async fn mint(&mut self, node: &str, generation: u32) -> Result<Ticket> {
-        let address = "127.0.0.1:7443".parse()?;
-        let ticket = Ticket::new(vec![address], self.coordinator().pin(), TicketSeed::generate())?;
-        let role = if node.starts_with('s') { Role::Server } else { Role::Agent };
-        let now = Timestamp::now();
-        let record = TicketRecord {
-            node: name(node),
-            generation,
-            role,
-            not_before: now,
-            expires: now + SignedDuration::from_hours(1),
-            hints: Hints::default(),
-            confirm_console: false,
-        };
-        self.coordinator().mint(ticket.public_key(), record).await?;
-        self.say("mint").await?;
-        Ok(ticket)
-    }
-
-    async fn enrol(&mut self, ticket: &Ticket) -> Result<Machine> {
-        let identity = Identity::generate()?;
-        let machine = self.machine(&identity);
-        machine.enrol(ticket).await.map_err(|error| anyhow::anyhow!("{error:?}"))?;
-        self.burnt.push((ticket.to_text().to_string(), machine.key));
-        self.say("enrol").await?;
-        Ok(machine)
-    }
-
-    async fn join(&mut self, node: &str, generation: u32) -> Result<Machine> {
-        let ticket = self.mint(node, generation).await?;
-        self.enrol(&ticket).await
-    }
-
-    /// Says that an operation was answered, and what is to be seen since.
-    async fn say(&self, done: &str) -> Result<()> {
-        let (events, status) = view(self.coordinator()).await?;
-        let view = View { done: done.to_owned(), events, status, burnt: self.burnt.clone() };
-        let line = serde_json::to_string(&view)?;
-        // These came over the network; the others are the library's.
-        if ["gate", "ready", "enrol", "contested"].contains(&done) {
-            crash::say_answered(&line);
-        } else {
-            crash::say(&line);
-        }
-        Ok(())
-    }
+/// The unlock key of every state of a history: a restored one has it too.
+fn unlock_file(dir: &Path) -> UnlockFile {
+    UnlockFile::beside(&dir.join("state"))
 }
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -181,57 +78,99 @@ fn runtime() -> tokio::runtime::Runtime {
 
 /// What must be true of a disk after `said` answers.
 async fn check(dir: &Path, views: &[View], said: usize) -> Result<()> {
-    let state = dir.join("state");
-    let coordinator = match Coordinator::open(&state).await {
-        Ok(coordinator) => coordinator,
-        // Nothing was promised: it may be half made, and says what to do.
-        Err(_) if said == 0 => return Ok(()),
-        Err(error) => return Err(error).context("opening what is left of the state"),
+    let (promised, in_flight) = (said.checked_sub(1).map(|last| &views[last]), views.get(said));
+    let Some(promised) = promised else {
+        return before_the_first_promise(dir, views).await;
     };
-    let (events, status) = view(&coordinator).await?;
-    if said == 0 {
-        // Before the first promise: at most the first operation has happened.
-        let lines = |events: &serde_json::Value| events.as_array().map_or(0, Vec::len);
-        ensure!(lines(&events) <= lines(&views[0].events), "more has happened than was asked for");
-    } else {
-        let promised = &views[said - 1];
-        let in_flight = views.get(said);
-        let fits = |view: &View| view.events == events && view.status == status;
-        if !fits(promised) && !in_flight.is_some_and(fits) {
-            bail!(
-                "it is neither as it was after {:?} nor as it was to be after {:?}: {events:#}\n{status:#}",
-                promised.done,
-                in_flight.map(|view| &view.done)
-            );
-        }
+    let unlock = unlock_file(dir);
+    // A state that is being made is there as a whole or not at all.
+    if let Some(next) = in_flight.filter(|next| next.state != promised.state)
+        && dir.join(&next.state).exists()
+    {
+        let made = Coordinator::open_with(&dir.join(&next.state), &unlock).await;
+        let made = made.context("opening the state that was being made")?;
+        let (_, status) = view(&made).await?;
+        ensure!(status == next.status, "the state that was being made is another: {status:#}");
     }
-    let Some(promised) = said.checked_sub(1).map(|last| &views[last]) else { return Ok(()) };
-    probe(&coordinator, &promised.burnt).await
+    let coordinator = Coordinator::open_with(&dir.join(&promised.state), &unlock).await;
+    let coordinator = coordinator.context("opening what is left of the state")?;
+    let (events, status) = view(&coordinator).await?;
+    let fits = |view: &&View| view.events == events && view.status == status;
+    let Some(now) = [Some(promised), in_flight].into_iter().flatten().find(fits) else {
+        bail!(
+            "it is neither as it was after {:?} nor as it was to be after {:?}: {events:#}\n{status:#}",
+            promised.done,
+            in_flight.map(|view| &view.done)
+        );
+    };
+    let server = coordinator.serve(TcpListener::bind("127.0.0.1:0").await?).await?;
+    for (node, kept) in &now.nodes {
+        go_on(&coordinator, &server, kept).await.with_context(|| format!("{node} goes on"))?;
+    }
+    probe(&coordinator, &server, &promised.burnt).await?;
+    server.shutdown().await;
+    Ok(())
+}
+
+/// At most the first operation has happened; what is half made says what to do.
+async fn before_the_first_promise(dir: &Path, views: &[View]) -> Result<()> {
+    let Ok(coordinator) = Coordinator::open_with(&dir.join("state"), &unlock_file(dir)).await else {
+        return Ok(());
+    };
+    let lines = |events: &serde_json::Value| events.as_array().map_or(0, Vec::len);
+    let (events, _) = view(&coordinator).await?;
+    ensure!(lines(&events) <= lines(&views[0].events), "more has happened than was asked for");
+    Ok(())
+}
+
+/// A machine does what its agent does next: it finishes replacing its key if
+/// that was begun, and opens a connection, which raises no alarm.
+async fn go_on(coordinator: &Coordinator, server: &Server, kept: &Kept) -> Result<()> {
+    let pin = coordinator.pin();
+    let mut identity = Identity::from_pem(&kept.key)?;
+    let mut machine = Machine::new(&identity, server.local_addr(), pin);
+    let mut turn = kept.turn;
+    if let Some(next) = &kept.next_key {
+        let next = Identity::from_pem(next)?;
+        let request = RotateRequest::new(&pin, &identity.fingerprint(), &next, turn);
+        let body = serde_json::to_vec(&request)?;
+        let (status, answer) = machine.raw(Method::POST, api::ROTATE, body).await?;
+        ensure!(status == 204, "its new key is refused: {}", String::from_utf8_lossy(&answer));
+        identity = next;
+        machine = Machine::new(&identity, server.local_addr(), pin);
+        turn = Turn { cur: turn.next, next: kiln_protocol::ratchet::Notch::random() };
+    }
+    let request = OpenRequest { turn, seen: kept.seen };
+    let (status, answer) = machine.raw(Method::POST, api::OPEN, serde_json::to_vec(&request)?).await?;
+    ensure!(status == 200, "its turn is refused: {}", String::from_utf8_lossy(&answer));
+    let OpenAnswer { stamp, .. } = serde_json::from_slice(&answer)?;
+    let seen = kept.seen.map(|seen| seen.reach);
+    ensure!(
+        seen.is_none_or(|seen| seen <= stamp.reach),
+        "it was told of {seen:?}, and now of {:?}",
+        stamp.reach
+    );
+    Ok(())
 }
 
 /// Nobody else gets in with a ticket that was used.
-async fn probe(coordinator: &Coordinator, burnt: &[(String, Fingerprint)]) -> Result<()> {
-    let server = coordinator.serve(TcpListener::bind("127.0.0.1:0").await?).await?;
+async fn probe(coordinator: &Coordinator, server: &Server, burnt: &[(String, Fingerprint)]) -> Result<()> {
     for (ticket, key) in burnt {
         let ticket: Ticket = ticket.parse()?;
         let thief = Identity::generate()?;
         let machine = Machine::new(&thief, server.local_addr(), coordinator.pin());
-        match machine.enrol(&ticket).await {
+        let error = match machine.enrol(&ticket).await {
             Ok(answer) => bail!("the ticket of key {key} let another key in, as {answer:?}"),
-            Err(error) => ensure!(
-                matches!(
-                    error.class,
-                    ErrorClass::TicketContested
-                        | ErrorClass::Superseded
-                        | ErrorClass::Revoked
-                        | ErrorClass::Held
-                ),
-                "a used ticket is {}",
-                error.class
-            ),
-        }
+            Err(error) => error.class,
+        };
+        let known = matches!(
+            error,
+            ErrorClass::TicketContested | ErrorClass::Superseded | ErrorClass::Revoked | ErrorClass::Held
+        );
+        // A proof for the key that the coordinator had is worth nothing.
+        let of_another_key = ticket.pin() != coordinator.pin() && error == ErrorClass::Policy;
+        ensure!(known || of_another_key, "a used ticket is {error}");
     }
-    server.shutdown().await;
     Ok(())
 }
 
@@ -246,7 +185,7 @@ fn nothing_promised_is_lost_and_nothing_bound_revives_at_any_point_of_a_crash() 
     let dir = tempfile::tempdir().unwrap();
     let trace = Trace::record(TEST, dir.path()).unwrap();
     let views: Vec<View> = trace.said().iter().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert!(views.len() > 10, "{} answers", views.len());
+    assert!(views.len() > 25, "{} answers", views.len());
     let runtime = runtime();
     let disks = trace
         .each_disk(|disk, point: &Point, _: Loss| runtime.block_on(check(disk, &views, point.said)))

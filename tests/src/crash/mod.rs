@@ -83,6 +83,7 @@ impl Trace {
         command
             .args(["-f", "-qq", "--seccomp-bpf", "-xx", "-y", "-s", "67108864", "-e", "signal=none", "-e"])
             .arg(format!("trace={}", trace::CALLS.join(",")))
+            .args(["-e", &format!("inject={}:error=ENOSYS", trace::UNSEEN.join(","))])
             .arg("-o")
             .arg(&log)
             .arg(program)

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 use super::{ANSWERED, SAID};
 
 /// The system calls that are recorded.
-pub(super) const CALLS: [&str; 22] = [
+pub(super) const CALLS: [&str; 25] = [
     "openat",
     "write",
     "pwrite64",
@@ -32,7 +32,15 @@ pub(super) const CALLS: [&str; 22] = [
     "sendmsg",
     "link",
     "linkat",
+    "copy_file_range",
+    "sendfile",
+    "splice",
 ];
+
+/// Those of them that move bytes which strace does not see. They are made to
+/// fail as if the kernel had none, and the standard library then reads and
+/// writes (`std::sys::kernel_copy`).
+pub(super) const UNSEEN: [&str; 3] = ["copy_file_range", "sendfile", "splice"];
 
 /// What was done.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -98,6 +98,12 @@ impl Member {
         self.role == Role::Server && self.passed.is_some() && !self.ready && !self.left
     }
 
+    /// The datastore may have it: it was in, or it passed and may get in yet,
+    /// though its place was given on.
+    fn may_be_in(&self) -> bool {
+        !self.left || self.trust != Trust::Gone
+    }
+
     fn is_up(&self) -> bool {
         self.role == Role::Server && self.trust == Trust::Trusted && self.ready
     }
@@ -119,7 +125,7 @@ impl Cluster {
             || self
                 .members
                 .iter()
-                .any(|member| member.passed.is_some() && !member.left && member.node != *node);
+                .any(|member| member.passed.is_some() && member.node != *node && member.may_be_in());
         let has_data = !self.multi_server && holder.ready;
         if others_passed || has_data { self.lease.generation } else { Some(generation) }
     }

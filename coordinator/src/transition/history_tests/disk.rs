@@ -1,0 +1,134 @@
+//! What a history's registry is kept on: the database in memory, or the one in
+//! use, on a file.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+
+use crate::store::engine::{Engine, Transaction};
+use crate::store::memory::{Disk, Memory};
+use crate::store::relaxed_engine;
+
+/// How a request fares between its sender and the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    Answered,
+    /// The network loses it.
+    Unheard,
+    /// The network loses what it is answered with.
+    AnswerLost,
+    /// The coordinator dies before it is durable.
+    DiesBefore,
+    /// The coordinator dies when it is durable, before it answers.
+    DiesAfter,
+}
+
+/// A whole database, as it was at some moment.
+pub(super) type Image = Vec<u8>;
+
+#[derive(Debug)]
+enum Kind {
+    Memory(Disk),
+    File { dir: tempfile::TempDir, copies: usize },
+}
+
+/// A disk, and the coordinator's database on it.
+pub(super) struct Platter {
+    kind: Kind,
+    /// There is always one, but while it is opened anew.
+    engine: Option<Box<dyn Engine>>,
+}
+
+impl Platter {
+    pub(super) fn in_memory(image: &Image) -> Result<Self> {
+        let disk = Disk::default();
+        if !image.is_empty() {
+            disk.set_image(image);
+        }
+        let mut platter = Self { kind: Kind::Memory(disk), engine: None };
+        platter.restart()?;
+        Ok(platter)
+    }
+
+    pub(super) fn on_file(image: &Image) -> Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let mut platter = Self { kind: Kind::File { dir, copies: 0 }, engine: None };
+        platter.set_back(image)?;
+        Ok(platter)
+    }
+
+    /// The process is killed, and another begins.
+    pub(super) fn restart(&mut self) -> Result<()> {
+        if let Some(engine) = self.engine.take() {
+            engine.close()?;
+        }
+        self.engine = Some(match &self.kind {
+            Kind::Memory(disk) => Box::new(Memory::open(disk)?),
+            Kind::File { dir, .. } => relaxed_engine(&dir.path().join("state.db"))?,
+        });
+        Ok(())
+    }
+
+    /// What a backup of this moment holds.
+    pub(super) fn image(&mut self) -> Result<Image> {
+        let engine = self.engine.as_mut().context("the database is open")?;
+        match &mut self.kind {
+            Kind::Memory(disk) => Ok(disk.image()),
+            Kind::File { dir, copies } => {
+                *copies += 1;
+                let copy: PathBuf = dir.path().join(format!("copy-{copies}"));
+                engine.backup(&copy)?;
+                Ok(std::fs::read(copy)?)
+            }
+        }
+    }
+
+    /// The disk holds an earlier moment again.
+    pub(super) fn set_back(&mut self, image: &Image) -> Result<()> {
+        if let Some(engine) = self.engine.take() {
+            engine.close()?;
+        }
+        match &self.kind {
+            Kind::Memory(disk) => disk.set_image(image),
+            Kind::File { dir, .. } => {
+                for log in ["state.db-wal", "state.db-shm"] {
+                    let _ = std::fs::remove_file(dir.path().join(log));
+                }
+                std::fs::write(dir.path().join("state.db"), image)?;
+            }
+        }
+        self.restart()
+    }
+
+    /// One transaction, and what its sender hears of it: nothing if it or the
+    /// answer was lost. `answers_early` is a defect: it answers what it then
+    /// does not keep.
+    pub(super) fn transact<T>(
+        &mut self,
+        fate: Fate,
+        answers_early: bool,
+        transition: impl FnOnce(&Transaction<'_>) -> Result<T>,
+    ) -> Result<Option<Result<T>>> {
+        if fate == Fate::Unheard {
+            return Ok(None);
+        }
+        let engine = self.engine.as_mut().context("the database is open")?;
+        engine.begin()?;
+        let (mut transition, mut result) = (Some(transition), None);
+        engine.attempt(&mut |tx| {
+            let outcome = transition.take().map(|transition| transition(tx));
+            let keep = outcome.as_ref().is_some_and(Result::is_ok);
+            result = outcome;
+            keep
+        })?;
+        if fate == Fate::DiesBefore || answers_early {
+            engine.rollback();
+        } else {
+            engine.commit()?;
+        }
+        if matches!(fate, Fate::DiesBefore | Fate::DiesAfter) {
+            self.restart()?;
+        }
+        Ok(result.filter(|_| fate == Fate::Answered))
+    }
+}

@@ -1,0 +1,610 @@
+//! The registry with everybody around it: machines, thieves, copies and an
+//! operator, who speak to it through the transitions and nothing else.
+
+use std::sync::LazyLock;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use jiff::{SignedDuration, Timestamp};
+use kiln_protocol::admin::{Hints, TicketRecord};
+use kiln_protocol::api::{EnrolAnswer, EnrolRequest, Facts};
+use kiln_protocol::ratchet::{Reach, Stamp};
+use kiln_protocol::{ApiError, ErrorClass, Fingerprint, NodeName, Role};
+
+use super::checks::{Did, Model};
+use super::disk::{Fate, Image, Platter};
+use super::machine::{Machine, NextKey, POOL};
+use super::sabotage::{Sabotage, spoil};
+use super::{LIFETIME, NODES, Op};
+use crate::k3s::ClusterSecrets;
+use crate::plan::fixtures::three_servers;
+use crate::registry::KeyOwner;
+use crate::registry::fixtures::NOW;
+use crate::store::events::Actor;
+use crate::store::memory::{Disk, Memory};
+use crate::store::{Transaction, engine::Engine as _, epoch as reach, keys, seats};
+use crate::transition::{enrol, epoch, open, operator, restore, rotate, vouch};
+
+/// A registry in which a cluster file is in force, and nothing has happened.
+static BEGINNING: LazyLock<Image> = LazyLock::new(|| {
+    let disk = Disk::default();
+    let mut engine = Memory::open(&disk).unwrap();
+    let secrets = ClusterSecrets::generate(NOW).unwrap();
+    engine.begin().unwrap();
+    let mut apply = |tx: &Transaction<'_>| {
+        operator::apply(tx, &three_servers(), &secrets, &Actor::local(), NOW).unwrap();
+        true
+    };
+    engine.attempt(&mut apply).unwrap();
+    engine.commit().unwrap();
+    disk.image()
+});
+
+/// What an operator has made of a ticket.
+struct Issued {
+    /// Its number in the pool.
+    ticket: usize,
+    node: usize,
+    record: TicketRecord,
+}
+
+/// A copy of the registry, and what was true of it.
+struct Backup {
+    image: Image,
+    model: Model,
+}
+
+/// What a machine hears: a yes, a no, or nothing.
+pub(super) type Heard<T> = Option<Result<T, ApiError>>;
+
+pub(super) struct World {
+    platter: Platter,
+    pub(super) now: Timestamp,
+    pub(super) machines: Vec<Machine>,
+    tickets: Vec<Issued>,
+    backup: Option<Backup>,
+    pub(super) model: Model,
+    sabotage: Option<Sabotage>,
+    fresh_notch: u128,
+    fresh_key: usize,
+    fresh_ticket: usize,
+}
+
+impl World {
+    pub(super) fn in_memory(sabotage: Option<Sabotage>) -> Result<Self> {
+        Self::on(Platter::in_memory(&BEGINNING)?, sabotage)
+    }
+
+    pub(super) fn on_file() -> Result<Self> {
+        Self::on(Platter::on_file(&BEGINNING)?, None)
+    }
+
+    fn on(platter: Platter, sabotage: Option<Sabotage>) -> Result<Self> {
+        Ok(Self {
+            platter,
+            now: NOW,
+            machines: Vec::new(),
+            tickets: Vec::new(),
+            backup: None,
+            model: Model::default(),
+            sabotage,
+            fresh_notch: 0,
+            fresh_key: 0,
+            fresh_ticket: 0,
+        })
+    }
+
+    /// Runs one transition; refusals that undo it and those that last alike
+    /// are what the asker hears.
+    pub(super) fn ask<T>(
+        &mut self,
+        fate: Fate,
+        transition: impl FnOnce(&Transaction<'_>) -> Result<Result<T, ApiError>>,
+    ) -> Result<Heard<T>> {
+        let early = self.sabotage == Some(Sabotage::AnswersBeforeItIsDurable);
+        match self.platter.transact(fate, early, transition)? {
+            None => Ok(None),
+            Some(Ok(heard)) => Ok(Some(heard)),
+            Some(Err(error)) => Ok(Some(Err(error.downcast::<ApiError>()?))),
+        }
+    }
+
+    /// As [`World::ask`], of an operator, who asks until he hears an answer.
+    fn insist<T>(
+        &mut self,
+        fate: Fate,
+        mut transition: impl FnMut(&Transaction<'_>) -> Result<T>,
+    ) -> Result<Result<T, ApiError>> {
+        if let Some(heard) = self.ask(fate, |tx| transition(tx).map(Ok))? {
+            return Ok(heard);
+        }
+        let heard = self.ask(Fate::Answered, |tx| transition(tx).map(Ok))?;
+        heard.context("an answer that was not lost is heard")
+    }
+
+    pub(super) fn look<T>(&mut self, look: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
+        self.platter.transact(Fate::Answered, false, look)?.context("a look has no answer to lose")?
+    }
+
+    fn new_key(&mut self) -> Option<usize> {
+        self.fresh_key += 1;
+        (self.fresh_key <= POOL.keys.len()).then(|| self.fresh_key - 1)
+    }
+
+    fn new_ticket(&mut self) -> Option<usize> {
+        self.fresh_ticket += 1;
+        (self.fresh_ticket <= POOL.tickets.len()).then(|| self.fresh_ticket - 1)
+    }
+
+    /// A ticket for a node's next generation, and a machine with it.
+    pub(super) fn mint(&mut self, node: usize, fate: Fate) -> Result<Option<usize>> {
+        let (Some(ticket), Some(key)) = (self.new_ticket(), self.new_key()) else { return Ok(None) };
+        let name = name(node);
+        let role = if name.as_str() == "s1" { Role::Server } else { Role::Agent };
+        let generation = self.look(|tx| Ok(seats::newest_generation(tx, &name)? + 1))?;
+        let record = TicketRecord {
+            node: name,
+            generation,
+            role,
+            not_before: self.now,
+            expires: self.now + SignedDuration::from_secs(LIFETIME),
+            confirm_console: false,
+            hints: Hints::default(),
+        };
+        let now = self.now;
+        self.insist(fate, |tx| {
+            operator::mint(tx, &POOL.tickets[ticket], record.clone(), &Actor::local(), now)
+        })??;
+        self.tickets.push(Issued { ticket, node, record });
+        Ok(Some(self.add(node, Some(self.tickets.len() - 1), key)))
+    }
+
+    fn add(&mut self, node: usize, ticket: Option<usize>, key: usize) -> usize {
+        let lineage = self.machines.len();
+        self.machines.push(Machine::new(node, ticket, key, lineage));
+        lineage
+    }
+
+    /// A machine that has no ticket.
+    fn without_ticket(&mut self, node: usize) {
+        if let Some(key) = self.new_key() {
+            self.add(node, None, key);
+        }
+    }
+
+    /// The record that the operator's journal holds is minted again.
+    fn mint_again(&mut self, ticket: usize) -> Result<()> {
+        let Issued { ticket, record, .. } = &self.tickets[ticket];
+        let (public, record, now) = (&POOL.tickets[*ticket], record.clone(), self.now);
+        let again = self
+            .insist(Fate::Answered, |tx| operator::mint(tx, public, record.clone(), &Actor::local(), now))?;
+        again.context("minting is idempotent")
+    }
+
+    /// A key comes with a ticket.
+    pub(super) fn enrol(
+        &mut self,
+        ticket: usize,
+        key: Fingerprint,
+        fate: Fate,
+    ) -> Result<Heard<EnrolAnswer>> {
+        let request = EnrolRequest {
+            ticket: POOL.tickets[self.tickets[ticket].ticket],
+            proof: POOL.proof,
+            facts: Facts::default(),
+        };
+        let (now, sabotage) = (self.now, self.sabotage);
+        self.ask(fate, |tx| {
+            if let Some(KeyOwner::Former(seat)) = keys::owner(tx, &key)? {
+                return Ok(Err(open::former_key_used(tx, seat.id, key, false, &Actor::local(), now)?));
+            }
+            let answer = enrol::enrol(tx, &request, key, &Actor::local(), now)?;
+            spoil::enrolment(sabotage, tx, &request.ticket, key, answer)
+        })
+    }
+
+    /// A machine does what its agent would do next.
+    pub(super) fn act(&mut self, machine: usize, fate: Fate) -> Result<Heard<()>> {
+        let disk = &self.machines[machine].disk;
+        if !disk.bound {
+            self.join(machine, fate)
+        } else if disk.rotation_asked || disk.next_key.is_some() {
+            self.rotate(machine, fate)
+        } else {
+            self.open(machine, fate)
+        }
+    }
+
+    fn join(&mut self, at: usize, fate: Fate) -> Result<Heard<()>> {
+        let (key, ticket) = (self.machines[at].fingerprint(), self.machines[at].ticket);
+        let heard = match ticket {
+            Some(ticket) => {
+                let heard = self.enrol(ticket, key, fate)?;
+                if let Some(Ok(answer)) = &heard {
+                    self.model.promise(ticket, key, answer)?;
+                }
+                heard
+            }
+            None => self.ask(fate, |tx| match keys::owner(tx, &key)? {
+                None => Ok(Err(vouch::pending(key))),
+                Some(KeyOwner::Node { seat, .. }) => vouch::approved(tx, seat.id, &Facts::default()).map(Ok),
+                Some(other) => bail!("a key that was never bound is {other:?}"),
+            })?,
+        };
+        Ok(heard.map(|answer| {
+            answer.map(|_| {
+                let machine = &mut self.machines[at];
+                machine.disk.bound = true;
+                machine.snapshot.get_or_insert_with(|| machine.disk.clone());
+            })
+        }))
+    }
+
+    fn open(&mut self, at: usize, fate: Fate) -> Result<Heard<()>> {
+        let machine = &mut self.machines[at];
+        let (key, seen, turn) =
+            (machine.fingerprint(), machine.disk.seen, machine.turn(&mut self.fresh_notch));
+        let is_old = fate != Fate::Unheard && self.show(seen)?;
+        let (now, sabotage) = (self.now, self.sabotage);
+        let opened = self.ask(fate, |tx| match keys::owner(tx, &key)? {
+            Some(KeyOwner::Node { seat, .. }) => {
+                epoch::check(tx)?;
+                spoil::opening(sabotage, tx, seat.id, turn)?;
+                open::open(tx, seat.id, turn, false, &Actor::local(), now)
+            }
+            Some(KeyOwner::Former(seat)) => {
+                Ok(Err(open::former_key_used(tx, seat.id, key, false, &Actor::local(), now)?))
+            }
+            _ => Ok(Err(ApiError::new(ErrorClass::Policy, "this key has not enrolled"))),
+        })?;
+        if is_old && let Some(heard) = &opened {
+            // Also to a key that it does not know.
+            ensure!(heard.is_err(), "an old copy that was shown a later stamp answers {heard:?}");
+            ensure!(self.look(reach::newer)?.is_some(), "an old copy does not know that it is one");
+        }
+        Ok(opened.map(|opened| {
+            opened.map(|opened| {
+                let machine = &mut self.machines[at];
+                machine.answered();
+                machine.disk.seen = Some(opened.reach);
+                machine.disk.rotation_asked = opened.rotate;
+                machine.heard += 1;
+            })
+        }))
+    }
+
+    /// A stamp that a machine was given is shown, as it is with every opening;
+    /// returns whether it is later than the state.
+    fn show(&mut self, seen: Option<Reach>) -> Result<bool> {
+        let own = self.look(reach::reach)?;
+        // A signature is only looked at if it would say something.
+        let Some(later) = seen.filter(|seen| *seen > own) else { return Ok(false) };
+        let stamp = Stamp::sign(later, &POOL.coordinator);
+        let (spki, now) = (POOL.coordinator.spki(), self.now);
+        self.look(|tx| epoch::notice(tx, Some(&stamp), &spki, &Actor::local(), now))?;
+        Ok(true)
+    }
+
+    fn rotate(&mut self, at: usize, fate: Fate) -> Result<Heard<()>> {
+        if self.machines[at].disk.next_key.is_none() {
+            let Some(key) = self.new_key() else { return Ok(None) };
+            self.machines[at].disk.next_key = Some(NextKey { key, maybe_heard: false });
+        }
+        let machine = &mut self.machines[at];
+        let (key, turn) = (machine.fingerprint(), machine.turn(&mut self.fresh_notch));
+        let next = machine.disk.next_key.context("a key was just made")?;
+        let (request, now) = (machine.rotation(next, turn), self.now);
+        let heard = self.ask(fate, |tx| {
+            epoch::check(tx)?;
+            rotate::rotate(tx, &request, key, false, &Actor::local(), now)
+        })?;
+        let machine = &mut self.machines[at];
+        match &heard {
+            Some(Ok(())) => {
+                // The pair is sent again under the new key, which answers it.
+                machine.disk.key = next.key;
+                (machine.disk.next_key, machine.disk.rotation_asked) = (None, false);
+            }
+            // A plain no to the first time leaves the key what it was.
+            Some(Err(no)) if no.class.needs_operator() && !next.maybe_heard => {
+                (machine.disk.next_key, machine.disk.rotation_asked) = (None, false);
+            }
+            Some(Err(_)) | None => {
+                machine.disk.next_key = Some(NextKey { maybe_heard: true, ..next });
+            }
+        }
+        Ok(heard)
+    }
+
+    /// A machine that was told it is bound asks to be enrolled once more.
+    fn again(&mut self, at: usize) -> Result<()> {
+        let machine = &self.machines[at];
+        let (key, Some(ticket)) = (machine.fingerprint(), machine.ticket) else { return Ok(()) };
+        let known = self.model.promised(ticket, key).cloned();
+        // A key whose replacement may have been heard is used for nothing else.
+        let may_ask = machine.disk.bound && machine.disk.next_key.is_none();
+        let Some(before) = known.filter(|_| may_ask) else { return Ok(()) };
+        match self.enrol(ticket, key, Fate::Answered)? {
+            Some(Ok(answer)) => ensure!(answer == before, "{before:?} became {answer:?}"),
+            Some(Err(no)) => ensure!(
+                matches!(
+                    no.class,
+                    ErrorClass::Held
+                        | ErrorClass::Superseded
+                        | ErrorClass::Revoked
+                        | ErrorClass::StaleCoordinator
+                ),
+                "a bound key is told {no:?}"
+            ),
+            None => bail!("the answer was not lost"),
+        }
+        Ok(())
+    }
+
+    /// The network delivers what a machine gave up long ago.
+    fn late(&mut self, at: usize) -> Result<()> {
+        let machine = &self.machines[at];
+        let (key, Some(turn), now) = (machine.fingerprint(), machine.before, self.now) else { return Ok(()) };
+        let heard = self.ask(Fate::Answered, |tx| match keys::owner(tx, &key)? {
+            Some(KeyOwner::Node { seat, .. }) => {
+                epoch::check(tx)?;
+                open::open(tx, seat.id, turn, true, &Actor::local(), now)
+            }
+            _ => Ok(Err(ApiError::new(ErrorClass::Policy, "this key has not enrolled"))),
+        })?;
+        let _ = heard;
+        Ok(())
+    }
+
+    /// Something that an operator says of a node, said twice.
+    pub(super) fn operate(
+        &mut self,
+        fate: Fate,
+        mut transition: impl FnMut(&Transaction<'_>, &Actor, Timestamp) -> Result<()>,
+    ) -> Result<Result<(), ApiError>> {
+        let now = self.now;
+        let first = self.insist(fate, |tx| transition(tx, &Actor::local(), now))?;
+        let second = self.insist(Fate::Answered, |tx| transition(tx, &Actor::local(), now))?;
+        ensure!(first.is_ok() == second.is_ok(), "{first:?} became {second:?}");
+        Ok(first)
+    }
+
+    pub(super) fn release(&mut self, node: usize, fate: Fate) -> Result<Result<(), ApiError>> {
+        self.forget_heard(node);
+        if self.sabotage == Some(Sabotage::ReleaseDoesNothing) {
+            return Ok(Ok(()));
+        }
+        self.operate(fate, |tx, actor, now| operator::release(tx, &name(node), actor, now))
+    }
+
+    /// The registry takes whatever comes next from these machines.
+    fn forget_heard(&mut self, node: usize) {
+        self.machines.iter_mut().filter(|machine| machine.node == node).for_each(|machine| machine.heard = 0);
+    }
+
+    pub(super) fn approve(&mut self, machine: usize, fate: Fate) -> Result<Result<(), ApiError>> {
+        let (node, key) = (self.machines[machine].node, self.machines[machine].fingerprint());
+        let Some(nobody) = self.new_ticket() else { return Ok(Ok(())) };
+        self.operate(fate, |tx, actor, now| {
+            vouch::approve(tx, &name(node), key, &POOL.tickets[nobody], actor, now).map(drop)
+        })
+    }
+
+    pub(super) fn raise_epoch(&mut self, fate: Fate) -> Result<()> {
+        (0..NODES.len()).for_each(|node| self.forget_heard(node));
+        let now = self.now;
+        self.insist(fate, |tx| epoch::raise(tx, "an operator decided", &Actor::local(), now))??;
+        Ok(())
+    }
+
+    /// The machine's disk is copied into another machine.
+    fn copy(&mut self, at: usize) {
+        let lineage = self.machines[at].lineage;
+        let copy = Machine { before: None, ..self.machines[at].clone() };
+        self.machines.push(copy);
+        let copies = self.machines.iter_mut().filter(|machine| machine.lineage == lineage);
+        copies.for_each(|machine| machine.heard = 0);
+    }
+
+    fn back_up(&mut self) -> Result<()> {
+        self.backup = Some(Backup { image: self.platter.image()?, model: self.model.clone() });
+        Ok(())
+    }
+
+    /// An old copy of the registry is served, without anybody knowing.
+    fn set_back(&mut self) -> Result<bool> {
+        let Some(backup) = self.backup.take() else { return Ok(false) };
+        self.platter.set_back(&backup.image)?;
+        self.model.set_back_to(backup.model.clone());
+        self.backup = Some(backup);
+        (0..NODES.len()).for_each(|node| self.forget_heard(node));
+        Ok(true)
+    }
+
+    fn restore(&mut self) -> Result<bool> {
+        if !self.set_back()? {
+            return Ok(false);
+        }
+        let (now, sabotage) = (self.now, self.sabotage);
+        // As `backup::restore` does it, before anybody is answered.
+        if sabotage != Some(Sabotage::RestoreKeepsTickets) {
+            self.look(|tx| restore::restored(tx, &Actor::local(), now))?;
+        }
+        Ok(true)
+    }
+
+    /// Does one thing, and looks at what became of the registry.
+    pub(super) fn step(&mut self, op: &Op) -> Result<()> {
+        let did = self.perform(op).with_context(|| format!("{op:?}"))?;
+        self.check(did).with_context(|| format!("after {op:?}"))
+    }
+
+    fn perform(&mut self, op: &Op) -> Result<Did> {
+        let machine = |index: &proptest::sample::Index, world: &Self| {
+            (!world.machines.is_empty()).then(|| index.index(world.machines.len()))
+        };
+        Ok(match op {
+            Op::Mint(node, fate) => {
+                if let Some(machine) = self.mint(*node, *fate)? {
+                    self.mint_again(self.machines[machine].ticket.context("it was just minted")?)?;
+                }
+                Did::Nothing
+            }
+            Op::Machine(node) => {
+                self.without_ticket(*node);
+                Did::Nothing
+            }
+            Op::Act(index, fate) => match machine(index, self) {
+                None => Did::Nothing,
+                Some(at) => {
+                    let did = self.contact(at);
+                    self.act(at, *fate)?;
+                    did
+                }
+            },
+            Op::Again(index) => {
+                if let Some(at) = machine(index, self) {
+                    self.again(at)?;
+                }
+                Did::Again
+            }
+            Op::Late(index) => {
+                if let Some(at) = machine(index, self) {
+                    self.late(at)?;
+                }
+                // It may change nothing at all.
+                Did::Nothing
+            }
+            Op::Steal { ticket, machine: with, fate } => {
+                if self.tickets.is_empty() {
+                    return Ok(Did::Nothing);
+                }
+                let ticket = ticket.index(self.tickets.len());
+                let known = with.as_ref().and_then(|index| machine(index, self));
+                let known = known.map(|at| self.machines[at].fingerprint());
+                let Some(key) = known.or_else(|| self.new_key().map(|key| POOL.keys[key])) else {
+                    return Ok(Did::Nothing);
+                };
+                let node = self.tickets[ticket].node;
+                self.model.doubt(node);
+                // The key may be another node's, which this does not become.
+                if let Some(owner) = self.model.node_of(&key) {
+                    self.model.doubt(owner);
+                }
+                let (first, second) = (self.enrol(ticket, key, *fate)?, self.enrol(ticket, key, *fate)?);
+                if let (Some(Ok(first)), Some(second)) = (first, second) {
+                    ensure!(second == Ok(first), "the same request was answered otherwise: {second:?}");
+                }
+                Did::Steal(node)
+            }
+            Op::Confirm { machine: index, node, fate } => match machine(index, self) {
+                None => Did::Nothing,
+                Some(at) => {
+                    let (node, shown) = (*node, self.machines[at].fingerprint());
+                    if self.model.node_of(&shown) != Some(node) {
+                        self.model.doubt(node);
+                    }
+                    // It may be the key of an earlier generation.
+                    self.model.doubt(self.machines[at].node);
+                    let _ = self.operate(*fate, |tx, actor, now| {
+                        vouch::confirm(tx, &name(node), None, shown, actor, now)
+                    })?;
+                    Did::Confirm(node)
+                }
+            },
+            Op::Approve(index, fate) => match machine(index, self) {
+                None => Did::Nothing,
+                Some(at) => {
+                    let _ = self.approve(at, *fate)?;
+                    Did::Approve(self.machines[at].node)
+                }
+            },
+            Op::Release(node, fate) => {
+                let _ = self.release(*node, *fate)?;
+                Did::Release(*node)
+            }
+            Op::Revoke(node, fate) => {
+                let _ =
+                    self.operate(*fate, |tx, actor, now| operator::revoke(tx, &name(*node), actor, now))?;
+                Did::Revoke(*node)
+            }
+            Op::Extend(node, fate) => {
+                let _ = self.extend(*node, *fate)?;
+                Did::Nothing
+            }
+            Op::AskRotation(node, fate) => {
+                let _ = self.operate(*fate, |tx, actor, now| rotate::ask(tx, &name(*node), actor, now))?;
+                Did::Nothing
+            }
+            Op::Copy(index) => {
+                if let Some(at) = machine(index, self) {
+                    self.model.doubt(self.machines[at].node);
+                    self.copy(at);
+                }
+                Did::Nothing
+            }
+            Op::RollBack(index) => {
+                if let Some(at) = machine(index, self)
+                    && let Some(snapshot) = self.machines[at].snapshot.clone()
+                {
+                    self.model.doubt(self.machines[at].node);
+                    self.machines[at].disk = snapshot;
+                }
+                Did::Nothing
+            }
+            Op::BackUp => {
+                self.back_up()?;
+                Did::Nothing
+            }
+            Op::Restore => {
+                if self.restore()? {
+                    Did::Restore
+                } else {
+                    Did::Nothing
+                }
+            }
+            Op::ServeOldCopy => {
+                // It is noticed by the first stamp that is later than it. Once it
+                // has gone on for longer than a node had, that node looks as if
+                // it had been set back, and is held until an operator decides.
+                if self.set_back()? {
+                    (0..NODES.len()).for_each(|node| self.model.doubt(node));
+                }
+                Did::Nothing
+            }
+            Op::RaiseEpoch(fate) => {
+                self.raise_epoch(*fate)?;
+                Did::Restore
+            }
+            Op::Crash => {
+                self.platter.restart()?;
+                if self.sabotage == Some(Sabotage::CrashUnbinds) {
+                    self.look(spoil::crash)?;
+                }
+                Did::Nothing
+            }
+            Op::Wait(seconds) => {
+                self.now += SignedDuration::from_secs(*seconds);
+                Did::Nothing
+            }
+        })
+    }
+
+    pub(super) fn extend(&mut self, node: usize, fate: Fate) -> Result<Result<(), ApiError>> {
+        let lifetime = u32::try_from(LIFETIME)?;
+        self.operate(fate, |tx, actor, now| operator::extend(tx, &name(node), lifetime, actor, now).map(drop))
+    }
+
+    /// Whose seat a machine speaks for: of the node that its key was bound to,
+    /// or the one that its ticket is for.
+    pub(super) fn contact(&self, at: usize) -> Did {
+        let machine = &self.machines[at];
+        match self.model.node_of(&machine.fingerprint()) {
+            Some(node) if machine.disk.bound => Did::Contact(node),
+            _ => Did::Enrol(machine.node),
+        }
+    }
+}
+
+pub(super) fn name(node: usize) -> NodeName {
+    NODES[node].parse().unwrap()
+}
