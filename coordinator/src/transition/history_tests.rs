@@ -136,7 +136,7 @@ impl World {
         };
         for _ in 0..2 {
             let record = record.clone();
-            self.run(move |tx| operator::mint(tx, &public, record, &Actor::local(), now)).unwrap();
+            self.run(move |tx| operator::mint(tx, &public, record, &|_| None, &Actor::local(), now)).unwrap();
         }
         self.tickets.push(ticket.clone());
         ticket

@@ -14,7 +14,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use common::{Machine, cluster_file, name};
 use jiff::{SignedDuration, Timestamp};
-use kiln_coordinator::{Coordinator, Server};
+use kiln_coordinator::{Coordinator, Limits, Server};
 use kiln_protocol::admin::{Hints, TicketRecord};
 use kiln_protocol::ticket::{Ticket, TicketSeed};
 use kiln_protocol::{ErrorClass, Fingerprint, Identity, Role};
@@ -69,6 +69,10 @@ impl Child {
         child.say("gate").await?;
         server.report_ready().await?;
         child.say("ready").await?;
+        child.coordinator().rotate_tokens().await?;
+        child.say("rotate tokens").await?;
+        server.do_chores(&[]).await;
+        child.say("tokens rotated").await?;
         for round in 0..rounds() {
             child.round(u32::try_from(round)?).await?;
         }
@@ -106,7 +110,11 @@ impl Child {
 
     async fn start(&mut self) -> Result<()> {
         let coordinator = Coordinator::open(&self.dir).await?;
-        let server = coordinator.serve(TcpListener::bind("127.0.0.1:0").await?).await?;
+        let mut limits = Limits::default();
+        // A question for chores is not held open when there are none.
+        limits.chores = Duration::ZERO;
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let server = coordinator.serve_within(listener, limits).await?;
         self.running = Some((coordinator, server));
         Ok(())
     }
@@ -166,7 +174,7 @@ impl Child {
         let view = View { done: done.to_owned(), events, status, burnt: self.burnt.clone() };
         let line = serde_json::to_string(&view)?;
         // These came over the network; the others are the library's.
-        if ["gate", "ready", "enrol", "contested"].contains(&done) {
+        if ["gate", "ready", "enrol", "contested", "tokens rotated"].contains(&done) {
             crash::say_answered(&line);
         } else {
             crash::say(&line);

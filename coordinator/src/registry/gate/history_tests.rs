@@ -81,6 +81,7 @@ impl World {
             multi_server: true,
             members: Vec::new(),
             agents_passed: false,
+            rotating: false,
             slot: SLOT,
         };
         Self { cluster, agents: Vec::new(), truth: Vec::new(), now: 1_800_000_000, datastores: 0 }
