@@ -10,7 +10,7 @@ use kiln_protocol::admin::{
     ApproveAnswer, ApproveRequest, CONFIRM, ClusterStatus, ConfirmRequest, END, EVENTS, EXTEND, EventsAnswer,
     EventsRequest, ExtendAnswer, ExtendRequest, KUBECONFIG, KubeconfigAnswer, KubeconfigRequest, MEMBER_GONE,
     MINT, MintRequest, NodeRequest, RAISE_EPOCH, RELEASE, REMOVE_ADMIN, REPLACE, REVOKE, ROTATE,
-    RemoveAdminRequest, ReplaceRequest, STATUS,
+    ROTATE_TOKENS, RemoveAdminRequest, ReplaceRequest, STATUS,
 };
 use kiln_protocol::ratchet::Reach;
 use kiln_protocol::ticket::Address;
@@ -145,6 +145,11 @@ impl Client {
     /// Wants a node's key replaced at its next contact.
     pub async fn rotate(&self, request: &NodeRequest) -> Result<(), ClientError> {
         self.send(Method::POST, ROTATE, Some(request)).await.map(drop)
+    }
+
+    /// Gives the live cluster other tokens.
+    pub async fn rotate_tokens(&self) -> Result<(), ClientError> {
+        self.send(Method::POST, ROTATE_TOKENS, None::<&()>).await.map(drop)
     }
 
     /// Decides for the state that is served, whatever later one nodes have seen.

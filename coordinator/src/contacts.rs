@@ -50,6 +50,13 @@ impl Contacts {
         (since < self.quiet).then(|| since.as_secs().max(0))
     }
 
+    /// As [`Contacts::heard`], of a machine that this process has heard itself:
+    /// nothing is taken for possible here.
+    pub(crate) fn spoke(&self, seat: i64, now: Timestamp) -> Option<i64> {
+        let since = now.duration_since(*self.heard.get(&seat)?);
+        (since < self.quiet).then(|| since.as_secs().max(0))
+    }
+
     /// Whether chores that were given out before this process began are left
     /// alone by now: it does not know to whom.
     pub(crate) fn settled(&self, now: Timestamp) -> bool {
@@ -93,6 +100,8 @@ mod tests {
         assert_eq!(contacts.heard(1, later(129)), Some(29));
         assert_eq!(contacts.heard(1, later(130)), None);
         assert_eq!(contacts.heard(2, later(100)), None);
+        assert_eq!((contacts.spoke(1, later(129)), contacts.spoke(1, later(130))), (Some(29), None));
+        assert_eq!(contacts.spoke(2, later(0)), None, "it never spoke here");
         assert!(!contacts.settled(later(89)) && contacts.settled(later(90)));
         let quiet = crate::Limits::default().quiet;
         assert!(quiet.as_secs() * 3 >= CHORES_GOOD_FOR, "what was given out before is over by then");

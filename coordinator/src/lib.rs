@@ -250,14 +250,23 @@ impl Coordinator {
     }
 
     /// Registers a ticket's public key. Idempotent. The node must be in the
-    /// cluster file in force, with the same role.
+    /// cluster file in force, with the same role; while a machine that is a server
+    /// or has an address of its own still speaks, none is begun in its place.
     pub async fn mint(&self, ticket: TicketKey, record: TicketRecord) -> Result<()> {
         self.mint_as(ticket, record, Actor::local()).await
     }
 
     async fn mint_as(&self, ticket: TicketKey, record: TicketRecord, actor: Actor) -> Result<()> {
-        let now = Timestamp::now();
-        self.change(move |tx| transition::operator::mint(tx, &ticket, record, &actor, now)).await
+        let (now, contacts, presence) =
+            (Timestamp::now(), self.inner.contacts.clone(), self.inner.news.presence());
+        self.change(move |tx| {
+            let speaks = |seat: i64| match presence.get(&seat) {
+                Some(seen) if seen.connected => Some(0),
+                _ => locked(&contacts).spoke(seat, now),
+            };
+            transition::operator::mint(tx, &ticket, record, &speaks, &actor, now)
+        })
+        .await
     }
 
     /// The generation to mint a node's next ticket for: one more than the
@@ -397,6 +406,7 @@ impl Coordinator {
         let approved =
             self.change(move |tx| transition::vouch::approve(tx, &node, key, &nobody, &actor, now)).await?;
         self.strangers().forget(&key);
+        self.inner.news.tell_strangers();
         Ok(approved)
     }
 
@@ -419,12 +429,30 @@ impl Coordinator {
         self.replace_as(node.clone(), restore.map(Path::to_owned), Actor::local()).await
     }
 
+    /// As [`Coordinator::replace`], by somebody who knows that the machine is gone,
+    /// since it was theirs to make: whether it was heard a moment ago is not asked.
+    pub async fn replace_lost(&self, node: &NodeName, restore: Option<&Path>) -> Result<()> {
+        let silent = Contacts::new(Timestamp::now(), Duration::ZERO, Duration::ZERO);
+        let silent = Arc::new(Mutex::new(silent));
+        self.replace_when(node.clone(), restore.map(Path::to_owned), Actor::local(), silent).await
+    }
+
     async fn replace_as(&self, node: NodeName, restore: Option<PathBuf>, actor: Actor) -> Result<()> {
+        self.replace_when(node, restore, actor, self.inner.contacts.clone()).await
+    }
+
+    async fn replace_when(
+        &self,
+        node: NodeName,
+        restore: Option<PathBuf>,
+        actor: Actor,
+        contacts: Arc<Mutex<Contacts>>,
+    ) -> Result<()> {
         let restore = match restore {
             Some(path) => Some(tokio::task::spawn_blocking(move || snapshot::examine(path)).await??),
             None => None,
         };
-        let (contacts, now) = (self.inner.contacts.clone(), Timestamp::now());
+        let now = Timestamp::now();
         self.change(move |tx| {
             transition::operator::replace(tx, &node, restore.as_ref(), &actor, &locked(&contacts), now)
         })
@@ -472,6 +500,17 @@ impl Coordinator {
 
     async fn rotate_as(&self, node: NodeName, actor: Actor) -> Result<()> {
         self.change(move |tx| transition::rotate::ask(tx, &node, &actor, Timestamp::now())).await
+    }
+
+    /// Gives the live cluster another server token, and every agent another join
+    /// token. A ready server's agent gives the new one to its k3s; until then the
+    /// present one counts. Idempotent while it is under way.
+    pub async fn rotate_tokens(&self) -> Result<()> {
+        self.rotate_tokens_as(Actor::local()).await
+    }
+
+    async fn rotate_tokens_as(&self, actor: Actor) -> Result<()> {
+        self.change(move |tx| transition::tokens::ask(tx, &actor, Timestamp::now())).await
     }
 
     /// Decides for this state although nodes have seen a later one, or were

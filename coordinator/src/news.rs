@@ -20,6 +20,7 @@ use crate::store::events::Concerned;
 #[derive(Debug, Default)]
 pub(crate) struct News {
     all: Notify,
+    approved: Notify,
     seats: Mutex<HashMap<i64, Listeners>>,
 }
 
@@ -59,6 +60,17 @@ impl News {
         for listeners in concerned.seats.iter().filter_map(|seat| seats.get(seat)) {
             listeners.news.notify_waiters();
         }
+    }
+
+    /// Wakes the machines that wait to be approved: one of them was.
+    pub(crate) fn tell_strangers(&self) {
+        self.approved.notify_waiters();
+    }
+
+    /// Returns when some machine was approved; begins to listen at once, not
+    /// when it is first polled.
+    pub(crate) fn an_approval(&self) -> impl Future<Output = ()> {
+        self.approved.notified()
     }
 
     /// Everybody who has listened since the program began.

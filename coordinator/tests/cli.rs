@@ -683,3 +683,18 @@ fn a_servers_console_is_confirmed_by_hand_and_another_key_there_is_an_alarm() {
     host.ok(&["ticket", "--node", "s1", "--advertise", "10.0.2.2:7443", "--confirm-console"]);
     assert_eq!(host.ok(&["confirm", "s1", &shown]), format!("only key {shown} is s1\n"));
 }
+
+#[test]
+fn a_rotation_that_cannot_be_says_why_and_what_to_do() {
+    let host = Host::initialised();
+    let _serving = Serving::start(&host);
+    let refused = host.fails(4, &["rotate-tokens"]);
+    assert!(
+        refused.contains("no server of the cluster is ready") && refused.contains("(policy)"),
+        "{refused}"
+    );
+    let authorities = host.fails(1, &["rotate-ca"]);
+    for told in ["are an incarnation's", "builder down FILE, then builder up", "systemctl restart k3s"] {
+        assert!(authorities.contains(told), "{authorities}");
+    }
+}

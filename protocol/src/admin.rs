@@ -54,6 +54,9 @@ pub const MAX_EVENTS: u32 = 1000;
 pub const REPLACE: &str = "/v1/admin/replace";
 /// `POST`: [`NodeRequest`], answered with 204: etcd has no member of this server any more.
 pub const MEMBER_GONE: &str = "/v1/admin/member-gone";
+/// `POST` without a body, answered with 204: gives the live cluster another
+/// server token, and every agent another join token.
+pub const ROTATE_TOKENS: &str = "/v1/admin/rotate-tokens";
 /// Bodies of admin requests larger than this many bytes are refused.
 pub const MAX_ADMIN_BODY: usize = 1024 * 1024;
 
@@ -339,6 +342,31 @@ pub struct LiveCluster {
     pub begun: Timestamp,
     /// The k3s release the cluster file asks for.
     pub k3s: K3sVersion,
+    /// What has become of its tokens since it began.
+    #[serde(default, skip_serializing_if = "TokensStatus::is_untouched")]
+    pub tokens: TokensStatus,
+}
+
+/// Whether a cluster's tokens were rotated, and whether they are just now.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokensStatus {
+    /// Since when they are being rotated: no ready server has said yet that its
+    /// k3s has taken the new server token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<Timestamp>,
+    /// What the server that tried last said of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
+    /// When they were last rotated, to the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotated: Option<Timestamp>,
+}
+
+impl TokensStatus {
+    /// Whether they are those that the cluster began with.
+    pub fn is_untouched(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// What an operator sees of a node.
@@ -396,6 +424,10 @@ pub struct NodeStatus {
     /// configuration.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub connected: bool,
+    /// Whether nothing was heard of it for so long that its agent cannot be
+    /// running, or does not reach the coordinator ([`NodeStatus::is_stale`]).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stale: bool,
 }
 
 /// Seconds of silence after which a node that was heard of is stale. An agent

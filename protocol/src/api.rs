@@ -17,6 +17,9 @@ use crate::ticket::{Proof, TicketKey};
 pub const ENROL: &str = "/v1/enrol";
 /// `POST`: [`ApprovalRequest`] to [`EnrolAnswer`]; `pending` until an operator
 /// has approved the connection's key.
+///
+/// With `Prefer: wait=SECONDS` (RFC 7240) the question is held open until that
+/// is so, or for so many seconds, at most [`MAX_WAIT`].
 pub const APPROVAL: &str = "/v1/approval";
 pub use crate::ratchet::OPEN;
 pub use crate::rotation::ROTATE;

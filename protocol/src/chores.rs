@@ -106,6 +106,15 @@ pub struct JoinToken {
     pub node: NodeName,
 }
 
+/// Another server token, which is to take the present one's place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenChange {
+    /// Which change of the incarnation's tokens this is, counted from 1.
+    pub serial: u64,
+    /// The new server token, in full `K10…` form.
+    pub token: Secret,
+}
+
 /// Asks for chores, and tells what became of the last ones.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChoresRequest {
@@ -128,6 +137,9 @@ pub struct ChoresDone {
     /// Nodes whose object is gone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nodes_deleted: Vec<NodeName>,
+    /// The [`TokenChange`] that k3s has made: the datastore is under its token now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_changed: Option<u64>,
     /// The members of etcd, as it tells them itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub members: Option<Vec<EtcdMember>>,
@@ -167,6 +179,9 @@ pub struct Chores {
     /// Nodes whose object is to be deleted; a server's etcd member goes with it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub delete_nodes: Vec<NodeName>,
+    /// A server token to be given to k3s in the present one's place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub change_token: Option<TokenChange>,
     /// Whether etcd's members are to be told, after all the rest.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub list_members: bool,

@@ -44,6 +44,11 @@ pub struct NodeConfig {
     pub users: Vec<SshUser>,
     /// What k3s is told.
     pub k3s: K3sConfig,
+    /// An operator wants the node's key replaced ([`crate::rotation`]): a node
+    /// that is connected hears of it here, and need not wait for its next
+    /// connection.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rotate: bool,
 }
 
 impl NodeConfig {
@@ -78,8 +83,17 @@ pub struct K3sConfig {
     /// of a name within an incarnation, so that a re-created node is not
     /// refused with "Node password rejected".
     pub node_password: Secret,
+    /// How often the cluster's server token has been rotated: a server that has
+    /// taken a later one than that of `membership` keeps it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub token_serial: u64,
     /// How this node enters the cluster, with the secrets that takes.
     pub membership: Membership,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// How a node enters its cluster. Each kind carries what that kind may know,
@@ -121,6 +135,17 @@ pub enum Membership {
         /// form. It joins agents only, and is revoked alone.
         token: Secret,
     },
+}
+
+impl Membership {
+    /// What the node joins with.
+    pub fn token(&self) -> &Secret {
+        match self {
+            Self::FirstServer { token, .. }
+            | Self::JoiningServer { token, .. }
+            | Self::Agent { token, .. } => token,
+        }
+    }
 }
 
 /// A datastore that is kept by the coordinator for one server.

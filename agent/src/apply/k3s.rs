@@ -14,7 +14,7 @@ use kiln_protocol::ticket::Address;
 use kiln_protocol::{ApiError, Role};
 use serde_json::{Map, Value, json};
 
-use super::restore;
+use super::{restore, token};
 use crate::retry::Failure;
 use crate::root::{Access, Root};
 
@@ -77,6 +77,7 @@ pub(crate) fn apply(root: &Root, config: &NodeConfig, host: &HostPart) -> Result
     }
     // Of an earlier configuration that k3s was never started with.
     root.remove(CONFIG.as_ref())?;
+    token::forget(root)?;
     if !matches!(config.k3s.membership, Membership::FirstServer { .. }) {
         root.remove(TLS.as_ref())?;
     }
@@ -96,11 +97,12 @@ pub(crate) fn apply(root: &Root, config: &NodeConfig, host: &HostPart) -> Result
 
 /// What k3s was started with that this configuration has otherwise, by name:
 /// the values may be secrets. A server to join counts for the first start only,
-/// and what depends on the host is the host's.
+/// what depends on the host is the host's, and the token is followed
+/// (`run::token`).
 pub(crate) fn differences(root: &Root, config: &NodeConfig, host: &HostPart) -> Result<Vec<String>> {
     const FIRST_START_OR_HOST: [&str; 3] = ["server", "flannel-iface", "selinux"];
     let mut differs = Vec::new();
-    for (name, path) in [("token", TOKEN), ("agent-token", AGENT_TOKEN), ("node password", NODE_PASSWORD)] {
+    for (name, path) in [("agent-token", AGENT_TOKEN), ("node password", NODE_PASSWORD)] {
         let wanted = files(config, host).into_iter().find(|file| file.path == path);
         if let (Some(wanted), Some(there)) = (wanted, root.read_text(path)?)
             && wanted.content != there

@@ -8,6 +8,7 @@
 //! | [`users`] | logins and their ssh keys |
 //! | [`k3s`] | every file k3s must find at its first start |
 //! | [`restore`] | a datastore that k3s is to begin with |
+//! | [`token`] | the token k3s is started with, while another takes its place |
 //! | [`labels`] | SELinux labels of what was written |
 
 pub(crate) mod hostname;
@@ -16,4 +17,5 @@ pub(crate) mod keyfile;
 pub(crate) mod labels;
 pub(crate) mod network;
 pub(crate) mod restore;
+pub(crate) mod token;
 pub(crate) mod users;

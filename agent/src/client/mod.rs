@@ -100,6 +100,11 @@ impl Client {
         self.rotation_asked.get()
     }
 
+    /// The coordinator has said so outside of an opening.
+    pub(crate) fn ask_rotation(&self) {
+        self.rotation_asked.set(true);
+    }
+
     /// Nothing more is asked with this key but that it be replaced.
     pub(crate) fn retire(&self) {
         self.retired.set(true);
@@ -115,9 +120,20 @@ impl Client {
         self.ask(Method::POST, api::ENROL, Some(request)).await
     }
 
-    /// Asks whether an operator has approved this client's key.
-    pub(crate) async fn approval(&self, request: &ApprovalRequest) -> Result<EnrolAnswer, Failure> {
-        self.ask(Method::POST, api::APPROVAL, Some(request)).await
+    /// Asks whether an operator has approved this client's key; the answer may
+    /// take `wait` if none has. Reports go beside it meanwhile.
+    pub(crate) async fn approval(
+        &self,
+        request: &ApprovalRequest,
+        wait: Duration,
+    ) -> Result<EnrolAnswer, Failure> {
+        let body = Some(serde_json::to_vec(request).context("writing a request as JSON")?);
+        let mut question = Question { method: Method::POST, body, ..Question::get(api::APPROVAL) };
+        if !wait.is_zero() {
+            question.headers = vec![("prefer", format!("wait={}", wait.as_secs()))];
+            question.hold = wait;
+        }
+        Ok(parse(api::APPROVAL, &judged(self.exchange(&self.held, &question).await?)?)?)
     }
 
     /// Fetches what this node is to become.

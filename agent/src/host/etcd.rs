@@ -8,7 +8,9 @@ use kiln_protocol::chores::EtcdMember;
 use serde::Deserialize;
 
 use super::ping;
+use super::token::password;
 use crate::apply::k3s::TOKEN;
+use crate::apply::token;
 use crate::root::Root;
 
 const URL: &str = "https://127.0.0.1:6443/db/info";
@@ -32,10 +34,9 @@ struct Member {
 
 /// The members of etcd.
 pub(super) async fn members(root: &Root) -> Result<Vec<EtcdMember>> {
-    let token = root.read_text(TOKEN)?.with_context(|| format!("{} is not there", root.shown(TOKEN)))?;
-    let password = token.trim_end().split_once("::server:").context("the server token has no password")?.1;
+    let token = token::present(root)?.with_context(|| format!("{} is not there", root.shown(TOKEN)))?;
     let client = ping::client(root)?;
-    let answer = client.get(URL).basic_auth("server", Some(password)).send().await;
+    let answer = client.get(URL).basic_auth("server", Some(password(&token)?)).send().await;
     let answer = answer.with_context(|| format!("asking {URL}"))?;
     if !answer.status().is_success() {
         bail!("{URL} answers {}", answer.status());

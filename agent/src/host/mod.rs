@@ -5,6 +5,7 @@
 
 mod etcd;
 mod ping;
+mod token;
 
 use std::cell::RefCell;
 use std::net::IpAddr;
@@ -15,7 +16,7 @@ use anyhow::{Context as _, Result};
 use kiln_protocol::chores::EtcdMember;
 use kiln_protocol::names::{K3sVersion, SshPublicKey, UserName};
 use kiln_protocol::seed::{SshUser, StaticAddress};
-use kiln_protocol::{NodeName, Role};
+use kiln_protocol::{NodeName, Role, Secret};
 use tokio::sync::OnceCell;
 
 use crate::apply::{self, hostname, labels, network, users};
@@ -76,6 +77,9 @@ pub trait Host {
     async fn kubectl(&self, args: &[&str], input: Option<&str>, time: Duration) -> Result<String>;
     /// Who is in the etcd of this server.
     async fn etcd_members(&self) -> Result<Vec<EtcdMember>>;
+    /// Has the k3s of this server, which is under one of `candidates`, take `new`
+    /// for its server token.
+    async fn change_server_token(&self, candidates: &[Secret], new: &Secret) -> Result<()>;
 }
 
 /// This machine, with systemd, NetworkManager and k3s.
@@ -222,5 +226,9 @@ impl Host for ThisMachine<'_> {
 
     async fn etcd_members(&self) -> Result<Vec<EtcdMember>> {
         etcd::members(self.root).await
+    }
+
+    async fn change_server_token(&self, candidates: &[Secret], new: &Secret) -> Result<()> {
+        token::change(self.root, candidates, new).await
     }
 }

@@ -56,7 +56,8 @@ impl Link {
     }
 }
 
-/// Delivers reports, oldest first, until the link is to end and none is left.
+/// Delivers reports, oldest first, until the link is to end and none is left, or
+/// another coordinator answers: what it may not hear is kept.
 pub(crate) async fn deliver(queue: &Queue, link: &Link, pace: Pace) {
     let mut backoff = Backoff::new(pace);
     loop {
@@ -82,10 +83,12 @@ pub(crate) async fn deliver(queue: &Queue, link: &Link, pace: Pace) {
                 queue.remove(report.sequence);
                 backoff = Backoff::new(pace);
             }
-            Err(failure) if failure.error.class.needs_operator() && link.bound.get() => {
+            Err(failure) if failure.error.class.needs_operator() && failure.heard && link.bound.get() => {
                 tracing::warn!("the coordinator does not take a report: {}", failure.error);
                 queue.remove(report.sequence);
             }
+            // Not the coordinator's word: the pin is not what answers.
+            Err(failure) if failure.error.class.needs_operator() && link.ending.get() => return,
             // A coordinator that does not know the key yet may not listen to
             // it; it will once the key is bound.
             Err(failure) => link.better_or_after(backoff.after(&failure, random())).await,

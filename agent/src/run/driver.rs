@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use anyhow::Result;
 use kiln_protocol::api::Step;
+use kiln_protocol::config::Incarnation;
 use kiln_protocol::error::ErrorClass;
 use kiln_protocol::{ApiError, Identity};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::state::{Event, State};
+use super::state::{Event, Home, State};
 use super::store;
 use crate::bond::Bond;
 use crate::client::Client;
@@ -53,6 +54,8 @@ pub struct Node<'a, H> {
     bond: RefCell<Option<Rc<Bond>>>,
     /// Whether sources are to be asked for another seed before enrolling.
     pub(super) look_for_seed: Cell<bool>,
+    /// The coordinator has said that an operator has to approve this machine.
+    pub(super) pending: Cell<bool>,
 }
 
 impl<'a, H: Host> Node<'a, H> {
@@ -67,6 +70,7 @@ impl<'a, H: Host> Node<'a, H> {
             client: RefCell::default(),
             bond: RefCell::default(),
             look_for_seed: Cell::new(true),
+            pending: Cell::new(false),
         }
     }
 
@@ -144,8 +148,9 @@ impl<'a, H: Host> Node<'a, H> {
                 Err(failure) => {
                     // Whatever an operator cures may be cured by another seed.
                     self.look_for_seed.set(failure.error.class.needs_operator());
+                    self.pending.set(failure.error.class == ErrorClass::Pending);
                     // Somebody has to read it, and may have missed it.
-                    if failure.error.class == ErrorClass::Pending
+                    if self.pending.get()
                         && let Some(me) = state.me()
                     {
                         self.progress.show_key(&me.key);
@@ -177,18 +182,18 @@ impl<'a, H: Host> Node<'a, H> {
             State::Enrol { seed, me } => self.enrol(&seed.0, me).await?,
             State::Configure { home } => self.configure(home).await?,
             State::Gate { home, incarnation } => self.gate(home, *incarnation).await?,
-            State::StartK3s { home, .. } => {
+            State::StartK3s { home, incarnation } => {
                 // Reports still need the way to the coordinator after a reboot.
                 self.client_for(home)?;
                 let role = home.bound.role;
                 self.host.start_k3s(role).await?;
-                self.watch(Step::StartK3s, role, true).await;
+                self.watch(Step::StartK3s, (home, *incarnation), true).await;
                 self.host.enable_k3s(role).await?;
                 (Event::K3sReady, "k3s is up and starts with the system".to_owned())
             }
-            State::Ready { home, .. } => {
+            State::Ready { home, incarnation } => {
                 self.client_for(home)?;
-                self.watch(Step::Ready, home.bound.role, false).await;
+                self.watch(Step::Ready, (home, *incarnation), false).await;
                 let note = format!("{} is a {} of {}", home.bound.node, home.bound.role, home.bound.cluster);
                 self.progress.done(Step::Ready, &note, facts::collect(self.root));
                 return Ok(None);
@@ -199,8 +204,8 @@ impl<'a, H: Host> Node<'a, H> {
 
     /// Returns when k3s answers. Meanwhile says what it lacks; starts it again
     /// now and then if that is ours to do.
-    async fn watch(&self, step: Step, role: kiln_protocol::Role, start: bool) {
-        let begun = Instant::now();
+    async fn watch(&self, step: Step, (home, incarnation): (&Home, Incarnation), start: bool) {
+        let (role, begun) = (home.bound.role, Instant::now());
         let mut started = begun;
         for looks in 0.. {
             let failure = match self.host.k3s_health(role).await {
@@ -212,7 +217,14 @@ impl<'a, H: Host> Node<'a, H> {
                 Ok(Health::Waiting(what)) => {
                     Some(format!("k3s is not up after {} s: {what}", self.pace.k3s.as_secs()))
                 }
-                Ok(Health::Down(why)) => Some(why),
+                Ok(Health::Down(why)) => {
+                    match self.try_another_token(home, incarnation).await {
+                        Ok(true) => self.progress.note(step, "k3s finds another token at its next start"),
+                        Ok(false) => {}
+                        Err(error) => tracing::warn!("looking for another token: {error:#}"),
+                    }
+                    Some(why)
+                }
                 Err(error) => Some(format!("{error:#}")),
             };
             let look = self.look(looks) * K3S_LOOK;

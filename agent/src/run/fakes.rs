@@ -20,12 +20,12 @@ use kiln_protocol::recovery::{PinChange, RecoverySeed};
 use kiln_protocol::rotation::RotateRequest;
 use kiln_protocol::seed::{Contact, NodeSeed, SshUser, StaticAddress};
 use kiln_protocol::ticket::{Ticket, TicketSeed};
-use kiln_protocol::{ApiError, Fingerprint, Identity, NodeName, Role, tls};
+use kiln_protocol::{ApiError, Fingerprint, Identity, NodeName, Role, Secret, tls};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-use crate::apply::k3s;
+use crate::apply::{k3s, token};
 use crate::host::{Health, Host};
 use crate::root::Root;
 use crate::seed::Search;
@@ -305,7 +305,8 @@ impl Script {
         }
         match path {
             api::CONFIG => {
-                let config = serde_json::to_string(&self.config).unwrap();
+                let config = NodeConfig { rotate: self.rotate, ..self.config.clone() };
+                let config = serde_json::to_string(&config).unwrap();
                 let tag = format!("\"{}\"", Fingerprint::of_spki(config.as_bytes()));
                 // It does not hold a question open: that would make no other difference.
                 match seen {
@@ -440,6 +441,10 @@ pub(super) struct FakeHost<'a> {
     pub(super) fed: RefCell<Vec<String>>,
     /// What kubectl fails with.
     pub(super) kubectl_error: RefCell<Option<String>>,
+    /// What its k3s takes for the server token; none if it does not answer.
+    pub(super) datastore_token: RefCell<Option<Secret>>,
+    /// It takes the next one, and that is not heard.
+    pub(super) lose_token_answer: Cell<bool>,
 }
 
 /// A gateway behind which there is nothing.
@@ -458,6 +463,8 @@ impl<'a> FakeHost<'a> {
             cut_off: Arc::default(),
             fed: RefCell::default(),
             kubectl_error: RefCell::default(),
+            datastore_token: RefCell::new(Some(Secret::new("K10aa::server:s").unwrap())),
+            lose_token_answer: Cell::new(false),
         }
     }
 
@@ -513,8 +520,15 @@ impl Host for FakeHost<'_> {
         self.note(format!("start {role}"));
         Ok(())
     }
-    async fn k3s_health(&self, _role: Role) -> Result<Health> {
+    async fn k3s_health(&self, role: Role) -> Result<Health> {
         let next = self.health.borrow_mut().pop_front();
+        let found = token::present(self.root)?;
+        if next.is_none() && self.started.get() && role == Role::Server {
+            let datastore = self.datastore_token.borrow();
+            if datastore.is_some() && *datastore != found {
+                return Ok(Health::Down("the datastore is under another token".to_owned()));
+            }
+        }
         Ok(next.unwrap_or_else(|| {
             if self.started.get() { Health::Ready } else { Health::Waiting("not started".to_owned()) }
         }))
@@ -534,6 +548,18 @@ impl Host for FakeHost<'_> {
             Some(error) => bail!("{error}"),
             None => Ok(String::new()),
         }
+    }
+    async fn change_server_token(&self, candidates: &[Secret], new: &Secret) -> Result<()> {
+        let mut datastore = self.datastore_token.borrow_mut();
+        let Some(present) = datastore.clone() else { bail!("k3s does not answer") };
+        if !candidates.contains(&present) {
+            bail!("k3s takes none of these tokens");
+        }
+        *datastore = Some(new.clone());
+        if self.lose_token_answer.replace(false) {
+            bail!("k3s did not answer in time");
+        }
+        Ok(())
     }
     async fn etcd_members(&self) -> Result<Vec<EtcdMember>> {
         Ok(vec![EtcdMember { name: "s1-0badcafe".to_owned(), hosts: vec!["10.77.0.11".to_owned()] }])

@@ -1,7 +1,7 @@
 //! A node that is ready follows its configuration: it holds a question open at
 //! the coordinator, and what changes and may be changed while k3s runs is
-//! changed: who may log in, and the network. What k3s was started with is
-//! compared and reported, and never touched.
+//! changed: who may log in, the network, and the cluster's tokens. What else k3s
+//! was started with is compared and reported, and never touched.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -104,7 +104,10 @@ impl<H: Host> Node<'_, H> {
         };
         // Once is enough, whatever comes of it: it is the same the next time.
         *seen = Some(tag);
-        self.adopt(home, incarnation, &config).await
+        if config.rotate {
+            client.ask_rotation();
+        }
+        self.adopt(home, incarnation, &config, seen).await
     }
 
     async fn adopt(
@@ -112,6 +115,7 @@ impl<H: Host> Node<'_, H> {
         home: &Home,
         incarnation: Incarnation,
         config: &NodeConfig,
+        seen: &mut Option<String>,
     ) -> Result<Option<String>, Failure> {
         check(config, home)?;
         if config.incarnation != incarnation {
@@ -141,6 +145,10 @@ impl<H: Host> Node<'_, H> {
             applied.save(self.root)?;
             self.prove(home, &mut applied, before).await?;
             changed.push("network");
+        }
+        // k3s may not be there to hear of it: it is told again.
+        if self.follow_token(config).await.inspect_err(|_| *seen = None)? {
+            changed.push("token");
         }
         let interface = k3s::interface_of(config.k3s.node_ip, &self.host.addresses()).unwrap_or_default();
         let host = k3s::HostPart { interface, selinux: self.host.selinux() };

@@ -26,6 +26,9 @@ use crate::seed::Search;
 /// How often first settings are tried before the node goes on without them: a
 /// user that cannot be made should not keep it from its cluster.
 const TRIES: u32 = 3;
+/// How long a question for approval is held open: between two of them the key is
+/// shown on the console again, and another seed is looked for.
+const APPROVAL_HOLD: Duration = Duration::from_secs(60);
 
 type Done = (Event, String);
 
@@ -108,12 +111,13 @@ impl<H: Host> Node<'_, H> {
             return Err(Failure { offline: true, ..error.into() });
         }
         let facts = facts::collect(self.root);
-        let answer = match claim.ticket() {
-            Some(ticket) => {
-                let (ticket, proof) = (ticket.public_key(), ticket.prove(&me.key));
-                client.enrol(&EnrolRequest { ticket, proof, facts }).await
-            }
-            None => client.approval(&ApprovalRequest { facts }).await,
+        let answer = if let Some(ticket) = claim.ticket() {
+            let (ticket, proof) = (ticket.public_key(), ticket.prove(&me.key));
+            client.enrol(&EnrolRequest { ticket, proof, facts }).await
+        } else {
+            // The first answer is wanted at once: it is what people are told.
+            let wait = if self.pending.get() { APPROVAL_HOLD } else { Duration::ZERO };
+            client.approval(&ApprovalRequest { facts }, wait).await
         };
         if let Err(failure) = &answer
             && failure.heard
@@ -175,7 +179,14 @@ impl<H: Host> Node<'_, H> {
         loop {
             let answer = client.gate(&GateRequest { incarnation, clock: clock::unix_time() }).await;
             match answer {
-                Ok(GateAnswer::Go) => return Ok((Event::Passed, "k3s may be started".to_owned())),
+                Ok(GateAnswer::Go) => {
+                    let config = client.config().await?;
+                    if config.incarnation == incarnation {
+                        check(&config, home)?;
+                        self.refresh_token(&config)?;
+                    }
+                    return Ok((Event::Passed, "k3s may be started".to_owned()));
+                }
                 Ok(GateAnswer::Wait { reason, retry_after }) => {
                     self.link.answered(true);
                     self.progress.running(Step::Gate, &reason);

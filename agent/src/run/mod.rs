@@ -12,6 +12,7 @@ mod rotate;
 pub mod state;
 mod store;
 mod tend;
+mod token;
 
 use std::process::ExitCode;
 

@@ -87,6 +87,11 @@ impl<H: Host> Node<'_, H> {
                 done.nodes_deleted.clone_from(&chores.delete_nodes);
             }
         }
+        if let Some(change) = &chores.change_token
+            && note(self.change_token(change).await.context("giving k3s another server token"))
+        {
+            done.token_changed = Some(change.serial);
+        }
         if chores.list_members {
             match self.host.etcd_members().await.context("asking etcd for its members") {
                 Ok(members) => done.members = Some(members),

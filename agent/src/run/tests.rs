@@ -1,20 +1,21 @@
 //! Nodes that join a fake coordinator over real TLS, and what may go wrong.
 
 use std::future::Future;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use kiln_protocol::api::{self, GateAnswer, Step, StepState};
-use kiln_protocol::chores::{CHORES, Chores};
+use kiln_protocol::api::{self, GateAnswer, Report, Step, StepState};
+use kiln_protocol::chores::{CHORES, Chores, ChoresRequest, TokenChange};
 use kiln_protocol::config::{Membership, Snapshot};
 use kiln_protocol::error::ErrorClass;
-use kiln_protocol::{ApiError, Fingerprint};
+use kiln_protocol::{ApiError, Fingerprint, Secret};
 use proptest::prelude::*;
 use tokio::time::{sleep, timeout};
 
 use super::fakes::{FakeCoordinator, FakeHost, Fault, NO_WAY_OUT, incarnation, response};
 use super::state::State;
 use super::{Node, Outcome, store};
-use crate::apply::k3s;
+use crate::apply::{k3s, token};
 use crate::facts::tests::fake_machine;
 use crate::host::Health;
 use crate::identity;
@@ -475,6 +476,26 @@ async fn an_operator_who_wants_another_key_gets_it_at_the_next_contact() {
 }
 
 #[tokio::test]
+async fn a_node_that_is_connected_replaces_its_key_when_it_is_asked_to() {
+    let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+    let host = FakeHost::new(&machine.root, coordinator.seed());
+    follows(&machine, &host, async {
+        until(|| machine.said().contains("[ready]")).await;
+        let before = coordinator.script().key;
+        coordinator.script().rotate = true;
+        until(|| coordinator.script().key != before && !coordinator.script().rotate).await;
+        // It goes on with the new one.
+        let new = coordinator.script().key;
+        until(|| machine.state().me().map(|me| me.key) == new).await;
+        coordinator.script().config.users.clear();
+        until(|| machine.said().contains("has new logins")).await;
+    })
+    .await;
+    assert_eq!(coordinator.script().former.len(), 1);
+    assert_eq!(coordinator.script().alarms, [""; 0]);
+}
+
+#[tokio::test]
 async fn a_key_is_replaced_on_the_way_to_readiness_too() {
     let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
     let host = FakeHost::new(&machine.root, coordinator.seed());
@@ -545,6 +566,52 @@ async fn a_coordinator_with_a_new_key_is_believed_by_the_recovery_keys_word_alon
     // And it is remembered: the old one is an impostor from now on.
     let bond = crate::bond::Bond::load(&machine.root).unwrap();
     assert_eq!(bond.trust(Fingerprint::of_spki(b"old"), None).pin, successor.pin());
+}
+
+/// An address behind which one coordinator or another is.
+async fn junction(to: Arc<Mutex<String>>) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        while let Ok((mut from, _)) = listener.accept().await {
+            let target = to.lock().unwrap().clone();
+            tokio::spawn(async move {
+                let mut to = tokio::net::TcpStream::connect(target).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut from, &mut to).await;
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn what_another_coordinator_may_not_hear_is_kept_for_the_right_one() {
+    let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+    let host = FakeHost::new(&machine.root, coordinator.seed());
+    machine.boot(&host).await;
+    let told = coordinator.script().reports.len();
+    let impostor = FakeCoordinator::started().await;
+    let way = Arc::new(Mutex::new(impostor.address().to_owned()));
+    let State::Ready { mut home, incarnation } = machine.state() else { panic!("not ready") };
+    home.addresses = vec![junction(way.clone()).await.parse().unwrap()];
+    store::save(&machine.root, &State::Ready { home, incarnation }).unwrap();
+    host.reboot();
+    let node = Node::new(&machine.root, &host, &machine.console, pace());
+    let outcome = timeout(DEADLINE, node.run(machine.state())).await.expect("it waits for ever");
+    assert_eq!(outcome.unwrap(), Outcome::Ready, "another coordinator holds no node up");
+    let right_again = async {
+        until(|| machine.said().contains("[ready] policy")).await;
+        assert!(impostor.script().reports.is_empty() && impostor.script().beacons.is_empty());
+        assert_eq!(coordinator.script().reports.len(), told);
+        *way.lock().unwrap() = coordinator.address().to_owned();
+        let done = |report: &Report| report.step == Step::Ready && report.state == StepState::Done;
+        until(|| coordinator.script().reports[told..].iter().any(done)).await;
+    };
+    tokio::select! {
+        () = node.follow(machine.state()) => panic!("it stopped following"),
+        () = right_again => {}
+    }
+    assert_eq!(coordinator.script().alarms, [""; 0]);
 }
 
 /// A node that is ready and follows a fake coordinator until `story` is told.
@@ -778,6 +845,144 @@ async fn join_tokens_reach_kubectl_over_its_standard_input_only() {
     assert_eq!(item["type"], "bootstrap.kubernetes.io/token");
     assert_eq!(item["stringData"]["token-secret"], "0123456789abcdef");
     assert!(!host.log.borrow().join("\n").contains("0123456789abcdef"), "a secret in a command line");
+}
+
+fn new_token() -> Secret {
+    Secret::new("K10aa::server:new").unwrap()
+}
+
+fn token_chore() -> Chores {
+    Chores { change_token: Some(TokenChange { serial: 1, token: new_token() }), ..Chores::default() }
+}
+
+/// A node that is ready and does chores until `story` is told.
+async fn tends(machine: &Machine, host: &FakeHost<'_>, story: impl Future<Output = ()>) {
+    let node = Node::new(&machine.root, host, &machine.console, pace());
+    let state = machine.state();
+    tokio::select! {
+        () = node.tend(&state) => panic!("it stopped tending"),
+        () = story => {}
+    }
+}
+
+#[tokio::test]
+async fn a_server_gives_k3s_another_token_and_says_so_once_that_is_certain() {
+    let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+    let host = FakeHost::new(&machine.root, coordinator.seed());
+    machine.boot(&host).await;
+    // k3s takes it, and its answer is lost: it is asked again.
+    host.lose_token_answer.set(true);
+    coordinator.script().chores.extend([token_chore(), token_chore()]);
+    let done =
+        || coordinator.script().chores_done.iter().any(|request| request.done.token_changed == Some(1));
+    tends(&machine, &host, until(done)).await;
+    assert_eq!(*host.datastore_token.borrow(), Some(new_token()));
+    assert_eq!(token::present(&machine.root).unwrap(), Some(new_token()));
+    let failed =
+        |request: &ChoresRequest| request.done.failure.as_ref().is_some_and(|f| f.contains("in time"));
+    assert!(coordinator.script().chores_done.iter().any(failed));
+    let said = machine.said();
+    assert!(!said.contains("server:new"), "{said}");
+    // The coordinator may not have heard: its configuration is no way back.
+    host.reboot();
+    follows(&machine, &host, async {
+        coordinator.script().config.users.clear();
+        until(|| machine.said().contains("has new logins")).await;
+    })
+    .await;
+    assert_eq!(token::present(&machine.root).unwrap(), Some(new_token()));
+}
+
+#[test]
+fn a_power_cut_anywhere_in_a_rotation_of_the_token_is_survived() {
+    for steps in 0.. {
+        let finished = run(async {
+            let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+            let host = FakeHost::new(&machine.root, coordinator.seed());
+            machine.boot(&host).await;
+            coordinator.script().chores.push_back(token_chore());
+            let told = || {
+                coordinator.script().chores_done.iter().any(|request| request.done.token_changed == Some(1))
+            };
+            let fuse = Fuse::after(steps);
+            tends(&machine, &host, until(|| fuse.is_blown() || told())).await;
+            if !fuse.has_blown() {
+                return true;
+            }
+            // It comes up without the coordinator's help, under whichever token it is.
+            host.reboot();
+            machine.boot(&host).await;
+            check_ready(&machine, &host, &coordinator, &format!("cut at {steps}"));
+            coordinator.script().chores.push_back(token_chore());
+            tends(&machine, &host, until(told)).await;
+            assert_eq!(*host.datastore_token.borrow(), Some(new_token()), "cut at {steps}");
+            assert_eq!(token::present(&machine.root).unwrap(), Some(new_token()), "cut at {steps}");
+            false
+        });
+        if finished {
+            assert!(steps > 2, "nothing was written");
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_server_whose_token_was_rotated_by_another_gives_it_to_its_own_k3s() {
+    let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+    let host = FakeHost::new(&machine.root, coordinator.seed());
+    let rotated = || {
+        let mut script = coordinator.script();
+        script.config.k3s.token_serial = 1;
+        let Membership::FirstServer { token, .. } = &mut script.config.k3s.membership else { panic!() };
+        *token = new_token();
+    };
+    follows(&machine, &host, async {
+        // Its k3s does not answer at first.
+        let before = host.datastore_token.take();
+        rotated();
+        until(|| machine.said().contains("k3s has not taken the new token yet")).await;
+        host.datastore_token.replace(before);
+        until(|| machine.said().contains("has new token")).await;
+    })
+    .await;
+    assert_eq!(*host.datastore_token.borrow(), Some(new_token()));
+    assert_eq!(token::present(&machine.root).unwrap(), Some(new_token()));
+}
+
+#[tokio::test]
+async fn a_server_that_was_off_while_the_token_was_rotated_comes_up_with_the_new_one() {
+    let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+    let host = FakeHost::new(&machine.root, coordinator.seed());
+    machine.boot(&host).await;
+    host.datastore_token.replace(Some(new_token()));
+    {
+        let mut script = coordinator.script();
+        script.config.k3s.token_serial = 1;
+        let Membership::FirstServer { token, .. } = &mut script.config.k3s.membership else { panic!() };
+        *token = new_token();
+    }
+    host.reboot();
+    machine.boot(&host).await;
+    check_ready(&machine, &host, &coordinator, "with the new token");
+    assert!(machine.said().contains("k3s finds another token at its next start"), "{}", machine.said());
+}
+
+#[tokio::test]
+async fn a_token_that_was_rotated_while_a_node_waited_at_the_gate_is_fetched_before_k3s_starts() {
+    let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+    let host = FakeHost::new(&machine.root, coordinator.seed());
+    coordinator.script().gate.extend([wait_at_the_gate(), wait_at_the_gate()]);
+    host.datastore_token.replace(Some(new_token()));
+    let rotate = async {
+        until(|| !coordinator.script().gates.is_empty()).await;
+        let mut script = coordinator.script();
+        script.config.k3s.token_serial = 1;
+        let Membership::FirstServer { token, .. } = &mut script.config.k3s.membership else { panic!() };
+        *token = new_token();
+    };
+    let (outcome, ()) = tokio::join!(machine.boot(&host), rotate);
+    assert_eq!(outcome, Outcome::Ready);
+    assert!(!machine.said().contains("another token at its next start"), "{}", machine.said());
 }
 
 #[tokio::test]

@@ -22,6 +22,7 @@ pub(crate) fn node_status(name: &str) -> NodeStatus {
         usage: None,
         last_seen: None,
         connected: false,
+        stale: false,
     }
 }
 

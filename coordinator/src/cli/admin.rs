@@ -8,7 +8,7 @@ use kiln_protocol::admin::{
     ApplyRequest, ClusterStatus, ExtendRequest, KubeUserName, KubeconfigRequest, NodeRequest, ReplaceRequest,
 };
 
-use super::arguments::{Apply, End, Extend, Kubeconfig, Node, RaiseEpoch, Replace, Status};
+use super::arguments::{Apply, End, Extend, Kubeconfig, Node, RaiseEpoch, Replace, RotateTokens, Status};
 use super::connect::connect;
 use super::serve::read_cluster_file;
 use super::{deliver, print, status_table};
@@ -70,7 +70,7 @@ pub(super) async fn apply(arguments: &Apply) -> Result<()> {
     if answer.changes != preview.changes {
         print(&format!("meanwhile it had changed; in force now:\n{}", changes_in_words(&answer.changes)))?;
     }
-    print(&format!("incarnation {} is live\n", answer.incarnation))
+    print(&format!("the file is in force: incarnation {} of the cluster\n", answer.incarnation))
 }
 
 fn changes_in_words(changes: &[String]) -> String {
@@ -142,7 +142,35 @@ pub(super) async fn member_gone(arguments: &Node) -> Result<()> {
 pub(super) async fn rotate(arguments: &Node) -> Result<()> {
     let client = connect(&arguments.remote)?;
     client.rotate(&NodeRequest { node: arguments.node.clone() }).await?;
-    print(&format!("{} replaces its key at its next contact\n", arguments.node))
+    print(&format!(
+        "{} replaces its key: at once if it is connected, else at its next contact\n",
+        arguments.node
+    ))
+}
+
+pub(super) async fn rotate_tokens(arguments: &RotateTokens) -> Result<()> {
+    connect(&arguments.remote)?.rotate_tokens().await?;
+    print(ROTATING)
+}
+
+/// What follows from a rotation of the tokens.
+const ROTATING: &str = "\
+The cluster gets another server token, and every agent another join token:
+coordinator status says when a server's k3s has taken it. No node restarts.
+The present server token counts until then, and is forgotten afterwards: a copy
+of the datastore that was made before is under it. Make a new copy.
+";
+
+/// Certificate authorities stay as long as the incarnation.
+pub(super) fn rotate_ca() -> anyhow::Error {
+    anyhow::anyhow!(
+        "certificate authorities are an incarnation's, and are not rotated while it lives: every k3s and every \
+         kubeconfig would have to change at the same moment, and whoever stole the old ones could still speak to \
+         those that had not. Begin anew, with other authorities and tokens: builder down FILE, then builder up \
+         FILE.\n\
+         The certificates below them are renewed by k3s itself: it does so when it starts with less than 90 days \
+         left. On the node: systemctl restart k3s (on an agent: k3s-agent)"
+    )
 }
 
 pub(super) async fn raise_epoch(arguments: &RaiseEpoch) -> Result<()> {
@@ -154,5 +182,5 @@ pub(super) async fn raise_epoch(arguments: &RaiseEpoch) -> Result<()> {
 pub(super) async fn end(arguments: &End) -> Result<()> {
     let client = connect(&arguments.remote)?;
     client.end().await?;
-    print("no cluster is live\n")
+    print("the cluster's incarnation has ended: no key and no token of it is worth anything any more\n")
 }

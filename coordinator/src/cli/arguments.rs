@@ -66,11 +66,21 @@ pub(super) enum Command {
     /// Have a node replace its key at its next contact
     ///
     /// The node makes another key and has the coordinator take it in place of
-    /// the old one, within ten minutes if it is connected, else when it connects
+    /// the old one, within a second if it is connected, else when it connects
     /// next. Whoever uses the old key from then on is a second machine, and the
     /// node is held.
     #[command(after_help = examples::ROTATE)]
     Rotate(Node),
+    /// Give the cluster another server token, and every agent another join token
+    ///
+    /// A ready server's agent gives the new server token to its k3s, and every
+    /// other server takes it over: no node restarts, and one that is off follows
+    /// when it is on again. Nobody joins while that is under way.
+    #[command(after_help = examples::ROTATE_TOKENS)]
+    RotateTokens(RotateTokens),
+    /// Say how the cluster gets other certificate authorities
+    #[command(after_help = examples::ROTATE_CA)]
+    RotateCa(RotateCa),
     /// Decide for a state that is older than what nodes have seen
     ///
     /// A coordinator whose state was set back (an old copy, a snapshot) is told so
@@ -92,7 +102,12 @@ pub(super) enum Command {
     /// Say that etcd has no member of a server any more: you looked
     #[command(after_help = examples::MEMBER_GONE)]
     MemberGone(Node),
-    /// End the cluster's present life: no node of it may do anything any more
+    /// End the cluster's incarnation: no node of it may do anything any more
+    ///
+    /// An incarnation is the cluster's life from `apply` to `end` (`builder up` to
+    /// `builder down`): certificate authorities, tokens and node passwords belong to
+    /// it and are wiped with it. k3s on machines that are still there goes on until
+    /// they are removed. The next `apply` begins another one.
     #[command(after_help = examples::END)]
     End(End),
     /// Show the audit trail: who did what to which node, when, from where
@@ -174,6 +189,15 @@ pub(super) struct Init {
     #[arg(long, value_name = "FILE")]
     pub(super) recovery_out: Option<PathBuf>,
 }
+
+#[derive(Debug, Args)]
+pub(super) struct RotateTokens {
+    #[command(flatten)]
+    pub(super) remote: Remote,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RotateCa {}
 
 #[derive(Debug, Args)]
 pub(super) struct RaiseEpoch {

@@ -57,6 +57,14 @@ pub(super) const ROTATE: &str = "\
 Examples:
   coordinator rotate k3s-a1";
 
+pub(super) const ROTATE_TOKENS: &str = "\
+Examples:
+  coordinator rotate-tokens";
+
+pub(super) const ROTATE_CA: &str = "\
+Examples:
+  coordinator rotate-ca";
+
 pub(super) const RAISE_EPOCH: &str = "\
 Examples:
   coordinator raise-epoch";

@@ -75,6 +75,8 @@ async fn run(command: Command) -> Result<()> {
         Command::Release(node) => admin::release(&node).await,
         Command::Revoke(node) => admin::revoke(&node).await,
         Command::Rotate(node) => admin::rotate(&node).await,
+        Command::RotateTokens(rotate) => admin::rotate_tokens(&rotate).await,
+        Command::RotateCa(_) => Err(admin::rotate_ca()),
         Command::RaiseEpoch(raise) => admin::raise_epoch(&raise).await,
         Command::PinChange(change) => recovery::pin_change(&change),
         Command::Replace(replace) => admin::replace(&replace).await,

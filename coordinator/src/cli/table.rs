@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use jiff::Timestamp;
 use kiln_protocol::Role;
-use kiln_protocol::admin::{ClusterStatus, Confirmation, NodeStatus, RegistryState, Stale};
+use kiln_protocol::admin::{ClusterStatus, Confirmation, NodeStatus, RegistryState, Stale, TokensStatus};
 use kiln_protocol::api::StepState;
 
 /// The columns.
@@ -26,6 +26,7 @@ pub fn status_table(status: &ClusterStatus) -> String {
             )
         }
     };
+    text += &status.live.as_ref().map_or_else(String::new, |live| tokens(&live.tokens));
     if !status.nodes.is_empty() {
         let rows: Vec<_> = status.nodes.iter().map(|node| row(node, status.at)).collect();
         text += &columns(&rows);
@@ -54,6 +55,22 @@ pub fn status_table(status: &ClusterStatus) -> String {
     text
 }
 
+/// What has become of the cluster's tokens, if anything has.
+fn tokens(tokens: &TokensStatus) -> String {
+    let at = |time: Timestamp| time.strftime("%F %T").to_string();
+    match tokens {
+        TokensStatus { asked: Some(asked), trouble, .. } => {
+            let trouble = trouble.as_ref().map_or_else(String::new, |said| format!(": {}", plain(said, 300)));
+            format!(
+                "its tokens are being rotated since {}, and nobody joins meanwhile{trouble}\n",
+                at(*asked)
+            )
+        }
+        TokensStatus { rotated: Some(rotated), .. } => format!("its tokens were rotated {}\n", at(*rotated)),
+        _ => String::new(),
+    }
+}
+
 /// The machines that wait to be approved. Of each key only the beginning is
 /// shown, too little to approve it by: whoever approves has to read the rest
 /// on the machine's own console.
@@ -62,7 +79,8 @@ pub(super) fn pending_table(status: &ClusterStatus) -> String {
     for stranger in status.strangers.iter().filter(|stranger| stranger.pending) {
         let facts = stranger.facts.clone().unwrap_or_default();
         let said = [("image", facts.image), ("machine", facts.smbios_uuid)];
-        let said = said.iter().filter_map(|(what, text)| Some(format!(", {what} {}", plain(text.as_ref()?))));
+        let said =
+            said.iter().filter_map(|(what, text)| Some(format!(", {what} {}", plain(text.as_ref()?, 64))));
         let (key, seen) = (stranger.key.to_string(), ago(status.at, stranger.last_seen));
         let said: String = said.collect();
         let _ = writeln!(
@@ -79,8 +97,8 @@ pub(super) fn pending_table(status: &ClusterStatus) -> String {
 }
 
 /// What another machine says, on one line and not too long.
-fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(64).collect()
+fn plain(text: &str, longest: usize) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(longest).collect()
 }
 
 /// The cells of one node.
@@ -201,6 +219,37 @@ k3s-a2  agent   -    planned   -      -       -
 ALARM 2026-01-01 00:00:00 k3s-a1: look
 "
         );
+    }
+
+    #[test]
+    fn a_rotation_of_the_tokens_is_shown_until_it_is_over_and_when_it_was() {
+        let mut status: ClusterStatus = serde_json::from_str(STATUS).unwrap();
+        let second_line = |status: &ClusterStatus| status_table(status).lines().nth(1).unwrap().to_owned();
+        let set = |status: &mut ClusterStatus, text: &str| {
+            status.live.as_mut().unwrap().tokens = serde_json::from_str(text).unwrap();
+        };
+        set(&mut status, r#"{"asked": "2026-01-01T00:00:30Z"}"#);
+        let under_way = "its tokens are being rotated since 2026-01-01 00:00:30, and nobody joins meanwhile";
+        assert_eq!(second_line(&status), under_way);
+        set(&mut status, r#"{"asked": "2026-01-01T00:00:30Z", "trouble": "k3s answers\n404"}"#);
+        assert_eq!(second_line(&status), format!("{under_way}: k3s answers 404"));
+        set(&mut status, r#"{"rotated": "2026-01-01T00:00:40Z"}"#);
+        assert_eq!(second_line(&status), "its tokens were rotated 2026-01-01 00:00:40");
+    }
+
+    #[test]
+    fn a_node_that_was_silent_too_long_is_marked_and_one_that_is_connected_is_not() {
+        let mut status: ClusterStatus = serde_json::from_str(STATUS).unwrap();
+        let seen = |status: &ClusterStatus| row(&status.nodes[0], status.at)[6].clone();
+        status.at = "2026-01-01T00:15:56Z".parse().unwrap();
+        assert_eq!(seen(&status), "15m");
+        status.at = "2026-01-01T00:15:57Z".parse().unwrap();
+        assert_eq!(seen(&status), "15m (stale)");
+        assert!(status_table(&status).contains("15m (stale)"), "{}", status_table(&status));
+        status.nodes[0].connected = true;
+        assert_eq!(seen(&status), "now");
+        (status.nodes[0].connected, status.nodes[0].registry) = (false, RegistryState::Revoked);
+        assert_eq!(seen(&status), "15m", "nothing is expected of it");
     }
 
     #[test]

@@ -41,6 +41,13 @@ pub struct ClusterSecrets {
     server_password: Secret,
     agent_password: Secret,
     node_secret: Secret,
+    /// Takes `server_password`'s place once k3s has taken it: until then nobody
+    /// knows under which of them the datastore is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    next_server_password: Option<Secret>,
+    /// What join tokens are made of since they were rotated; `node_secret` before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    join_secret: Option<Secret>,
 }
 
 impl ClusterSecrets {
@@ -55,6 +62,8 @@ impl ClusterSecrets {
             server_password: random_secret()?,
             agent_password: random_secret()?,
             node_secret: random_secret()?,
+            next_server_password: None,
+            join_secret: None,
         })
     }
 
@@ -68,10 +77,31 @@ impl ClusterSecrets {
         token::full(self.ca.server.certificates.expose(), "server", &self.server_password)
     }
 
+    /// Makes the server token that is to come, and another secret for join tokens,
+    /// which counts at once.
+    pub(crate) fn begin_rotation(&mut self) -> Result<()> {
+        self.next_server_password = Some(random_secret()?);
+        self.join_secret = Some(random_secret()?);
+        Ok(())
+    }
+
+    /// The server token that is to come, if one is.
+    pub(crate) fn next_server_token(&self) -> Result<Option<Secret>> {
+        let full = |password| token::full(self.ca.server.certificates.expose(), "server", password);
+        self.next_server_password.as_ref().map(full).transpose()
+    }
+
+    /// The server token that was to come is the server token.
+    pub(crate) fn finish_rotation(&mut self) {
+        if let Some(next) = self.next_server_password.take() {
+            self.server_password = next;
+        }
+    }
+
     /// The bootstrap token of one seat, an agent's own: the same whenever it is
     /// asked for. `seat` is a number that no other seat of the state has.
     pub fn join_token(&self, seat: i64, node: &NodeName) -> Result<JoinToken> {
-        token::bootstrap(&self.node_secret, seat, node)
+        token::bootstrap(self.join_secret.as_ref().unwrap_or(&self.node_secret), seat, node)
     }
 
     /// A bootstrap token in full form: pins the cluster's root, joins one agent.
@@ -155,6 +185,33 @@ mod tests {
         }
         let other = ClusterSecrets::generate(Timestamp::now()).unwrap();
         assert_ne!(other.join_token(36, &a).unwrap().secret, token.secret);
+    }
+
+    #[test]
+    fn a_rotation_leaves_everything_but_tokens_what_it_was() {
+        let node: NodeName = "a".parse().unwrap();
+        let before = ClusterSecrets::generate(Timestamp::now()).unwrap();
+        let mut after = before.clone();
+        assert_eq!(after.next_server_token().unwrap(), None);
+        after.begin_rotation().unwrap();
+        let next = after.next_server_token().unwrap().unwrap();
+        assert_eq!(after.server_token().unwrap(), before.server_token().unwrap(), "not before k3s has it");
+        // As it is kept in between.
+        let text = serde_json::to_string(&after).unwrap();
+        let mut after: ClusterSecrets = serde_json::from_str(&text).unwrap();
+        after.finish_rotation();
+        after.finish_rotation();
+        assert_eq!((after.server_token().unwrap(), after.next_server_token().unwrap()), (next, None));
+        assert_ne!(after.server_token().unwrap(), before.server_token().unwrap());
+        let join = |secrets: &ClusterSecrets| secrets.join_token(1, &node).unwrap();
+        assert_eq!(
+            join(&after).id,
+            join(&before).id,
+            "the Secret in the cluster is the same, with another content"
+        );
+        assert_ne!(join(&after).secret, join(&before).secret);
+        assert_eq!(after.node_password(&node), before.node_password(&node), "k3s knows nodes by it");
+        assert_eq!(after.ca(), before.ca());
     }
 
     #[test]

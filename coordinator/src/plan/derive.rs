@@ -23,6 +23,8 @@ pub(crate) struct Subject<'a> {
     pub(crate) seat: i64,
     /// The datastore it begins with, if it starts one.
     pub(crate) restore: Option<Snapshot>,
+    /// How often the server token has been rotated.
+    pub(crate) token_serial: u64,
 }
 
 /// The configuration of one node.
@@ -32,7 +34,7 @@ pub(crate) fn derive(
     cluster: &Cluster,
     subject: &Subject<'_>,
 ) -> Result<NodeConfig> {
-    let Subject { node, member, part, seat, restore } = *subject;
+    let Subject { node, member, part, seat, restore, token_serial } = *subject;
     let server = || join_address(plan, node, cluster);
     let membership = match part {
         Part::First { cluster_init } => Membership::FirstServer {
@@ -67,8 +69,10 @@ pub(crate) fn derive(
             tls_san: if is_server { names_of_the_api(plan) } else { Vec::new() },
             disable: if is_server { disabled(plan) } else { Vec::new() },
             node_password: secrets.node_password(&node.name),
+            token_serial,
             membership,
         },
+        rotate: false,
     })
 }
 

@@ -23,6 +23,7 @@ fn configs(plan: &ClusterFile, ready: &[&str]) -> Vec<NodeConfig> {
         multi_server: plan.is_multi_server(),
         members,
         agents_passed: false,
+        rotating: false,
         slot: 900,
     };
     let secrets = ClusterSecrets::generate(Timestamp::now()).unwrap();
@@ -32,7 +33,8 @@ fn configs(plan: &ClusterFile, ready: &[&str]) -> Vec<NodeConfig> {
         .zip(1..)
         .map(|((node, member), seat)| {
             let part = cluster.part(member).unwrap();
-            derive(plan, &secrets, &cluster, &Subject { node, member, part, seat, restore: None }).unwrap()
+            let subject = Subject { node, member, part, seat, restore: None, token_serial: 0 };
+            derive(plan, &secrets, &cluster, &subject).unwrap()
         })
         .collect()
 }

@@ -7,7 +7,7 @@ use kiln_protocol::{ApiError, ErrorClass, NodeName, Role};
 use super::{Seat, State};
 
 /// What the registry knows that bears on a mint.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct MintContext<'a> {
     /// The role that the cluster file in force gives the node, if it is in it.
     pub(crate) planned: Option<Role>,
@@ -17,6 +17,18 @@ pub(crate) struct MintContext<'a> {
     pub(crate) same_generation: Option<&'a Seat>,
     /// The newest generation of the node that ever had a key; 0 for none.
     pub(crate) newest_bound: u32,
+    /// A machine that is the node now and still speaks.
+    pub(crate) speaks: Option<Speaking<'a>>,
+    /// The node has an address of its own, which no two machines can have.
+    pub(crate) fixed_address: bool,
+}
+
+/// A machine that was heard a moment ago.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Speaking<'a> {
+    pub(crate) seat: &'a Seat,
+    /// Seconds since it was heard; 0 while it is connected.
+    pub(crate) seconds: i64,
 }
 
 /// Whether a mint makes a new seat (true) or was made before (false).
@@ -56,6 +68,20 @@ pub(crate) fn mint(record: &TicketRecord, context: &MintContext<'_>) -> Result<b
         let message = format!("node {node}: generation {} has enrolled already", context.newest_bound);
         return Err(ApiError::new(ErrorClass::Superseded, message)
             .hint(format!("mint generation {}", context.newest_bound + 1)));
+    }
+    if let Some(Speaking { seat, seconds }) = context.speaks
+        && (*role == Role::Server || context.fixed_address)
+    {
+        let why = if *role == Role::Server { "etcd has one member of a name" } else { "it has that address" };
+        let message = format!(
+            "the machine of node {} is still there, it spoke {seconds} s ago: another is not made before it is \
+             gone, since {why}",
+            seat.label()
+        );
+        return Err(policy(message).hint(format!(
+            "delete that machine, wait until it has been silent for half a minute, and mint again; if it cannot \
+             be deleted, take its rights away: coordinator revoke {node}"
+        )));
     }
     Ok(true)
 }
@@ -129,8 +155,14 @@ mod tests {
         }
     }
 
-    const EMPTY: MintContext<'static> =
-        MintContext { planned: Some(Role::Agent), same_ticket: None, same_generation: None, newest_bound: 0 };
+    const EMPTY: MintContext<'static> = MintContext {
+        planned: Some(Role::Agent),
+        same_ticket: None,
+        same_generation: None,
+        newest_bound: 0,
+        speaks: None,
+        fixed_address: false,
+    };
 
     #[test]
     fn minting_is_idempotent_for_the_same_record_only() {
@@ -160,6 +192,26 @@ mod tests {
         assert_eq!(mint(&record(2), &newer).unwrap_err().class, ErrorClass::Superseded);
         assert_eq!(mint(&record(4), &newer), Ok(true));
         assert_eq!(mint(&record(0), &EMPTY).unwrap_err().class, ErrorClass::Format);
+    }
+
+    #[test]
+    fn no_second_server_and_no_second_machine_of_an_address_is_begun_beside_the_first() {
+        let there = seat(State::Bound(key("k")));
+        let speaks = MintContext { speaks: Some(Speaking { seat: &there, seconds: 3 }), ..EMPTY };
+        assert_eq!(mint(&record(2), &speaks), Ok(true), "an agent without an address of its own may overlap");
+        let addressed = MintContext { fixed_address: true, ..speaks };
+        let refusal = mint(&record(2), &addressed).unwrap_err();
+        assert_eq!(refusal.class, ErrorClass::Policy);
+        assert!(refusal.message.contains("spoke 3 s ago"), "{refusal}");
+        assert!(refusal.hint.unwrap().contains("delete that machine"));
+        let server = TicketRecord { role: Role::Server, ..record(2) };
+        let speaking_server = MintContext { planned: Some(Role::Server), speaks: addressed.speaks, ..EMPTY };
+        assert_eq!(mint(&server, &speaking_server).unwrap_err().class, ErrorClass::Policy);
+        assert_eq!(mint(&server, &MintContext { speaks: None, ..speaking_server }), Ok(true));
+        // What was minted before is minted again all the same.
+        let (minted, same) = (record(2), seat(State::Issued));
+        let again = MintContext { same_ticket: Some((&same, &minted)), ..addressed };
+        assert_eq!(mint(&minted, &again), Ok(false));
     }
 
     #[test]

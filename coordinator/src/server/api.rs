@@ -61,6 +61,7 @@ fn admins() -> Router<Coordinator> {
         .route(admin::CONFIRM, post(operator::confirm))
         .route(admin::APPROVE, post(operator::approve))
         .route(admin::ROTATE, post(operator::rotate))
+        .route(admin::ROTATE_TOKENS, post(operator::rotate_tokens))
         .route(admin::RAISE_EPOCH, post(operator::raise_epoch))
         .route(admin::EXTEND, post(operator::extend))
         .route(admin::APPLY, post(operator::apply))

@@ -41,16 +41,41 @@ pub(super) async fn enrol(
     Ok(Json(enrolled))
 }
 
+/// What has become of a machine without a ticket; held open until it is
+/// approved, if that is asked for.
 pub(super) async fn approval(
     State(coordinator): State<Coordinator>,
-    caller: Caller,
+    Extension(Stop(stop)): Extension<Stop>,
+    mut caller: Caller,
+    headers: HeaderMap,
     Body(ApprovalRequest { facts }): Body<ApprovalRequest>,
 ) -> Result<Json<EnrolAnswer>, Refused> {
+    let time = wait_asked_for(&headers);
+    drop(headers);
+    let end = Instant::now() + time.unwrap_or_default();
     if caller.owner.is_none() {
         let (key, from) = (caller.peer.key, caller.peer.address.ip().to_canonical());
-        coordinator.strangers().wait(key, from, facts, Timestamp::now());
+        coordinator.strangers().wait(key, from, facts.clone(), Timestamp::now());
         coordinator.changed();
-        return Err(transition::vouch::pending(key).into());
+    }
+    while caller.owner.is_none() {
+        // Whoever is approved between the look and the waiting is not missed.
+        let approval = coordinator.inner.news.an_approval();
+        caller = Caller::look(caller.peer, &coordinator).await?;
+        if caller.owner.is_some() {
+            break;
+        }
+        let over = Instant::now() >= end || *stop.borrow();
+        if over {
+            let pending = transition::vouch::pending(caller.peer.key);
+            // Whoever waits here need not wait elsewhere.
+            return Err(if time.is_some() { pending.retry_after(1) } else { pending }.into());
+        }
+        tokio::select! {
+            () = approval => {}
+            () = sleep_until(end) => {}
+            () = stopped(stop.clone()) => {}
+        }
     }
     let seat = caller.unopened_node()?.id;
     let approved = coordinator.change(move |tx| transition::vouch::approved(tx, seat, &facts)).await?;
@@ -112,11 +137,16 @@ struct Wait {
 impl Wait {
     /// `If-None-Match: "TAG"` and `Prefer: wait=SECONDS` (RFC 7240, section 4.3).
     fn asked_for(headers: &HeaderMap) -> Option<Self> {
-        let text = |name: &str| headers.get(name)?.to_str().ok();
-        let seconds: u32 = text("prefer")?.trim().strip_prefix("wait=")?.parse().ok()?;
-        let seen = text(header::IF_NONE_MATCH.as_str())?.trim().to_owned();
-        Some(Self { seen, time: Duration::from_secs(seconds.min(MAX_WAIT).into()) })
+        let time = wait_asked_for(headers)?;
+        let seen = headers.get(header::IF_NONE_MATCH)?.to_str().ok()?.trim().to_owned();
+        Some(Self { seen, time })
     }
+}
+
+/// `Prefer: wait=SECONDS`.
+fn wait_asked_for(headers: &HeaderMap) -> Option<Duration> {
+    let seconds: u32 = headers.get("prefer")?.to_str().ok()?.trim().strip_prefix("wait=")?.parse().ok()?;
+    Some(Duration::from_secs(seconds.min(MAX_WAIT).into()))
 }
 
 pub(super) async fn gate(

@@ -70,7 +70,7 @@ pub(super) async fn observe(State(observer): State<Observer>, mut request: Reque
     let begun = Instant::now();
     let id = observer.name();
     let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
-    let waits = matches!(route.as_deref(), Some(api::CONFIG | admin::EVENTS));
+    let waits = matches!(route.as_deref(), Some(api::CONFIG | api::APPROVAL | admin::EVENTS));
     let limit = if waits { observer.0.time + observer.0.poll } else { observer.0.time };
     let span = tracing::info_span!("request", id, who = field::Empty);
     let line = format!("{} {}", request.method(), route.as_deref().unwrap_or("(no such path)"));

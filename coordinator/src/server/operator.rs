@@ -96,6 +96,14 @@ pub(super) async fn rotate(
     Ok(StatusCode::NO_CONTENT)
 }
 
+pub(super) async fn rotate_tokens(
+    State(coordinator): State<Coordinator>,
+    Admin { actor, .. }: Admin,
+) -> Result<StatusCode, Refused> {
+    coordinator.rotate_tokens_as(actor).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
 pub(super) async fn raise_epoch(
     State(coordinator): State<Coordinator>,
     Admin { actor, .. }: Admin,

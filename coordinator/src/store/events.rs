@@ -64,6 +64,8 @@ pub(crate) enum What {
     MemberGone,
     NodeDeleted,
     TokenDeleted,
+    AskTokens,
+    RotateTokens,
 }
 
 impl What {
@@ -101,6 +103,8 @@ impl What {
             Self::MemberGone => "member_gone",
             Self::NodeDeleted => "node_deleted",
             Self::TokenDeleted => "token_deleted",
+            Self::AskTokens => "ask_token_rotation",
+            Self::RotateTokens => "rotate_tokens",
         }
     }
 }

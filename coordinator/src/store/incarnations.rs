@@ -29,6 +29,26 @@ pub(crate) struct Live {
     pub(crate) restore: Option<Restore>,
 }
 
+/// What has become of an incarnation's tokens.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Tokens {
+    /// How often their rotation was asked for.
+    pub(crate) serial: u64,
+    /// Since when it is under way, if it is.
+    pub(crate) asked: Option<Timestamp>,
+    /// What the last try said.
+    pub(crate) trouble: Option<String>,
+    /// When it last came to its end.
+    pub(crate) rotated: Option<Timestamp>,
+}
+
+impl Tokens {
+    /// How often their rotation came to its end.
+    pub(crate) fn done(&self) -> u64 {
+        self.serial - u64::from(self.asked.is_some())
+    }
+}
+
 /// A copy of a SQLite datastore, on the coordinator's host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Restore {
@@ -46,15 +66,55 @@ pub(crate) fn begin(
     // No row is ever deleted, so this is the number that it gets.
     let id: u64 = tx.query_row("SELECT coalesce(max(id), 0) + 1 FROM incarnations", [], |row| row.get(0))?;
     let id = Incarnation(id);
-    // Large enough not to grow, which would leave copies behind.
-    let mut text = zeroize::Zeroizing::new(Vec::with_capacity(SECRETS_BYTES));
-    serde_json::to_writer(&mut *text, secrets).context("writing secrets")?;
-    let sealed = tx.unlock()?.seal(&sealed::place(id), &text)?;
+    let sealed = seal(tx, id, secrets)?;
     tx.execute(
         "INSERT INTO incarnations (id, begun, cluster_file, secrets, lease_node) VALUES (?1, ?2, ?3, ?4, ?5)",
         params![id.0, millis(now), plan.text(), sealed, plan.first_server().name.as_str()],
     )?;
     Ok(id)
+}
+
+fn seal(tx: &Transaction<'_>, id: Incarnation, secrets: &ClusterSecrets) -> Result<String> {
+    // Large enough not to grow, which would leave copies behind.
+    let mut text = zeroize::Zeroizing::new(Vec::with_capacity(SECRETS_BYTES));
+    serde_json::to_writer(&mut *text, secrets).context("writing secrets")?;
+    tx.unlock()?.seal(&sealed::place(id), &text)
+}
+
+/// The live incarnation has other secrets from now on.
+pub(crate) fn set_secrets(tx: &Transaction<'_>, id: Incarnation, secrets: &ClusterSecrets) -> Result<()> {
+    let sealed = seal(tx, id, secrets)?;
+    tx.execute(
+        "UPDATE incarnations SET secrets = ?2 WHERE id = ?1 AND ended IS NULL",
+        params![id.0, sealed],
+    )?;
+    Ok(())
+}
+
+/// What has become of the live incarnation's tokens.
+pub(crate) fn tokens(tx: &Transaction<'_>) -> Result<Tokens> {
+    type Row = (u64, Option<i64>, Option<String>, Option<i64>);
+    let found: Option<Row> = tx
+        .prepare_cached(
+            "SELECT tokens_serial, tokens_asked, tokens_trouble, tokens_rotated FROM incarnations
+             WHERE ended IS NULL",
+        )?
+        .query_row([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
+        .optional()?;
+    let Some((serial, asked, trouble, rotated)) = found else { return Ok(Tokens::default()) };
+    let (asked, rotated) = (asked.map(time).transpose()?, rotated.map(time).transpose()?);
+    Ok(Tokens { serial, asked, trouble, rotated })
+}
+
+/// Keeps what has become of them.
+pub(crate) fn set_tokens(tx: &Transaction<'_>, tokens: &Tokens) -> Result<()> {
+    let Tokens { serial, asked, trouble, rotated } = tokens;
+    tx.execute(
+        "UPDATE incarnations SET tokens_serial = ?1, tokens_asked = ?2, tokens_trouble = ?3,
+             tokens_rotated = ?4 WHERE ended IS NULL",
+        params![serial, asked.map(millis), trouble, rotated.map(millis)],
+    )?;
+    Ok(())
 }
 
 /// The live incarnation, without its secrets.

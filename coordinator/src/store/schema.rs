@@ -6,7 +6,7 @@ use rusqlite::{Connection, TransactionBehavior};
 
 /// Each brings the schema from the version of its index to the next. Never
 /// edit one that was released: add another.
-const MIGRATIONS: [&str; 7] = [V1, V2, V3, V4, SEALED, RATCHETS, CHORES];
+const MIGRATIONS: [&str; 8] = [V1, V2, V3, V4, SEALED, RATCHETS, CHORES, TOKENS];
 
 /// Says that a database is a coordinator's: "Kiln".
 const APPLICATION: i32 = 0x4b69_6c6e;
@@ -145,6 +145,16 @@ CREATE INDEX chores ON seats (incarnation) WHERE token IN ('wanted', 'unwanted')
 ALTER TABLE incarnations ADD COLUMN restore_path TEXT;
 ALTER TABLE incarnations ADD COLUMN restore_size INTEGER;
 ALTER TABLE incarnations ADD COLUMN restore_sha256 TEXT;
+";
+
+/// Rotation of a cluster's tokens; the tokens themselves are among its secrets.
+const TOKENS: &str = "
+-- How often it was asked for, since when it is under way, and what the last try
+-- said; when it last came to its end.
+ALTER TABLE incarnations ADD COLUMN tokens_serial INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE incarnations ADD COLUMN tokens_asked INTEGER;
+ALTER TABLE incarnations ADD COLUMN tokens_trouble TEXT;
+ALTER TABLE incarnations ADD COLUMN tokens_rotated INTEGER;
 ";
 
 /// Copies of the key files, sealed under the unlock key; with it, the secrets of

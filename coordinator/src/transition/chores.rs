@@ -10,7 +10,7 @@ use kiln_protocol::chores::{Chores, ChoresDone, ChoresRequest};
 use kiln_protocol::{ApiError, ErrorClass, NodeName, Role};
 
 use super::node::trusted;
-use super::{cluster_now, live};
+use super::{cluster_now, live, tokens};
 use crate::contacts::Contacts;
 use crate::k3s::{ClusterSecrets, join_token_id};
 use crate::registry::{JoinState, ObjectState, State};
@@ -73,6 +73,7 @@ pub(crate) fn look(
             chores.delete_nodes.push(seat.node.clone());
         }
     }
+    chores.change_token = tokens::chore(tx)?;
     let (cluster, _) = cluster_now(tx, &live, contacts, now)?;
     chores.list_members = cluster.wants_members(now.as_second())
         || (cluster.multi_server
@@ -90,10 +91,11 @@ pub(crate) fn take(
     now: Timestamp,
 ) -> Result<()> {
     let live = check(tx, seat, request)?;
-    let ChoresDone { tokens_made, tokens_deleted, nodes_deleted, members, failure } = &request.done;
+    let ChoresDone { tokens_made, tokens_deleted, nodes_deleted, members, failure, .. } = &request.done;
     if let Some(failure) = failure {
         tracing::warn!(who = actor.who, "chores: {}", failure.escape_debug());
     }
+    tokens::take(tx, &live, &request.done, actor, now)?;
     for seat in &seats::with_chores(tx, live.id)? {
         let note = |what, detail: &str| events::note(tx, actor, &Event::of(what, seat.id, detail), now);
         match seat.token {

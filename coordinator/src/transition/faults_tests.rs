@@ -5,7 +5,9 @@ use std::time::Duration;
 use anyhow::Result;
 use jiff::{SignedDuration, Timestamp};
 use kiln_protocol::admin::{Hints, TicketRecord};
-use kiln_protocol::api::{EnrolAnswer, EnrolRequest, Facts, GateAnswer, GateRequest};
+use kiln_protocol::api::{
+    EnrolAnswer, EnrolRequest, Facts, GateAnswer, GateRequest, Report, Step, StepState,
+};
 use kiln_protocol::config::Incarnation;
 use kiln_protocol::ticket::{Ticket, TicketSeed};
 use kiln_protocol::{ApiError, ErrorClass, NodeName, Role};
@@ -13,11 +15,12 @@ use rusqlite::ErrorCode;
 
 use crate::contacts::Contacts;
 use crate::k3s::{ClusterSecrets, KubeUser};
+use crate::news::{Presence, Seen};
 use crate::plan::fixtures::three_servers;
 use crate::registry::fixtures::{NOW, key};
 use crate::store::events::Actor;
 use crate::store::{Store, Transaction, keys, seats, test_store};
-use crate::transition::{enrol, node, operator};
+use crate::transition::{enrol, node, operator, status};
 
 struct World {
     runtime: tokio::runtime::Runtime,
@@ -57,7 +60,7 @@ impl World {
                 hints: Hints::default(),
                 confirm_console: false,
             };
-            operator::mint(tx, &public, record, &Actor::local(), now)
+            operator::mint(tx, &public, record, &|_| None, &Actor::local(), now)
         })?;
         Ok(ticket)
     }
@@ -102,6 +105,44 @@ fn a_coordinator_that_was_absent_for_90_days_goes_on_with_whom_it_knew() {
     let name: NodeName = "s1".parse().unwrap();
     world.run(move |tx| operator::extend(tx, &name, 3600, &Actor::local(), later)).unwrap();
     assert_eq!(world.enrol(&unused, "k2", later).unwrap().generation, 2);
+}
+
+#[test]
+fn a_node_that_fell_silent_is_stale_in_table_and_json() {
+    let world = World::new();
+    let ticket = world.mint(NOW).unwrap();
+    world.enrol(&ticket, "k", NOW).unwrap();
+    let report = Report {
+        boot_id: "b".to_owned(),
+        sequence: 1,
+        uptime_ms: 1,
+        step: Step::Gate,
+        state: StepState::Done,
+        facts: None,
+        usage: None,
+    };
+    let seat = world
+        .run(move |tx| {
+            let seat = seats::by_key(tx, &key("k"))?.unwrap().id;
+            node::report(tx, seat, &report, &Actor::local(), NOW)?;
+            Ok(seat)
+        })
+        .unwrap();
+    let look = |presence: Presence, seconds: i64| {
+        let now = NOW + SignedDuration::from_secs(seconds);
+        world.run(move |tx| status::status(tx, key("coordinator"), Vec::new(), &presence, now)).unwrap()
+    };
+    for (seconds, stale) in [(900, false), (901, true)] {
+        let status = look(Presence::new(), seconds);
+        let json = serde_json::to_value(&status).unwrap();
+        assert_eq!(json["nodes"][1]["stale"], if stale { true.into() } else { serde_json::Value::Null });
+        assert_eq!(crate::cli::status_table(&status).contains("15m (stale)"), stale, "after {seconds} s");
+    }
+    // One that is connected is not, however long it has had nothing to say.
+    let connected = Presence::from([(seat, Seen { connected: true, at: NOW })]);
+    assert!(!look(connected, 90_000).nodes[1].stale);
+    // And of one that never enrolled nothing is expected.
+    assert!(!look(Presence::new(), 90_000).nodes[0].stale);
 }
 
 #[test]

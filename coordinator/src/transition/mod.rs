@@ -15,6 +15,7 @@ pub(crate) mod operator;
 pub(crate) mod restore;
 pub(crate) mod rotate;
 pub(crate) mod status;
+pub(crate) mod tokens;
 pub(crate) mod vouch;
 
 use std::rc::Rc;
@@ -66,6 +67,7 @@ fn build(
         multi_server: live.plan.is_multi_server(),
         members: servers.iter().map(|seat| member(seat, heard(seat.id))).collect(),
         agents_passed: seats::agents_passed(tx, live.id)?,
+        rotating: incarnations::tokens(tx)?.asked.is_some(),
         slot,
     };
     Ok((cluster, Rc::clone(&live.plan)))

@@ -15,7 +15,7 @@ use crate::registry::{Seat, State, console};
 use crate::store::events::{self, Actor, Event, What};
 use crate::store::incarnations::Restore;
 use crate::store::seats::Moment;
-use crate::store::{Transaction, incarnations, reports, seats};
+use crate::store::{Transaction, incarnations, ratchets, reports, seats};
 
 /// A boot id is a uuid.
 const MAX_BOOT_ID: usize = 64;
@@ -35,8 +35,11 @@ pub(crate) fn config(tx: &Transaction<'_>, seat: i64, now: Timestamp) -> Result<
     let part = cluster.part(&member)?;
     let secrets = incarnations::secrets(tx)?.context("a live incarnation has no secrets")?;
     let restore = live.restore.filter(|_| matches!(part, Part::First { .. })).map(|copy| copy.snapshot);
-    let subject = plan::Subject { node: planned, member: &member, part, seat: seat.id, restore };
-    plan::derive(&plan, &secrets, &cluster, &subject)
+    let token_serial = incarnations::tokens(tx)?.done();
+    let subject =
+        plan::Subject { node: planned, member: &member, part, seat: seat.id, restore, token_serial };
+    let rotate = ratchets::rotation_asked(tx, seat.id)?;
+    Ok(NodeConfig { rotate, ..plan::derive(&plan, &secrets, &cluster, &subject)? })
 }
 
 /// The copy of a datastore that the node is to begin with.

@@ -12,8 +12,8 @@ use super::{clear_up, cluster_now, forget_datastore, live};
 use crate::contacts::Contacts;
 use crate::k3s::{ClusterSecrets, KubeUser, ServerUrl};
 use crate::plan::{API_PORT, ClusterFile, change};
-use crate::registry::operator::{self, MintContext};
-use crate::registry::{ObjectState, Seat, State};
+use crate::registry::operator::{self, MintContext, Speaking};
+use crate::registry::{JoinState, ObjectState, Seat, State};
 use crate::store::events::{self, Actor, Event, What};
 use crate::store::incarnations::Restore;
 use crate::store::{Transaction, incarnations, keys, ratchets, rounded, seats};
@@ -31,7 +31,13 @@ pub(crate) fn preview(tx: &Transaction<'_>, plan: &ClusterFile) -> Result<(Incar
         }
         let next =
             incarnations::newest(tx)?.map_or(Incarnation(1), |Incarnation(last)| Incarnation(last + 1));
-        return Ok((next, vec![format!("incarnation {next} of {} begins", plan.name())]));
+        return Ok((
+            next,
+            vec![format!(
+                "incarnation {next} of {} begins: a cluster with authorities, tokens and data of its own",
+                plan.name()
+            )],
+        ));
     };
     let settled = seats::of_incarnation(tx, live.id)?
         .into_iter()
@@ -67,11 +73,13 @@ pub(crate) fn apply(
     Ok((live.id, changes))
 }
 
-/// Registers a ticket. Idempotent.
+/// Registers a ticket. Idempotent. `speaks` says how many seconds ago the machine
+/// of a seat was heard, if it is still there.
 pub(crate) fn mint(
     tx: &Transaction<'_>,
     ticket: &TicketKey,
     record: TicketRecord,
+    speaks: &dyn Fn(i64) -> Option<i64>,
     actor: &Actor,
     now: Timestamp,
 ) -> Result<()> {
@@ -86,8 +94,12 @@ pub(crate) fn mint(
         super::live(tx)?;
     }
     let generations = seats::of_node(tx, &record.node)?;
+    let planned = live.as_ref().and_then(|live| live.plan.node(&record.node));
+    let speaking = |seat| Some(Speaking { seat, seconds: speaks(seat.id)? });
     let context = MintContext {
-        planned: live.as_ref().and_then(|live| live.plan.node(&record.node)).map(|node| node.role),
+        planned: planned.map(|node| node.role),
+        fixed_address: planned.is_some_and(|node| node.address.is_some()),
+        speaks: generations.iter().filter(|seat| seat.state.is_live()).find_map(speaking),
         same_ticket: same_ticket.as_ref().map(|(record, seat)| (seat, record)),
         same_generation: generations.iter().find(|seat| seat.generation == record.generation),
         newest_bound: generations.iter().find(|s| s.state.key().is_some()).map_or(0, |s| s.generation),
@@ -186,6 +198,13 @@ pub(crate) fn replace(
     let lease = cluster.replace(node)?;
     let servers = seats::servers_with_key(tx, live.id)?;
     forget_datastore(tx, &servers, now)?;
+    // Join tokens are in the datastore: in an empty one there are none, and in a
+    // copy there may be others.
+    for seat in seats::of_incarnation(tx, live.id)? {
+        if seat.state.is_live() && seat.token == Some(JoinState::Made) {
+            seats::set_token(tx, seat.id, Some(JoinState::Wanted))?;
+        }
+    }
     incarnations::set_lease(tx, lease)?;
     incarnations::set_restore(tx, restore)?;
     let what = match restore {

@@ -9,6 +9,7 @@ use kiln_protocol::admin::{
 };
 use kiln_protocol::{Fingerprint, NodeName, Role};
 
+use super::tokens;
 use crate::news::{Presence, Seen};
 use crate::registry::{Seat, State, console};
 use crate::store::seats::SeatCount;
@@ -51,6 +52,7 @@ pub(crate) fn status(
         incarnation: live.id,
         begun: live.begun,
         k3s: live.plan.k3s().clone(),
+        tokens: tokens::status(tx)?,
     });
     Ok(status)
 }
@@ -89,6 +91,7 @@ fn node_status(
         usage: None,
         last_seen: None,
         connected: false,
+        stale: false,
     };
     let Some(seat) = shown else { return Ok(status) };
     status.generation = seat.generation;
@@ -108,6 +111,7 @@ fn node_status(
         status.connected = *connected;
         status.last_seen = status.last_seen.max(Some(if *connected { now } else { *at }));
     }
+    status.stale = status.is_stale(now);
     Ok(status)
 }
 

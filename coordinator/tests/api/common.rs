@@ -319,6 +319,7 @@ impl Machine {
             tokens_made: chores.make_tokens.iter().map(|token| token.id.clone()).collect(),
             tokens_deleted: chores.delete_tokens.clone(),
             nodes_deleted: chores.delete_nodes.clone(),
+            token_changed: chores.change_token.as_ref().map(|change| change.serial),
             members: chores.list_members.then(|| members.iter().map(member).collect()),
             failure: None,
         };
@@ -371,6 +372,17 @@ impl Machine {
                 return Ok(response);
             }
         }
+    }
+
+    /// Asks to be approved, and waits for it so many seconds; not at all for 0.
+    pub(crate) async fn approval_within(&self, seconds: u32) -> (u16, Vec<u8>) {
+        let body = serde_json::to_vec(&api::ApprovalRequest { facts: Facts::default() }).unwrap();
+        let mut request = self.http.post(format!("{}{}", self.base, api::APPROVAL)).body(body);
+        if seconds > 0 {
+            request = request.header("prefer", format!("wait={seconds}"));
+        }
+        let response = request.timeout(Duration::from_secs(300)).send().await.unwrap();
+        (response.status().as_u16(), response.bytes().await.unwrap().to_vec())
     }
 
     pub(crate) async fn raw(

@@ -4,12 +4,14 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use jiff::{SignedDuration, Timestamp};
 use kiln_coordinator::Limits;
-use kiln_protocol::admin::ReplaceRequest;
+use kiln_coordinator::client::ClientError;
+use kiln_protocol::admin::{Hints, MintRequest, ReplaceRequest, TicketRecord};
 use kiln_protocol::api::{GateAnswer, SNAPSHOT, SNAPSHOT_PART, SnapshotRequest};
 use kiln_protocol::chores::ChoresDone;
 use kiln_protocol::config::Membership;
-use kiln_protocol::{ErrorClass, Identity};
+use kiln_protocol::{ErrorClass, Identity, Role};
 use reqwest::Method;
 
 use super::common::{Machine, World, class, name};
@@ -103,11 +105,50 @@ async fn an_overdue_slot_is_given_on_once_etcd_lacks_its_holder() {
 #[tokio::test]
 async fn no_machine_takes_the_place_of_one_that_still_speaks() {
     let world = World::exactly_within(3, Limits::default()).await;
-    let [s1, old, _] = three_ready(&world).await;
-    let new = world.enrolled("s2").await;
+    // A ticket that was there before the machine was heard.
+    let (first, second) = (world.ticket("s2").await, world.ticket("s2").await);
+    let (s1, old) = (world.enrolled("s1").await, world.machine());
+    passes_and_is_ready(&s1).await;
+    old.enrol(&first).await.unwrap();
+    passes_and_is_ready(&old).await;
+    let new = world.machine();
+    new.enrol(&second).await.unwrap();
     assert_eq!(class(old.chores().await), ErrorClass::Superseded);
     assert!(waits(new.gate().await.unwrap()).contains("spoke 0 s ago"));
     assert!(s1.chores().await.unwrap().delete_nodes.is_empty(), "it would only register again");
+}
+
+#[tokio::test]
+async fn no_ticket_is_minted_for_the_place_of_a_machine_that_still_speaks() {
+    let world = World::exactly_within(3, Limits::default()).await;
+    let s1 = world.enrolled("s1").await;
+    s1.config().await.unwrap();
+    let record = async |node: &str, role: Role| {
+        let now = Timestamp::now();
+        let generation = world.coordinator.next_generation(&name(node)).await.unwrap();
+        let expires = now + SignedDuration::from_hours(1);
+        let hints = Hints::default();
+        TicketRecord {
+            node: name(node),
+            generation,
+            role,
+            not_before: now,
+            expires,
+            confirm_console: false,
+            hints,
+        }
+    };
+    let (ticket, again) = (world.unknown_ticket().public_key(), record("s1", Role::Server).await);
+    let request = MintRequest { ticket, record: again };
+    let ClientError::Refused(refusal) = world.admin().mint(&request).await.unwrap_err() else {
+        panic!("it is not the coordinator that says no");
+    };
+    assert_eq!(refusal.class, ErrorClass::Policy);
+    assert!(refusal.message.contains("the machine of node s1 (generation 1) is still there"), "{refusal}");
+    assert!(refusal.hint.unwrap().contains("delete that machine"));
+    // The operator's word is enough: it has no rights any more.
+    world.coordinator.revoke(&name("s1")).await.unwrap();
+    world.admin().mint(&request).await.unwrap();
 }
 
 #[tokio::test]
@@ -184,6 +225,8 @@ async fn a_sole_servers_data_is_discarded_at_the_operators_word_only() {
     let world = World::new().await;
     let server = world.enrolled("s1").await;
     passes_and_is_ready(&server).await;
+    let agent = world.enrolled("a1").await;
+    assert_eq!(server.do_chores(&[]).await.make_tokens.len(), 1);
     let next = world.enrolled("s1").await;
     let refusal = next.config().await.unwrap_err();
     assert!(refusal.hint.unwrap().contains("--discard-data"));
@@ -197,6 +240,8 @@ async fn a_sole_servers_data_is_discarded_at_the_operators_word_only() {
     };
     assert_eq!((cluster_init, restore), (false, None));
     passes_and_is_ready(&next).await;
+    let why = waits(agent.gate().await.unwrap());
+    assert!(why.contains("join token is not in the cluster"), "it was in the datastore that is lost: {why}");
     let again = world.enrolled("s1").await;
     assert_eq!(class(again.gate().await), ErrorClass::Policy, "one word is good for one machine");
 }

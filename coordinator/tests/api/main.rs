@@ -15,5 +15,6 @@ mod push;
 mod ratchet;
 mod rotate;
 mod state;
+mod tokens;
 mod transport;
 mod vouch;

@@ -6,7 +6,7 @@ use super::common::{Machine, World, cluster_file, name};
 use kiln_coordinator::Limits;
 use kiln_coordinator::plan::ClusterFile;
 use kiln_protocol::admin::{AddAdminRequest, EventsRequest, NodeRequest, RemoveAdminRequest};
-use kiln_protocol::api::{CONFIG, REQUEST_ID};
+use kiln_protocol::api::{CONFIG, EnrolAnswer, REQUEST_ID};
 use kiln_protocol::config::NodeConfig;
 use kiln_protocol::{ApiError, ErrorClass, Identity};
 use reqwest::{Response, StatusCode};
@@ -131,10 +131,12 @@ async fn hold_revoke_and_end_cut_a_question_that_is_open() {
 #[tokio::test]
 async fn a_superseded_node_is_cut_too() {
     let world = World::new().await;
-    let old = world.enrolled("a1").await;
+    let (first, second) = (world.ticket("a1").await, world.ticket("a1").await);
+    let old = world.machine();
+    old.enrol(&first).await.unwrap();
     let poll = held_open(&old, &tag(&old).await);
     connected(&world, "a1").await;
-    world.enrolled("a1").await;
+    world.machine().enrol(&second).await.unwrap();
     let refusal: ApiError = poll.await.unwrap().json().await.unwrap();
     assert_eq!(refusal.class, ErrorClass::Superseded);
 }
@@ -251,6 +253,69 @@ async fn a_dry_run_says_what_would_change_and_changes_nothing() {
     assert_eq!(world.count_events("apply").await, 0);
     world.coordinator.end().await.unwrap();
     let (next, changes) = world.coordinator.preview(cluster_file(1)).await.unwrap();
-    assert_eq!((next.0, changes.as_slice()), (2, &["incarnation 2 of test begins".to_owned()][..]));
+    let begins = "incarnation 2 of test begins: a cluster with authorities, tokens and data of its own";
+    assert_eq!((next.0, changes.as_slice()), (2, &[begins.to_owned()][..]));
     assert!(world.coordinator.status().await.unwrap().live.is_none());
+}
+
+#[tokio::test]
+async fn a_wish_for_another_key_reaches_a_node_that_waits() {
+    let world = World::new().await;
+    let machine = world.enrolled("a1").await;
+    let before = tag(&machine).await;
+    let poll = held_open(&machine, &before);
+    connected(&world, "a1").await;
+    world.admin().rotate(&NodeRequest { node: name("a1") }).await.unwrap();
+    let response = poll.await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    let config: NodeConfig = response.json().await.unwrap();
+    assert!(config.rotate);
+    // Once it is asked it is asked: the next question is held open again.
+    let poll = held_open(&machine, &tag(&machine).await);
+    connected(&world, "a1").await;
+    world.admin().rotate(&NodeRequest { node: name("a1") }).await.unwrap();
+    assert!(!poll.is_finished());
+    poll.abort();
+}
+
+/// Asks to be approved, and waits for it.
+fn waits_for_approval(machine: &Machine) -> tokio::task::JoinHandle<(u16, Vec<u8>)> {
+    let machine = machine.clone();
+    tokio::spawn(async move { within(machine.approval_within(300)).await })
+}
+
+#[tokio::test]
+async fn an_approval_reaches_the_machine_that_waits_for_it() {
+    let world = World::new().await;
+    let (machine, other) = (world.machine(), world.machine());
+    let (waiting, others) = (waits_for_approval(&machine), waits_for_approval(&other));
+    within(async {
+        while world.coordinator.status().await.unwrap().strangers.len() < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    let typed = machine.key.to_string().parse().unwrap();
+    world.coordinator.approve(&name("a1"), typed).await.unwrap();
+    let (status, body) = waiting.await.unwrap();
+    assert_eq!(status, 200);
+    let bound: EnrolAnswer = serde_json::from_slice(&body).unwrap();
+    assert_eq!(bound.node, name("a1"));
+    // Another's approval is none; and a stop answers it.
+    assert!(!others.is_finished());
+    world.server.shutdown().await;
+    let (status, body) = others.await.unwrap();
+    let refusal: ApiError = serde_json::from_slice(&body).unwrap();
+    assert_eq!((status, refusal.class, refusal.retry_after), (403, ErrorClass::Pending, Some(1)));
+}
+
+#[tokio::test]
+async fn a_question_for_approval_ends_with_its_time_and_one_without_is_answered_at_once() {
+    let world = World::new().await;
+    let machine = world.machine();
+    for (wait, retry) in [(1, 1), (0, 300)] {
+        let (status, body) = within(machine.approval_within(wait)).await;
+        let refusal: ApiError = serde_json::from_slice(&body).unwrap();
+        assert_eq!((status, refusal.class, refusal.retry_after), (403, ErrorClass::Pending, Some(retry)));
+    }
 }

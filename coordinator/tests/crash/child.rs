@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use jiff::{SignedDuration, Timestamp};
-use kiln_coordinator::{Coordinator, Server};
+use kiln_coordinator::{Coordinator, Limits, Server};
 use kiln_protocol::admin::{Hints, TicketRecord};
 use kiln_protocol::recovery::RecoverySeed;
 use kiln_protocol::rotation::RotateRequest;
@@ -72,6 +72,12 @@ impl Child {
         server.report_ready().await?;
         child.gone_on("s1", &server).await;
         child.say("ready", By::Network).await?;
+        child.coordinator().rotate_tokens().await?;
+        child.say("rotate tokens", By::Library).await?;
+        *server.ratchet.lock().await = child.nodes["s1"].ratchet.clone();
+        server.do_chores(&[]).await;
+        child.gone_on("s1", &server).await;
+        child.say("tokens rotated", By::Network).await?;
         for round in 0..rounds() {
             child.round(u32::try_from(round)?).await?;
         }
@@ -180,7 +186,11 @@ impl Child {
     async fn start(&mut self) -> Result<()> {
         let coordinator =
             Coordinator::open_with(&self.dir.join(&self.state), &unlock_file(&self.dir)).await?;
-        let server = coordinator.serve(TcpListener::bind("127.0.0.1:0").await?).await?;
+        let mut limits = Limits::default();
+        // A question for chores is not held open when there are none.
+        limits.chores = Duration::ZERO;
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let server = coordinator.serve_within(listener, limits).await?;
         self.running = Some((coordinator, server));
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Who asks: by password (joining nodes) or by client certificate (everybody
 //! afterwards), and what Kubernetes would let them do.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 use axum::http::HeaderMap;
@@ -58,7 +58,9 @@ pub(crate) enum Nobody {
 /// Checks credentials.
 #[derive(Debug)]
 pub(crate) struct Authenticator {
-    passwd: Passwd,
+    passwd: Mutex<Passwd>,
+    /// Server passwords that were taken before.
+    former: Mutex<Vec<String>>,
     clients: Arc<dyn ClientCertVerifier>,
 }
 
@@ -74,7 +76,7 @@ impl Authenticator {
             WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::new(default_provider()))
                 .build()
                 .context("using client-ca.crt")?;
-        Ok(Self { passwd, clients })
+        Ok(Self { passwd: Mutex::new(passwd), former: Mutex::default(), clients })
     }
 
     /// By bootstrap token, password or certificate: the supervisor's part of
@@ -89,13 +91,38 @@ impl Authenticator {
             let (name, groups) = (format!("system:bootstrap:{id}"), vec![BOOTSTRAPPERS.to_owned()]);
             holds(&id, &secret).then_some(User { name, groups })
         } else if let Some((name, password)) = basic(headers) {
-            let role = self.passwd.role(&name, &password).map(str::to_owned);
+            let role = self.passwd().role(&name, &password).map(str::to_owned);
             role.map(|role| User { name, groups: vec![role] })
         } else {
             return self.api(peer);
         };
         // A node's certificate stands in for a token that is good no more.
         by_token.map_or_else(|| self.api(peer).map_err(|_| Nobody::Wrong), Ok)
+    }
+
+    /// The passwords that are taken.
+    pub(crate) fn passwd(&self) -> Passwd {
+        self.passwd.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes another server password from now on.
+    pub(crate) fn replace(&self, server: &str) {
+        let before = self.passwd().server;
+        self.passwd.lock().unwrap_or_else(PoisonError::into_inner).server = server.to_owned();
+        if before != server {
+            self.former.lock().unwrap_or_else(PoisonError::into_inner).push(before);
+        }
+    }
+
+    /// Server passwords that were taken before, the last one first.
+    pub(crate) fn former(&self) -> Vec<String> {
+        self.former.lock().unwrap_or_else(PoisonError::into_inner).iter().rev().cloned().collect()
+    }
+
+    /// Whether these are a server's credentials, of now or before.
+    pub(crate) fn is_or_was_server(&self, headers: &HeaderMap) -> bool {
+        let Some((name, password)) = basic(headers) else { return false };
+        name == "server" && (self.passwd().server == password || self.former().contains(&password))
     }
 
     /// By certificate alone: the Kubernetes API.

@@ -46,15 +46,14 @@ pub(crate) async fn run(settings: Server, faults: Faults) -> Result<()> {
     write_kubeconfig(&settings, &cluster, &admin)?;
 
     let url = format!("https://127.0.0.1:{}", settings.port);
-    let token = token::format("server", &passwd.server, cluster.authorities.server.pem.as_bytes())?;
-    exchange(&settings, &cluster, &token, &mut BTreeMap::new()).await;
+    exchange(&settings, &cluster, &mut BTreeMap::new()).await;
     become_ready(&cluster, &url, &admin, &faults).await?;
 
     let node_token = token::format("node", &passwd.node, &cluster.cacerts)?;
     let node = settings.node.clone();
     tokio::spawn(async move { agent::run_in_server(&node, &url, &node_token).await });
     tokio::select! {
-        result = look_after(&settings, &cluster, &token) => result,
+        result = look_after(&settings, &cluster) => result,
         end = faults.end() => end,
     }
 }
@@ -264,7 +263,7 @@ async fn become_ready(cluster: &Cluster, url: &str, admin: &Issued, faults: &Fau
 }
 
 /// Labels the own node, and keeps the copies of the registry together.
-async fn look_after(settings: &Server, cluster: &Cluster, token: &str) -> Result<()> {
+async fn look_after(settings: &Server, cluster: &Cluster) -> Result<()> {
     let mut labels =
         vec![("node-role.kubernetes.io/control-plane", "true"), ("node-role.kubernetes.io/master", "true")];
     let etcd = cluster.store.datastore() == Datastore::Etcd;
@@ -284,7 +283,7 @@ async fn look_after(settings: &Server, cluster: &Cluster, token: &str) -> Result
             info!("Labels and annotations have been set successfully on node: {name}");
         }
         if etcd {
-            exchange(settings, cluster, token, &mut peers).await;
+            exchange(settings, cluster, &mut peers).await;
             let id = cluster.store.member_id();
             let still = |registry: &Registry, _| {
                 registry.members().any(|(own, member)| own == name && member.id == id)
@@ -299,8 +298,29 @@ async fn look_after(settings: &Server, cluster: &Cluster, token: &str) -> Result
     }
 }
 
+/// The way to another member, whose token may have been rotated before or after
+/// this server's.
+async fn reach(cluster: &Cluster, url: &str) -> Result<Access> {
+    let with = async |password: &str| {
+        let token = token::format("server", password, cluster.authorities.server.pem.as_bytes())?;
+        Access::to(url, &token, "server").await
+    };
+    let present = with(&cluster.auth.passwd().server).await?;
+    if present.get("/db/info").await.is_ok() {
+        return Ok(present);
+    }
+    for former in cluster.auth.former() {
+        let access = with(&former).await?;
+        if access.get("/db/info").await.is_ok() {
+            return Ok(access);
+        }
+    }
+    // The other one remembers what this server's was.
+    Ok(present)
+}
+
 /// Exchanges registries with every other member that can be reached.
-async fn exchange(settings: &Server, cluster: &Cluster, token: &str, peers: &mut BTreeMap<String, Access>) {
+async fn exchange(settings: &Server, cluster: &Cluster, peers: &mut BTreeMap<String, Access>) {
     let others: Vec<String> = cluster.store.read(|registry, _| {
         let others = registry.members().filter(|(name, _)| *name != settings.node.name);
         others.map(|(_, member)| member.url.clone()).collect()
@@ -310,7 +330,7 @@ async fn exchange(settings: &Server, cluster: &Cluster, token: &str, peers: &mut
         let result = async {
             let access = match peers.remove(&url) {
                 Some(access) => access,
-                None => Access::to(&url, token, "server").await?,
+                None => reach(cluster, &url).await?,
             };
             let own = cluster.store.read(|registry, _| serde_json::to_value(registry))?;
             let theirs: Registry = serde_json::from_slice(&access.post("/v1-k3s/standin-sync", &own).await?)?;

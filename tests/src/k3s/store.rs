@@ -81,6 +81,18 @@ impl Store {
         Ok(())
     }
 
+    /// Puts what is under the token `old` under another one; what is under that one
+    /// already stays. Refuses a datastore that is under neither (k3s
+    /// `pkg/cluster/storage.go`, `RotateBootstrapToken` and `Save`).
+    pub(crate) fn rotate_token(&self, old: &str, new: &str) -> Result<()> {
+        let mut content = self.lock();
+        if ![token_key(old), token_key(new)].contains(&content.token_key) {
+            bail!("bootstrap data already found and encrypted with different token");
+        }
+        content.token_key = token_key(new);
+        self.save(&content)
+    }
+
     /// Applies what the configuration says of the datastore. `SQLite` can become
     /// etcd; etcd stays, whatever the configuration says; and a server with
     /// `SQLite` cannot join others.
@@ -205,6 +217,18 @@ mod tests {
         again.check_token("pw").expect("the same token");
         let error = again.check_token("other").expect_err("another token");
         assert!(error.to_string().contains("encrypted with different token"));
+    }
+
+    #[test]
+    fn another_token_takes_the_place_of_the_one_that_is_known() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = Store::create(directory.path(), Datastore::Sqlite, "one", false).expect("a store");
+        assert!(store.rotate_token("other", "two").is_err());
+        store.rotate_token("one", "two").expect("rotated");
+        store.rotate_token("two", "two").expect("it is there already");
+        let again = Store::open(directory.path()).expect("opened").expect("a store");
+        again.check_token("two").expect("the new token");
+        assert!(again.check_token("one").is_err());
     }
 
     #[test]

@@ -12,7 +12,7 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use axum::{Extension, Json, Router};
 use rcgen::ExtendedKeyUsagePurpose;
 use serde::{Deserialize, Serialize};
@@ -25,7 +25,7 @@ use crate::passwd::{AGENT_ROLE, SERVER_ROLE};
 use crate::pki::{Issued, Leaf};
 use crate::registry::{Member, Refused, Registry};
 use crate::store::Datastore;
-use crate::{api, bootstrap, files};
+use crate::{api, bootstrap, files, token};
 
 type Shared = State<Arc<Cluster>>;
 
@@ -51,6 +51,7 @@ pub(crate) fn router(cluster: Arc<Cluster>) -> Router {
         .route("/v1-k3s/client-kube-proxy.crt", get(kube_proxy))
         .route("/v1-k3s/client-k3s-controller.crt", get(controller))
         .route("/v1-k3s/server-bootstrap", get(server_bootstrap))
+        .route("/v1-k3s/token", put(rotate_token))
         .route("/db/info", get(members))
         // In place of etcd's own protocol.
         .route("/v1-k3s/standin-member", post(new_member))
@@ -284,9 +285,45 @@ async fn sync(
     headers: HeaderMap,
     Json(theirs): Json<Registry>,
 ) -> Response {
-    let _ = require!(cluster, headers, peer, SERVER_ROLE);
+    // etcd's members know each other by certificate: a token that was rotated is
+    // nothing to them.
+    if !cluster.auth.is_or_was_server(&headers) {
+        let _ = require!(cluster, headers, peer, SERVER_ROLE);
+    }
     match cluster.store.touch(|registry, _| Ok::<_, Infallible>(registry.merge(theirs))) {
         Ok(_) => Json(cluster.store.read(|registry, _| registry.clone())).into_response(),
+        Err(why) => failed(&format!("{why:#}")),
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct NewToken {
+    #[serde(rename = "newToken")]
+    new_token: String,
+}
+
+/// What `k3s token rotate` asks (k3s `pkg/server/handlers/token.go`, `tokenRotate`):
+/// passwords first, then the datastore.
+async fn rotate_token(
+    State(cluster): Shared,
+    Extension(peer): Extension<Peer>,
+    headers: HeaderMap,
+    Json(NewToken { new_token }): Json<NewToken>,
+) -> Response {
+    let _ = require!(cluster, headers, peer, SERVER_ROLE);
+    let old = cluster.auth.passwd().server;
+    cluster.auth.replace(&new_token);
+    let rotated = || -> Result<()> {
+        cluster.auth.passwd().write(&cluster.directory.join("cred/passwd"))?;
+        let full = token::format("server", &new_token, cluster.authorities.server.pem.as_bytes())?;
+        files::write(&cluster.directory.join("token"), format!("{full}\n").as_bytes(), 0o600)?;
+        cluster.store.rotate_token(&old, &new_token)
+    };
+    match rotated() {
+        Ok(()) => {
+            info!("Rotated the server token");
+            StatusCode::OK.into_response()
+        }
         Err(why) => failed(&format!("{why:#}")),
     }
 }

@@ -27,7 +27,7 @@ use kiln_protocol::chores::EtcdMember;
 use kiln_protocol::names::{K3sVersion, SshPublicKey, UserName};
 use kiln_protocol::seed::{Contact, NodeSeed, SshUser, StaticAddress};
 use kiln_protocol::ticket::TicketSeed;
-use kiln_protocol::{Fingerprint, NodeName, Role, Ticket};
+use kiln_protocol::{Fingerprint, NodeName, Role, Secret, Ticket};
 use kiln_tests::chaos::{Chaos, Faults};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -199,6 +199,8 @@ struct Units {
     /// Command lines of kubectl, and what it was given to read.
     kubectl: Vec<(String, String)>,
     addresses: Vec<IpAddr>,
+    /// What k3s was given in place of the token that it was started with.
+    server_token: Option<Secret>,
     /// Who may log in, with which keys.
     logins: BTreeMap<String, BTreeSet<String>>,
 }
@@ -280,6 +282,14 @@ impl Host for InMemory {
     async fn etcd_members(&self) -> Result<Vec<EtcdMember>> {
         anyhow::bail!("there is no etcd in memory")
     }
+    async fn change_server_token(&self, candidates: &[Secret], new: &Secret) -> Result<()> {
+        let mut units = self.0.units();
+        // It was started with the one that it finds.
+        let present = units.server_token.clone().or_else(|| candidates.first().cloned());
+        anyhow::ensure!(candidates.iter().any(|candidate| Some(candidate) == present.as_ref()));
+        units.server_token = Some(new.clone());
+        Ok(())
+    }
 }
 
 /// An agent that runs.
@@ -350,6 +360,11 @@ impl Agent {
         fs::read_to_string(self.machine.console()).unwrap_or_default()
     }
 
+    /// What k3s was given in place of the token that it was started with.
+    pub(crate) fn server_token(&self) -> Option<String> {
+        self.machine.units().server_token.as_ref().map(|token| token.expose().to_owned())
+    }
+
     pub(crate) fn k3s_starts(&self) -> usize {
         self.machine.units().starts
     }
@@ -411,7 +426,7 @@ impl Agent {
         self.until(|seen| seen.contains("[ready]")).await;
     }
 
-    async fn wait(&self, condition: impl Fn() -> bool) {
+    pub(crate) async fn wait(&self, condition: impl Fn() -> bool) {
         let end = Instant::now() + PATIENCE;
         while !condition() {
             assert!(Instant::now() < end, "not within {PATIENCE:?}; the console says:\n{}", self.console());

@@ -48,6 +48,15 @@ impl Client {
 
 /// Asks; status and body.
 pub(crate) fn get(url: &str, path: &str, who: &Client) -> (u16, String) {
+    ask(url, path, who, None)
+}
+
+/// The same, with something to be put there.
+pub(crate) fn put(url: &str, path: &str, who: &Client, body: &serde_json::Value) -> (u16, String) {
+    ask(url, path, who, Some(body))
+}
+
+fn ask(url: &str, path: &str, who: &Client, body: Option<&serde_json::Value>) -> (u16, String) {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut client = reqwest::Client::builder().no_proxy();
     client = match &who.ca {
@@ -57,7 +66,11 @@ pub(crate) fn get(url: &str, path: &str, who: &Client) -> (u16, String) {
     if let Some(pem) = &who.certificate {
         client = client.identity(Identity::from_pem(pem.as_bytes()).expect("an identity"));
     }
-    let mut request = client.build().expect("a client").get(format!("{url}{path}"));
+    let (client, url) = (client.build().expect("a client"), format!("{url}{path}"));
+    let mut request = match body {
+        None => client.get(url),
+        Some(body) => client.put(url).json(body),
+    };
     if let Some((user, password)) = &who.basic {
         request = request.basic_auth(user, Some(password));
     }

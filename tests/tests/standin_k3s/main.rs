@@ -9,7 +9,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use harness::{K3S, Machine, Running, wait};
-use http::{Client, get};
+use http::{Client, get, put};
 
 /// A ready server with a server token and an agent token.
 fn first_server() -> (Machine, Running) {
@@ -164,6 +164,52 @@ fn a_server_tells_etcds_members_to_servers() {
     assert_eq!(member["peerURLs"][0], "https://127.0.0.1:2380");
     assert!(member["ID"].is_u64());
     assert_eq!(get(&server.url(), "/db/info", &Client::basic("node", "agent-pw")).0, 403);
+}
+
+#[test]
+fn a_server_takes_another_token_while_it_runs_and_insists_on_it_afterwards() {
+    let server = Machine::server("s1", json!({"token": "one", "agent-token": "agent-pw"}));
+    let mut running = server.ready("server");
+    let rotate = |present: &str, new: &str| {
+        let who = Client::basic("server", present);
+        put(&server.url(), "/v1-k3s/token", &who, &json!({"newToken": new})).0
+    };
+    assert_eq!(
+        put(&server.url(), "/v1-k3s/token", &Client::basic("node", "agent-pw"), &json!({"newToken": "x"})).0,
+        403
+    );
+    assert_eq!((rotate("other", "two"), rotate("one", "two"), rotate("one", "two")), (401, 200, 401));
+    assert_eq!(rotate("two", "two"), 200, "it has it, and says so");
+    assert!(server.text("server/token").trim_end().ends_with("::server:two"));
+    let ready = |password: &str| get(&server.url(), "/v1-k3s/readyz", &Client::basic("server", password)).0;
+    assert_eq!((ready("two"), ready("one")), (403, 401), "what servers may ask is not what agents may");
+    running.terminate();
+    // As after a power cut: the file that it is started with is still the old one.
+    let (code, log) = server.start("server").wait_end();
+    assert!(code == Some(1) && log.contains("encrypted with different token"), "{log}");
+    server.edit(|config| config["token"] = json!("two"));
+    let _again = server.ready("server");
+    server.wait_nodes(&["s1"]);
+}
+
+#[test]
+fn servers_stay_together_while_their_token_is_rotated_one_after_the_other() {
+    let common = json!({"token": "one", "agent-token": "agent-pw", "cluster-init": true});
+    let first = Machine::server("s1", common);
+    let _first = first.ready("server");
+    let second =
+        Machine::server("s2", json!({"server": first.url(), "token": "one", "agent-token": "agent-pw"}));
+    let _second = second.ready("server");
+    let new = json!({"newToken": "two"});
+    let rotate =
+        |server: &Machine| put(&server.url(), "/v1-k3s/token", &Client::basic("server", "one"), &new).0;
+    assert_eq!(rotate(&first), 200);
+    let agent = agent("a1", &first);
+    let _agent = agent.ready("agent");
+    second.wait_nodes(&["a1", "s1", "s2"]);
+    assert_eq!(rotate(&second), 200);
+    assert!(first.kubectl(&["delete", "node", "a1"]).status.success());
+    assert!(wait(|| second.nodes().len() == 2).is_ok(), "{}", second.nodes().len());
 }
 
 #[test]

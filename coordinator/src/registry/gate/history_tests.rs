@@ -83,6 +83,7 @@ impl World {
             multi_server: true,
             members: Vec::new(),
             agents_passed: false,
+            rotating: false,
             slot: SLOT,
         };
         Self {

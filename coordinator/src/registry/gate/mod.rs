@@ -16,6 +16,7 @@
 //!   destroy is refused.
 //! * Agents wait for a ready server, and for their own join token to be in the
 //!   cluster.
+//! * Who joins others waits while the cluster's tokens are being rotated.
 
 mod members;
 mod replace;
@@ -80,6 +81,8 @@ pub(crate) struct Cluster {
     pub(crate) members: Vec<Member>,
     /// Whether the gate has let an agent start.
     pub(crate) agents_passed: bool,
+    /// Its tokens are being rotated: nobody begins with one that is about to end.
+    pub(crate) rotating: bool,
     /// Seconds a joining server has to become ready.
     pub(crate) slot: i64,
 }
@@ -175,9 +178,10 @@ impl Cluster {
         }
         let reason = self.replaced(earlier).or_else(|| match part {
             Part::First { .. } => None,
-            Part::Agent => self.no_server(caller).or_else(|| no_token(caller)),
+            Part::Agent => self.no_server(caller).or_else(|| self.rotation()).or_else(|| no_token(caller)),
             Part::Joining => self
                 .no_server(caller)
+                .or_else(|| self.rotation())
                 .or_else(|| self.slot_taken(caller, clock))
                 .or_else(|| still_a_member(earlier)),
         });
@@ -222,6 +226,12 @@ impl Cluster {
     fn no_server(&self, caller: &Member) -> Option<String> {
         let ready = self.other_servers(caller).any(Member::is_up);
         (!ready).then(|| format!("no server is ready yet; {}", self.servers_in_words(caller)))
+    }
+
+    fn rotation(&self) -> Option<String> {
+        self.rotating.then(|| {
+            "the cluster's tokens are being rotated: a ready server's agent gives k3s the new one".to_owned()
+        })
     }
 
     fn slot_taken(&self, caller: &Member, clock: i64) -> Option<String> {

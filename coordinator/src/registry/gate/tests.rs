@@ -37,7 +37,15 @@ fn server(node: &str) -> Member {
 fn cluster(members: Vec<Member>) -> Cluster {
     let multi_server = members.iter().filter(|m| m.role == Role::Server).count() > 1;
     let lease = Lease { node: "s1".parse().unwrap(), generation: Some(1) };
-    Cluster { incarnation: Incarnation(1), lease, multi_server, members, agents_passed: false, slot: SLOT }
+    Cluster {
+        incarnation: Incarnation(1),
+        lease,
+        multi_server,
+        members,
+        agents_passed: false,
+        rotating: false,
+        slot: SLOT,
+    }
 }
 
 fn request() -> GateRequest {

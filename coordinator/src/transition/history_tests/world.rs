@@ -152,7 +152,7 @@ impl World {
         };
         let now = self.now;
         self.insist(fate, |tx| {
-            operator::mint(tx, &POOL.tickets[ticket], record.clone(), &Actor::local(), now)
+            operator::mint(tx, &POOL.tickets[ticket], record.clone(), &|_| None, &Actor::local(), now)
         })??;
         self.tickets.push(Issued { ticket, node, record });
         Ok(Some(self.add(node, Some(self.tickets.len() - 1), key)))
@@ -176,7 +176,7 @@ impl World {
         let Issued { ticket, record, .. } = &self.tickets[ticket];
         let (public, record, now) = (&POOL.tickets[*ticket], record.clone(), self.now);
         let again = self
-            .insist(Fate::Answered, |tx| operator::mint(tx, public, record.clone(), &Actor::local(), now))?;
+            .insist(Fate::Answered, |tx| operator::mint(tx, public, record.clone(), &|_| None, &Actor::local(), now))?;
         again.context("minting is idempotent")
     }
 
