@@ -131,8 +131,11 @@ class Timed:
 
     def stages(self) -> dict[str, dict[str, Any]]:
         """The stages that ended, by name."""
-        told = [json.loads(line) for _, line in self.lines if line.startswith("{")]
-        return {event["stage"]: event for event in told if event["event"] == "stage-finished"}
+        return {event["stage"]: event for event in self.events() if event["event"] == "stage-finished"}
+
+    def events(self) -> list[dict[str, Any]]:
+        """What it told with `--json`."""
+        return [json.loads(line) for _, line in self.lines if line.startswith("{")]
 
 
 class Place:

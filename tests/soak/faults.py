@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 
+from mirror import CuttingMirror
 from place import Place, require, sha256
 
 Fault = Callable[..., str]
@@ -103,23 +104,38 @@ def corrupt_entry(place: Place, chance: random.Random, last: bool) -> str:
 
 
 def truncated_download(place: Place, chance: random.Random, last: bool) -> str:
-    """The install medium ends early, as a download that was cut leaves it."""
+    """The mirror of the install medium cuts connections in the middle of the file."""
     whole = place.iso.stat().st_size
-    cut = int(whole * chance.uniform(0.1, 0.95))
-    medium = place.home / "cut.iso"
-    try:
-        with place.iso.open("rb") as source, medium.open("wb") as target:
-            shutil.copyfileobj(source, target, 1 << 20)
-            target.truncate(cut)
-        place.forget_image()
-        bake = place.bake(place.words(iso=str(medium)))
+    cuts = sorted(int(whole * chance.uniform(0.02, 0.98)) for _ in range(chance.randint(1, 3)))
+    dead = chance.random() < 0.5
+    place.forget_image()
+    plan = place.plan()
+    with CuttingMirror(place.iso, cuts, dead) as mirror:
+        if dead:
+            bake = place.bake(place.words("--download-tries", "2", iso=mirror.url))
+            code = bake.end()
+            require(code == 1, f"a mirror that gives no more ended with {code}:\n{bake.said()}")
+            require(mirror.url in bake.said(), f"nobody said which place failed:\n{bake.said()}")
+            require(not list(place.out.glob("*")), "something was made from half a medium")
+            mirror.heal()
+        served = len(mirror.transfers)
+        bake = place.bake(place.words(iso=mirror.url))
         code = bake.end()
-    finally:
-        medium.unlink(missing_ok=True)
-    require(code == 2, f"a medium that is cut short ended with {code}:\n{bake.said()}")
-    require("truncated" in bake.said(), f"nobody said that the medium is cut short:\n{bake.said()}")
-    require(not list(place.out.glob("*")), "something was made from a medium that is cut short")
-    return f"{cut} of {whole} bytes of the ISO: refused before anything was touched"
+        require(code == 0, f"the bake from a mirror that cuts connections failed ({code}):\n{bake.said()}")
+        transfers = mirror.transfers
+    # Nothing is asked for twice but what a reset may have taken with it.
+    for before, after in zip(transfers, transfers[1:]):
+        lost = before.last - after.first
+        require(lost == 0 if before.ended == "closed" else 0 <= lost < before.last, f"not continued where it was cut: {transfers}")
+    require(not dead or transfers[served].first > 0, f"begun anew after a failure: {transfers}")
+    require(transfers[-1].ended == "whole" and len(transfers) > len(cuts), f"not cut, or not whole: {transfers}")
+    require(not list(place.cache.glob("partials/*")), "half a download is left beside the whole one")
+    [kept] = place.cache.glob(f"inputs/*/{place.iso.name}")
+    require(sha256(kept) == sha256(place.iso), "what was put together is not the medium")
+    place.check_image(plan["pack"]["key"])
+    where = ", ".join(f"{100 * cut // whole} %" for cut in cuts)
+    told = "given up, the next bake continued it" if dead else "continued"
+    return f"connection cut at {where} of the ISO: {told}, good image"
 
 
 # What comes up in turns, in an order of the seed's own: kills most of all.

@@ -6,6 +6,9 @@ use super::patterns;
 use super::tables;
 use super::{Class, Diagnosis, Source};
 
+/// What strerror has for ENOSPC.
+const NO_SPACE: &str = "No space left on device";
+
 /// An event of QEMU that may mean the end of a bake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
@@ -41,7 +44,9 @@ impl Event {
                     name if name.is_empty() => text("node-name"),
                     name => name,
                 },
-                nospace: data["nospace"] == true,
+                // Optional in the event (QEMU qapi/block-core.json); the reason
+                // is strerror(ENOSPC) then as well.
+                nospace: data["nospace"] == true || text("reason") == NO_SPACE,
                 reason: text("reason"),
             }),
             "STOP" => Some(Self::Stop),
@@ -142,6 +147,33 @@ mod tests {
         let recorded: Value = serde_json::from_str(line).unwrap();
         assert_eq!(Event::parse(recorded["event"].as_str().unwrap(), &recorded["data"]), Some(Event::Reset));
         assert_eq!(Event::parse("RTC_CHANGE", &json!({"offset": 1})), None);
+    }
+
+    #[test]
+    fn a_full_disk_is_one_without_the_optional_word_for_it() {
+        // QEMU's own example, in its qapi/block-core.json.
+        let line = r##"{ "event": "BLOCK_IO_ERROR",
+            "data": { "device": "ide0-hd1", "node-name": "#block212", "operation": "write",
+                      "action": "stop", "reason": "No space left on device" },
+            "timestamp": { "seconds": 1265044230, "microseconds": 450486 } }"##;
+        let recorded: Value = serde_json::from_str(line).unwrap();
+        let event = Event::parse(recorded["event"].as_str().unwrap(), &recorded["data"]);
+        assert!(matches!(event, Some(Event::BlockIoError { nospace: true, .. })), "{event:?}");
+        let other =
+            json!({"device": "d", "reason": "Input/output error", "operation": "read", "action": "stop"});
+        let event = Event::parse("BLOCK_IO_ERROR", &other);
+        assert!(matches!(event, Some(Event::BlockIoError { nospace: false, .. })), "{event:?}");
+    }
+
+    #[test]
+    fn a_guest_that_powers_off_is_told_from_one_that_resets() {
+        // As published in https://github.com/Arc-Compute/LibVF.IO/issues/68.
+        let line = r#"{"timestamp": {"seconds": 1681810608, "microseconds": 377946}, "event": "SHUTDOWN",
+            "data": {"guest": true, "reason": "guest-shutdown"}}"#;
+        let recorded: Value = serde_json::from_str(line).unwrap();
+        let reason = recorded["data"]["reason"].as_str().unwrap();
+        assert_eq!(Ending::of_shutdown(reason), Ending::PoweredOff);
+        assert_eq!(Ending::of_shutdown("guest-reset"), Ending::Reset);
     }
 
     #[test]

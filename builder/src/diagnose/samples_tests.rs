@@ -47,7 +47,7 @@ macro_rules! healthy {
 }
 
 /// Name, log it is of, class, whether the log alone ends the bake, part of the line shown.
-fn failures() -> [Sample; 42] {
+fn failures() -> [Sample; 43] {
     samples! {
         "dracut-stage2-1" Serial DracutStage2 Live "Anaconda installer errors begin";
         "dracut-stage2-2" Serial DracutStage2 Live "[ -e \"/dev/root\" ]";
@@ -88,6 +88,7 @@ fn failures() -> [Sample; 42] {
         "installer-3" Serial Installer Live "OSError: [Errno 2] No such file or directory";
         "installer-4" Serial Installer Live "Pane is dead";
         "prompt-wait-1" Serial PromptWait Live "Please make your choice from above";
+        "prompt-wait-2" Serial PromptWait Live "Would you like to ignore this and continue";
         "host-qemu-1" Qemu HostQemu Live "Could not access KVM kernel module: Permission denied";
         "host-qemu-2" Qemu HostQemu Live "Failed to get \"write\" lock";
         "host-disk-full-1" Qemu HostDiskFull Live "No space left on device";
