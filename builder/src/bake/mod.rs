@@ -42,6 +42,7 @@ pub use pack::Form;
 use crate::failure::BadInput;
 use crate::image::key::{Digest, Key};
 use crate::image::manifest::StageRecord;
+use crate::image::sign::{Signed, sign, signed_by};
 use crate::image::signature::Signer;
 use crate::image::{Manifest, Size};
 use crate::inputs::digest::Hasher;
@@ -216,6 +217,11 @@ async fn in_run(
     bake.stage_ends("inputs", begin);
 
     let dir = options.out.join(inputs.version.to_string());
+    let unsigned = match (&existing, &options.signer) {
+        // Another's signature is told before machines run.
+        (Existing::Same(_), Some(signer)) => signed_by(&dir, signer)? == Signed::Not,
+        _ => false,
+    };
     let (manifest, inspection, existed) = match existing {
         Existing::Same(manifest) => {
             for stage in manifest
@@ -229,6 +235,10 @@ async fn in_run(
             }
             let inspected = bake.inspect(&dir.join(&manifest.qcow2_path)).await?;
             bake.smoke(&dir.join(&manifest.qcow2_path)).await?;
+            if let Some(signer) = options.signer.as_ref().filter(|_| unsigned) {
+                let path = sign(&dir, signer).await?;
+                progress.step(pack::STAGE, format!("signed: {}", path.display()));
+            }
             (*manifest, inspected.summary, true)
         }
         Existing::None => {
@@ -242,7 +252,7 @@ async fn in_run(
             let packed = bake.pack(&node, packed).await?;
             let inspected = bake.inspect(&packed.disk).await?;
             bake.smoke(&packed.disk).await?;
-            let manifest = bake.publish(packed, &node, &inspected.report, key).await?;
+            let manifest = bake.publish(packed, (&os, &node), &inspected.report, key).await?;
             (manifest, inspected.summary, false)
         }
     };
