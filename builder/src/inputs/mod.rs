@@ -14,6 +14,7 @@
 //! | [`network`] | what downloads may use |
 //! | [`outlook`] | what is known of inputs that need not be here |
 //! | [`programs`] | k3s, its images, and the agent |
+//! | [`reach`] | whether the places of downloads answer |
 //! | [`resolve`] | from what was asked for to files |
 //! | [`selinux`] | k3s's SELinux policy |
 //! | [`signature`] | who vouches for a list of checksums or a package |
@@ -36,6 +37,7 @@ pub mod media;
 pub mod network;
 pub mod outlook;
 pub mod programs;
+pub mod reach;
 mod resolve;
 pub mod selinux;
 pub mod signature;

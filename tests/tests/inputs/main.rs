@@ -10,4 +10,5 @@ mod explain;
 mod full_disk;
 mod lock_file;
 mod policy;
+mod preflight;
 mod world;
