@@ -117,7 +117,7 @@ class Place:
         return {**os.environ, "XDG_STATE_HOME": str(self.state), "TMPDIR": str(self.home)}
 
     def words(self, *more: str, k3s: str | None = None, iso: str | None = None, smoke: bool = False) -> list[str]:
-        words = [str(self.builder), "bake", "--version", VERSION, "--accel", "tcg", "--json"]
+        words = [str(self.builder), "bake", "--version", VERSION, "--accel", "tcg", "--json", "--no-k3s-selinux"]
         words += ["--iso", iso or str(self.iso), "--k3s", k3s or str(self.k3s), "--agent", str(self.agent)]
         words += ["--out", str(self.out), "--cache", str(self.cache)]
         return words + ([] if smoke else ["--no-smoke"]) + list(more)

@@ -56,7 +56,7 @@ impl Bake {
 
     fn command(&self, out: &Path, cache: &Path) -> Command {
         let mut command = lab().builder();
-        command.args(["bake", "--version", &self.version]);
+        command.args(["bake", "--version", &self.version, "--no-k3s-selinux"]);
         command.arg("--iso").arg(&self.iso).arg("--k3s").arg(&self.k3s).arg("--agent").arg(&self.agent);
         command.arg("--out").arg(out).arg("--cache").arg(cache);
         command.env("XDG_STATE_HOME", self.home.path().join("state"));

@@ -46,6 +46,7 @@ impl Place {
     fn bake_without_agent(&self, iso: &Path, accel: &str, cache: &Path) -> Command {
         let mut command = lab().builder();
         command.args(["bake", "--version", kiln_tests::lab::VERSION, "--accel", accel, "--no-smoke"]);
+        command.arg("--no-k3s-selinux");
         command.arg("--iso").arg(iso).arg("--k3s").arg(lab().k3s());
         command.arg("--out").arg(self.path().join("out")).arg("--cache").arg(cache);
         command.env("XDG_STATE_HOME", self.path().join("state")).env("TMPDIR", self.path());

@@ -53,7 +53,7 @@ impl Bake {
 
     fn start(&self, media: &Path, cache: &Path) -> Running {
         let mut command = lab().builder();
-        command.args(["bake", "--version", VERSION, "--accel", "tcg"]).args(&self.more);
+        command.args(["bake", "--version", VERSION, "--accel", "tcg", "--no-k3s-selinux"]).args(&self.more);
         command.arg("--iso").arg(media).arg("--k3s").arg(lab().k3s()).arg("--agent").arg(&self.agent);
         command.arg("--out").arg(self.out()).arg("--cache").arg(cache);
         command.env("XDG_STATE_HOME", self.state()).env("TMPDIR", self.home.path());
@@ -160,7 +160,7 @@ fn the_next_bake_goes_on_at_the_last_whole_stage() {
     let bake = Bake::new();
     bake.interrupted_at("qemu-img convert");
     let mut explain = Command::new(lab().root().join("target/debug/builder"));
-    explain.args(["bake", "--explain", "--json", "--version", VERSION, "--accel", "tcg"]);
+    explain.args(["bake", "--explain", "--json", "--version", VERSION, "--accel", "tcg", "--no-k3s-selinux"]);
     explain.arg("--iso").arg(lab().media()).arg("--k3s").arg(lab().k3s()).arg("--agent").arg(lab().agent());
     explain.arg("--out").arg(bake.out()).arg("--cache").arg(lab().cache().join("bake"));
     explain.env("XDG_STATE_HOME", bake.state());

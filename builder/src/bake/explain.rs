@@ -1,5 +1,7 @@
 //! What a bake would do, and why: which stage runs, and which input made it
-//! stale. Nothing is made and nobody is waited for.
+//! stale. Nothing is made, no input is downloaded, and nobody is waited for.
+//! Where an input is not known, what depends on it is not told either, unless
+//! one that is known differs already.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
@@ -9,10 +11,14 @@ use serde::Serialize;
 
 use super::pack::{self, Existing};
 use super::store::{Look, Made, Store};
-use super::{Options, Prepared, check, inspect, node, os, prepare, smoke};
+use super::{Offers, Options, begin, check, inspect, node, os, smoke};
 use crate::failure::BadInput;
-use crate::image::key::{Digest, Key};
+use crate::image::Manifest;
+use crate::image::key::{Digest, Key, Sketch};
+use crate::image::manifest::MANIFEST;
+use crate::inputs::Place;
 use crate::inputs::digest::Hasher;
+use crate::inputs::outlook::{Known, Outlook, Seen, State};
 use crate::progress::Progress;
 use crate::run::dirs::create_private;
 use crate::run::{Run, orphans};
@@ -25,6 +31,8 @@ const SHORT: usize = 12;
 pub struct Explanation {
     /// The image's name.
     pub version: String,
+    /// The inputs, as far as they are known.
+    pub inputs: Vec<Seen>,
     /// The stages in order.
     pub stages: Vec<StagePlan>,
 }
@@ -56,6 +64,8 @@ pub enum Action {
     Refuse,
     /// It was asked to be left out.
     Skip,
+    /// It cannot be told before an input is here.
+    Unknown,
 }
 
 /// One part of a key that is not as it was.
@@ -113,6 +123,41 @@ pub fn decide(
     }
 }
 
+/// What becomes of a stage whose key is not known, because an input is not.
+/// `records`: those of its results, newest first. `below`: what becomes of the
+/// stage it is made over.
+pub fn guess(
+    stage: &'static str,
+    sketch: &Sketch,
+    below: Option<(&'static str, Action)>,
+    version: &str,
+    records: &[Made],
+) -> StagePlan {
+    let plan = |action, reason: String, changes| StagePlan { stage, action, reason, key: None, changes };
+    if let Some((below, Action::Run)) = below {
+        return plan(Action::Run, format!("{below} runs, over whose result it is made"), Vec::new());
+    }
+    let differences = |made: &Made| {
+        let mut was = made.parts.clone();
+        was.retain(|name, _| !sketch.unknown.contains(name));
+        changes(&was, &sketch.parts)
+    };
+    // Any of them may turn out to be the one.
+    if let Some(made) = records.iter().find(|made| differences(made).is_empty()) {
+        let unknown: Vec<&str> = sketch.unknown.iter().map(String::as_str).collect();
+        let (unknown, created) = (unknown.join(", "), made.created);
+        let reason = format!("not known yet: {unknown}; all else is as in its result of {created:.0}");
+        return plan(Action::Unknown, reason, Vec::new());
+    }
+    match records.iter().find(|made| made.version == version).or_else(|| records.first()) {
+        Some(newest) => {
+            let reason = format!("changed since its result of {:.0}", newest.created);
+            plan(Action::Run, reason, differences(newest))
+        }
+        None => plan(Action::Run, "the cache has no result of it".to_owned(), Vec::new()),
+    }
+}
+
 /// What a bake with these options would do.
 pub async fn explain(options: &Options, progress: &Progress) -> Result<Explanation> {
     check(options)?;
@@ -122,51 +167,38 @@ pub async fn explain(options: &Options, progress: &Progress) -> Result<Explanati
     create_private(&work)?;
     orphans::claim(&work)?;
     let hasher = Hasher::new(&options.cache);
-    let Prepared { inputs, os_key, node_key, key, .. } =
-        prepare(options, progress, &hasher, &work, run.id()).await?;
+    let (template, offers) = begin(options).await?;
+    let place = Place { cache: &options.cache, work: &work, run: run.id() };
+    let outlook = Box::pin(Outlook::of(&options.wanted, &hasher, place, progress)).await?;
+    let Outlook { known, seen, .. } = &outlook;
+    if let (Some(media), Offers::Unknown) = (&known.media, offers) {
+        os::check(&media.iso.path, &options.order).await?;
+    }
+    let os_key = os::key(known, &template, options.disk_size, &options.order)?;
+    let node_key = node::key(known, os_key.digest(), &options.order, options.coordinator.as_ref())?;
     let store = Store::new(&options.cache, &hasher, progress);
-    let version = inputs.version.to_string();
+    let version = known.version.to_string();
 
-    let look = store.look(os::STAGE, &os_key, None).await;
-    let os = decide(os::STAGE, &os_key, &look, None, &version, &store.records(os::STAGE));
-    let (backing, below) = match &look {
-        Look::Ready(made) => (Some(made.sha256), None),
-        _ => (None, Some(os::STAGE)),
-    };
-    let look = match below {
-        None => store.look(node::STAGE, &node_key, backing).await,
-        Some(_) => Look::Missing,
-    };
-    let node = decide(node::STAGE, &node_key, &look, below, &version, &store.records(node::STAGE));
-
-    let plan =
-        |stage, action, reason: String| StagePlan { stage, action, reason, key: None, changes: Vec::new() };
-    let (pack, disk) = match pack::existing(&options.out, &inputs.version, key, &hasher).await {
-        Ok(Existing::Same(manifest)) => {
-            let reason = format!("{} is this very image", options.out.join(&version).display());
-            (plan(pack::STAGE, Action::Reuse, reason), manifest.outputs.get("disk").map(|disk| disk.sha256))
+    let records = store.records(os::STAGE);
+    let (os, look) = match os_key.key() {
+        Some(key) => {
+            let look = store.look(os::STAGE, &key, None).await;
+            (decide(os::STAGE, &key, &look, None, &version, &records), look)
         }
-        Ok(Existing::None) => {
-            let reason = format!("{} has no {version}", options.out.display());
-            (plan(pack::STAGE, Action::Run, reason), None)
+        None => (guess(os::STAGE, &os_key, None, &version, &records), Look::Missing),
+    };
+    let records = store.records(node::STAGE);
+    let node = match (node_key.key(), &look) {
+        (Some(key), Look::Ready(made)) => {
+            let look = store.look(node::STAGE, &key, Some(made.sha256)).await;
+            decide(node::STAGE, &key, &look, None, &version, &records)
         }
-        Err(error) if error.is::<BadInput>() => (plan(pack::STAGE, Action::Refuse, error.to_string()), None),
-        Err(error) => return Err(error),
+        (Some(key), _) => decide(node::STAGE, &key, &Look::Missing, Some(os::STAGE), &version, &records),
+        (None, _) => guess(node::STAGE, &node_key, Some((os::STAGE, os.action)), &version, &records),
     };
-    let known = disk.map(|disk| inspect::known(options, &inputs, disk)).transpose()?.flatten();
-    let inspection = match known {
-        Some(summary) => plan(inspect::STAGE, Action::Reuse, summary),
-        None => plan(inspect::STAGE, Action::Run, "this disk was not inspected yet".to_owned()),
-    };
-    let smoke = match disk.and_then(|disk| smoke::tried(&options.cache, disk, &options.smoke)) {
-        _ if options.smoke.is_empty() => plan(smoke::STAGE, Action::Skip, "--no-smoke".to_owned()),
-        Some(seconds) => {
-            plan(smoke::STAGE, Action::Reuse, format!("clones of this disk were tried, in {seconds:.1} s"))
-        }
-        None => plan(smoke::STAGE, Action::Run, "clones of this disk were not tried yet".to_owned()),
-    };
-    let pack = StagePlan { key: Some(key), ..pack };
-    let mut stages = vec![os, node, pack, inspection, smoke];
+    let key = node_key.digest().map(|node| pack::key(node, options.compression, &options.also));
+    let (pack, disk) = packed(options, known, key, &hasher).await?;
+    let mut stages = vec![os, node, pack];
     if stages[2].action == Action::Reuse {
         // A finished image needs neither of its stages.
         for stage in &mut stages[..2] {
@@ -175,19 +207,91 @@ pub async fn explain(options: &Options, progress: &Progress) -> Result<Explanati
             stage.changes.clear();
         }
     }
+    let unknown = stages[2].action == Action::Unknown;
+    stages.push(inspected(options, known, disk, unknown)?);
+    stages.push(tried(options, disk, unknown));
     hasher.remember()?;
-    Ok(Explanation { version, stages })
+    Ok(Explanation { version, inputs: seen.clone(), stages })
+}
+
+fn plain(stage: &'static str, action: Action, reason: impl Into<String>) -> StagePlan {
+    StagePlan { stage, action, reason: reason.into(), key: None, changes: Vec::new() }
+}
+
+/// What becomes of the pack stage, and the digest of its disk if it is there.
+async fn packed(
+    options: &Options,
+    known: &Known,
+    key: Option<Digest>,
+    hasher: &Hasher,
+) -> Result<(StagePlan, Option<Digest>)> {
+    let version = &known.version;
+    let dir = options.out.join(version.to_string());
+    let nothing = || format!("{} has no {version}", options.out.display());
+    let Some(key) = key else {
+        let made = std::fs::read(dir.join(MANIFEST)).ok();
+        let made = made.and_then(|json| serde_json::from_slice::<Manifest>(&json).ok());
+        let plan = match made {
+            _ if !dir.exists() => plain(pack::STAGE, Action::Run, nothing()),
+            Some(made) if known.contradict(&made.inputs) => {
+                let why = format!("{} exists and was made from something else", dir.display());
+                plain(pack::STAGE, Action::Refuse, why)
+            }
+            _ => {
+                let dir = dir.display();
+                let why = format!("whether {dir} is this very image shows when all inputs are known");
+                plain(pack::STAGE, Action::Unknown, why)
+            }
+        };
+        return Ok((plan, None));
+    };
+    let (plan, disk) = match pack::existing(&options.out, version, key, hasher).await {
+        Ok(Existing::Same(manifest)) => {
+            let reason = format!("{} is this very image", dir.display());
+            let disk = manifest.outputs.get("disk").map(|disk| disk.sha256);
+            (plain(pack::STAGE, Action::Reuse, reason), disk)
+        }
+        Ok(Existing::None) => (plain(pack::STAGE, Action::Run, nothing()), None),
+        Err(error) if error.is::<BadInput>() => (plain(pack::STAGE, Action::Refuse, error.to_string()), None),
+        Err(error) => return Err(error),
+    };
+    Ok((StagePlan { key: Some(key), ..plan }, disk))
+}
+
+fn inspected(options: &Options, known: &Known, disk: Option<Digest>, unknown: bool) -> Result<StagePlan> {
+    let earlier = disk.map(|disk| inspect::known(options, known, disk)).transpose()?.flatten();
+    Ok(match earlier {
+        Some(summary) => plain(inspect::STAGE, Action::Reuse, summary),
+        None if unknown => plain(inspect::STAGE, Action::Unknown, "it depends on pack"),
+        None => plain(inspect::STAGE, Action::Run, "this disk was not inspected yet"),
+    })
+}
+
+fn tried(options: &Options, disk: Option<Digest>, unknown: bool) -> StagePlan {
+    match disk.and_then(|disk| smoke::tried(&options.cache, disk, &options.smoke)) {
+        _ if options.smoke.is_empty() => plain(smoke::STAGE, Action::Skip, "--no-smoke"),
+        Some(seconds) => {
+            plain(smoke::STAGE, Action::Reuse, format!("clones of this disk were tried, in {seconds:.1} s"))
+        }
+        None if unknown => plain(smoke::STAGE, Action::Unknown, "it depends on pack"),
+        None => plain(smoke::STAGE, Action::Run, "clones of this disk were not tried yet"),
+    }
 }
 
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}:", self.version)?;
+        // What is here is no news.
+        for seen in self.inputs.iter().filter(|seen| seen.state != State::Here) {
+            writeln!(f, "  input   {}: {seen}", seen.input)?;
+        }
         for plan in &self.stages {
             let action = match plan.action {
                 Action::Run => "runs",
                 Action::Reuse => "cached",
                 Action::Refuse => "refused",
                 Action::Skip => "left out",
+                Action::Unknown => "unknown",
             };
             writeln!(f, "  {:<7} {action:<8}  {}", plan.stage, plan.reason)?;
             for change in &plan.changes {
@@ -286,6 +390,26 @@ mod tests {
         assert_eq!(plan.changes.len(), 3);
         let plan = decide("os", &new, &Look::Missing, None, "v1", &[]);
         assert_eq!(plan.reason, "the cache has no result of it");
+    }
+
+    #[test]
+    fn what_is_known_may_tell_that_a_stage_runs_and_never_that_it_does_not() {
+        let records = [made(&key("10", b"a", "text\n"), "v1", 0)];
+        let sketch = |size: &str| {
+            let begin = KeyBuilder::new("os", 1).sketch().with("disk size", Some(size));
+            begin.with("kickstart", Some("text\n")).with_digest("iso", None).finish()
+        };
+        let plan = guess("os", &sketch("20"), None, "v1", &records);
+        assert_eq!((plan.action, plan.changes[0].input.as_str()), (Action::Run, "disk size"));
+        let plan = guess("os", &sketch("10"), None, "v1", &records);
+        assert_eq!(plan.action, Action::Unknown);
+        assert!(plan.reason.starts_with("not known yet: iso;"), "{}", plan.reason);
+        assert_eq!(guess("os", &sketch("10"), None, "v1", &[]).action, Action::Run);
+        // An older result may be the one, whatever the newest is.
+        let older = [made(&key("20", b"a", "text\n"), "v1", 9), records[0].clone()];
+        assert_eq!(guess("os", &sketch("10"), None, "v1", &older).action, Action::Unknown);
+        let over = |action| guess("node", &sketch("10"), Some(("os", action)), "v1", &records).action;
+        assert_eq!((over(Action::Run), over(Action::Unknown)), (Action::Run, Action::Unknown));
     }
 
     #[test]

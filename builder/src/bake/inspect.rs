@@ -11,7 +11,7 @@ use super::installer::StageFailed;
 use super::{Bake, Options, bundle};
 use crate::diagnose::{Class, Diagnosis, Source};
 use crate::image::key::{Digest, KeyBuilder};
-use crate::inputs::Inputs;
+use crate::inputs::outlook::Known;
 use crate::inspect::{self, Expected, Inspection};
 use crate::run::dirs::create_private;
 
@@ -46,22 +46,23 @@ pub(super) struct Inspected {
 }
 
 /// What the image at hand must be.
-fn expected(options: &Options, inputs: &Inputs) -> Expected {
+fn expected(options: &Options, inputs: &Known) -> Expected {
     Expected {
         version: Some(inputs.version.to_string()),
         harden: options.order.harden.clone(),
         login: options.order.login.as_ref().map(Login::record),
-        agent: Some(inputs.agent.sha256),
-        k3s: Some(inputs.k3s.sha256),
+        agent: Some(inputs.agent),
+        k3s: inputs.k3s,
     }
 }
 
-/// Where the inspection of a disk is kept.
-fn place(options: &Options, inputs: &Inputs, disk: Digest) -> Result<PathBuf> {
-    let key =
-        KeyBuilder::new(STAGE, VERSION).with_digest("disk", disk).with_digest("iso", inputs.media.iso.sha256);
+/// Where the inspection of a disk is kept; none while an input it depends on
+/// is not known.
+fn place(options: &Options, inputs: &Known, disk: Digest) -> Result<Option<PathBuf>> {
+    let (Some(iso), Some(_)) = (inputs.iso, inputs.k3s) else { return Ok(None) };
+    let key = KeyBuilder::new(STAGE, VERSION).with_digest("disk", disk).with_digest("iso", iso);
     let key = inspect::key(key, &expected(options, inputs))?.finish();
-    Ok(options.cache.join("stages").join(STAGE).join(format!("{key}.json")))
+    Ok(Some(options.cache.join("stages").join(STAGE).join(format!("{key}.json"))))
 }
 
 fn kept(place: &Path) -> Option<Kept> {
@@ -69,15 +70,17 @@ fn kept(place: &Path) -> Option<Kept> {
 }
 
 /// What an earlier inspection of this disk said, if nothing was found.
-pub(super) fn known(options: &Options, inputs: &Inputs, disk: Digest) -> Result<Option<String>> {
-    Ok(kept(&place(options, inputs, disk)?).map(|kept| kept.summary))
+pub(super) fn known(options: &Options, inputs: &Known, disk: Digest) -> Result<Option<String>> {
+    Ok(place(options, inputs, disk)?.and_then(|place| kept(&place)).map(|kept| kept.summary))
 }
 
 impl Bake<'_> {
     /// Inspects the image whose disk is at `disk`, unless that was done
     /// before; returns the report.
     pub(super) async fn inspect(&self, disk: &Path) -> Result<Inspected> {
-        let place = place(self.options, self.inputs, self.hasher.hash(disk).await?.sha256)?;
+        let known = self.inputs.known();
+        let place = place(self.options, &known, self.hasher.hash(disk).await?.sha256)?;
+        let place = place.context("an input that was checked is not known")?;
         if let Some(known) = kept(&place) {
             self.progress.step(STAGE, &known.summary);
             self.finish_stage(STAGE, known.seconds, true);
@@ -86,7 +89,7 @@ impl Bake<'_> {
         let begin = self.stage_begins(STAGE);
         let installer = self.installer().await?;
         let work = self.work.join(STAGE);
-        let expected = expected(self.options, self.inputs);
+        let expected = expected(self.options, &known);
         let inspection = Box::pin(inspect::inspect(disk, Some(expected), &installer, &work)).await?;
         if !inspection.ok {
             return Err(self.found(&inspection).await?.into());

@@ -41,7 +41,8 @@ pub use pack::Form;
 
 use crate::failure::BadInput;
 use crate::image::key::{Digest, Key};
-use crate::image::manifest::StageRecord;
+use crate::image::manifest::{FileRecord, StageRecord};
+use crate::image::sign::{Signed, sign, signed_by};
 use crate::image::signature::Signer;
 use crate::image::{Manifest, Size};
 use crate::inputs::digest::Hasher;
@@ -216,6 +217,11 @@ async fn in_run(
     bake.stage_ends("inputs", begin);
 
     let dir = options.out.join(inputs.version.to_string());
+    let unsigned = match (&existing, &options.signer) {
+        // Another's signature is told before machines run.
+        (Existing::Same(_), Some(signer)) => signed_by(&dir, signer)? == Signed::Not,
+        _ => false,
+    };
     let (manifest, inspection, existed) = match existing {
         Existing::Same(manifest) => {
             for stage in manifest
@@ -229,6 +235,10 @@ async fn in_run(
             }
             let inspected = bake.inspect(&dir.join(&manifest.qcow2_path)).await?;
             bake.smoke(&dir.join(&manifest.qcow2_path)).await?;
+            if let Some(signer) = options.signer.as_ref().filter(|_| unsigned) {
+                let path = sign(&dir, signer).await?;
+                progress.step(pack::STAGE, format!("signed: {}", path.display()));
+            }
             (*manifest, inspected.summary, true)
         }
         Existing::None => {
@@ -242,7 +252,7 @@ async fn in_run(
             let packed = bake.pack(&node, packed).await?;
             let inspected = bake.inspect(&packed.disk).await?;
             bake.smoke(&packed.disk).await?;
-            let manifest = bake.publish(packed, &node, &inspected.report, key).await?;
+            let manifest = bake.publish(packed, (&os, &node), &inspected.report, key).await?;
             (manifest, inspected.summary, false)
         }
     };
@@ -270,22 +280,58 @@ async fn prepare(
     work: &Path,
     run_id: &RunId,
 ) -> Result<Prepared> {
-    let template =
-        options.kickstart.as_deref().map_or_else(|| Ok(Template::of(Stage::Os)), Template::read)?;
-    let values = Values::without_run(Stage::Os, options.wanted.k3s_selinux.is_some());
-    template.render(&values.with_oscap(options.order.harden.profile()))?;
-    // At once where the medium is at hand: what follows reads gigabytes.
-    if let Some(iso) = options.wanted.iso_file().filter(|iso| iso.is_file()) {
-        crate::inputs::media::volume_id(iso)?;
-        os::check(iso, &options.order).await?;
-    }
+    let (template, offers) = begin(options).await?;
     let place = Place { cache: &options.cache, work, run: run_id };
     let inputs = Box::pin(Inputs::check(options.wanted.clone(), hasher, place, progress)).await?;
-    let os_key = os::key(&inputs, &template, options.disk_size, &options.order)?;
-    os::check(&inputs.media.iso.path, &options.order).await?;
-    let node_key = node::key(&inputs, os_key.digest, &options.order, options.coordinator.as_ref())?;
+    if offers == Offers::Unknown {
+        os::check(&inputs.media.iso.path, &options.order).await?;
+    }
+    let known = inputs.known();
+    let unknown = "an input that was checked is not known";
+    let os = os::key(&known, &template, options.disk_size, &options.order)?;
+    let os_key = os.key().context(unknown)?;
+    let node = node::key(&known, Some(os_key.digest), &options.order, options.coordinator.as_ref())?;
+    let node_key = node.key().context(unknown)?;
     let key = pack::key(node_key.digest, options.compression, &options.also);
     Ok(Prepared { template, inputs, os_key, node_key, key })
+}
+
+/// Whether the medium has what is ordered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Offers {
+    /// It was looked into.
+    All,
+    /// It is not at hand yet.
+    Unknown,
+}
+
+/// What can be told at once: the template, and of a medium that was given by
+/// path what it offers; what follows reads gigabytes.
+async fn begin(options: &Options) -> Result<(Template, Offers)> {
+    let template =
+        options.kickstart.as_deref().map_or_else(|| Ok(Template::of(Stage::Os)), Template::read)?;
+    let values = Values::without_run(Stage::Os, options.wanted.k3s_selinux.is_wanted());
+    template.render(&values.with_oscap(options.order.harden.profile()))?;
+    let Some(iso) = options.wanted.iso_file().filter(|iso| iso.is_file()) else {
+        return Ok((template, Offers::Unknown));
+    };
+    crate::inputs::media::volume_id(iso)?;
+    os::check(iso, &options.order).await?;
+    Ok((template, Offers::All))
+}
+
+/// Gets and checks what an image is to be made from, and does no more: what a
+/// bake without a network needs is in the cache then. The files, by what they are.
+pub async fn fetch(options: &Options, progress: &Progress) -> Result<BTreeMap<String, FileRecord>> {
+    check(options)?;
+    let mut run = Run::start(&options.state, &format!("bake --fetch {}", options.wanted.version))?;
+    let work = options.cache.join("tmp").join(run.id().as_str());
+    run.own(&work)?;
+    create_private(&work)?;
+    orphans::claim(&work)?;
+    let hasher = Hasher::new(&options.cache);
+    let prepared = Box::pin(prepare(options, progress, &hasher, &work, run.id())).await?;
+    Ok(prepared.inputs.records())
 }
 
 /// What can be told from the options alone.

@@ -13,8 +13,8 @@ use super::kickstart::{Stage, Template, Values};
 use super::os::since;
 use super::store::{self, Found, New, Stored};
 use super::{Bake, Order};
-use crate::image::key::{Digest, Key, KeyBuilder};
-use crate::inputs::Inputs;
+use crate::image::key::{Digest, Key, KeyBuilder, Sketch};
+use crate::inputs::outlook::Known;
 use crate::inputs::xorriso::Entry;
 use crate::machine::qemu::{Firmware, img};
 use crate::run::dirs::create_private;
@@ -58,40 +58,51 @@ pub(crate) fn hardening_files() -> impl Iterator<Item = (&'static str, &'static 
 
 /// A file of the payload.
 #[derive(Debug, PartialEq, Eq)]
-struct Part {
+struct Part<D> {
     /// Its place in the payload.
     name: String,
-    sha256: Digest,
+    /// Its digest, known or not.
+    sha256: D,
     executable: bool,
 }
 
-fn parts(inputs: &Inputs, harden: &Hardening) -> Vec<Part> {
+fn parts<D: From<Digest>>(
+    agent: D,
+    k3s: D,
+    images: impl IntoIterator<Item = (String, D)>,
+    harden: &Hardening,
+) -> Vec<Part<D>> {
     let part = |name: &str, sha256, executable| Part { name: name.to_owned(), sha256, executable };
-    let mut parts = vec![part("agent", inputs.agent.sha256, true), part("k3s", inputs.k3s.sha256, true)];
-    parts.extend(own_files(harden).map(|(name, text)| part(name, Digest::of(text.as_bytes()), false)));
-    let images = inputs.k3s_images.iter();
-    parts.extend(images.map(|image| part(&format!("images/{}", image.name()), image.sha256, false)));
+    let mut parts = vec![part("agent", agent, true), part("k3s", k3s, true)];
+    parts.extend(own_files(harden).map(|(name, text)| part(name, Digest::of(text.as_bytes()).into(), false)));
+    parts.extend(images.into_iter().map(|(name, sha256)| part(&format!("images/{name}"), sha256, false)));
     parts
 }
 
 /// What the stage's result depends on.
-pub(super) fn key(inputs: &Inputs, os: Digest, order: &Order, coordinator: Option<&Contact>) -> Result<Key> {
+pub(super) fn key(
+    inputs: &Known,
+    os: Option<Digest>,
+    order: &Order,
+    coordinator: Option<&Contact>,
+) -> Result<Sketch> {
     let values = Values::without_run(Stage::Node, inputs.k3s_selinux.is_some());
     let mut key = KeyBuilder::new(STAGE, VERSION)
+        .sketch()
         .with_digest("os", os)
-        .with("kickstart", Template::of(Stage::Node).render(&values)?)
-        .with("version", inputs.version.to_string())
-        .with("k3s version", inputs.k3s_version.as_str())
-        .with("hardening", order.harden.to_string())
+        .with("kickstart", Some(Template::of(Stage::Node).render(&values)?))
+        .with("version", Some(inputs.version.to_string()))
+        .with("k3s version", Some(inputs.k3s_version.as_str()))
+        .with("hardening", Some(order.harden.to_string()))
         // A key remembers its parts, and nobody needs to remember a hash.
-        .with_digest("login", Digest::of(&serde_json::to_vec(&order.login)?));
+        .with_digest("login", Some(Digest::of(&serde_json::to_vec(&order.login)?)));
     if let Some(contact) = coordinator {
-        key = key.with("coordinator", serde_json::to_string(contact)?);
+        key = key.with("coordinator", Some(serde_json::to_string(contact)?));
     }
-    for part in parts(inputs, &order.harden) {
+    for part in parts(Some(inputs.agent), inputs.k3s, inputs.k3s_images.clone(), &order.harden) {
         key = key.with_digest(&part.name, part.sha256);
     }
-    Ok(key.key())
+    Ok(key.finish())
 }
 
 impl Bake<'_> {
@@ -137,7 +148,8 @@ impl Bake<'_> {
     fn payload(&self, dir: &Path) -> Result<Vec<Entry>> {
         let inputs = self.inputs;
         let Order { harden, login } = &self.options.order;
-        let parts = parts(inputs, harden);
+        let images = inputs.k3s_images.iter().map(|image| (image.name(), image.sha256));
+        let parts = parts(inputs.agent.sha256, inputs.k3s.sha256, images, harden);
         let spec = InstallSpec {
             format: SPEC_FORMAT,
             run: self.run_id.to_string(),

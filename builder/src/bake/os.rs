@@ -11,8 +11,8 @@ use super::store::{self, Found, New, Stored};
 use super::{Bake, Order};
 use crate::failure::BadInput;
 use crate::image::Size;
-use crate::image::key::{Key, KeyBuilder};
-use crate::inputs::Inputs;
+use crate::image::key::{Key, KeyBuilder, Sketch};
+use crate::inputs::outlook::Known;
 use crate::inputs::xorriso::{self, Entry};
 use crate::machine::qemu::{Firmware, OvmfFiles, img};
 use crate::run::dirs::create_private;
@@ -46,18 +46,19 @@ pub(super) async fn check(iso: &Path, order: &Order) -> Result<()> {
 
 /// What the stage's result depends on. The processors and the memory of the
 /// installer's machine are not among it.
-pub(super) fn key(inputs: &Inputs, template: &Template, disk_size: Size, order: &Order) -> Result<Key> {
+pub(super) fn key(inputs: &Known, template: &Template, disk_size: Size, order: &Order) -> Result<Sketch> {
     let values = Values::without_run(Stage::Os, inputs.k3s_selinux.is_some());
     let values = values.with_oscap(order.harden.profile());
     let mut key = KeyBuilder::new(STAGE, VERSION)
-        .with_digest("iso", inputs.media.iso.sha256)
-        .with("kickstart", template.render(&values)?)
-        .with("kernel arguments", kernel_arguments(&inputs.media))
-        .with("disk size", disk_size.as_bytes().to_string());
-    if let Some(rpm) = &inputs.k3s_selinux {
-        key = key.with_digest("k3s-selinux", rpm.sha256);
+        .sketch()
+        .with_digest("iso", inputs.iso)
+        .with("kickstart", Some(template.render(&values)?))
+        .with("kernel arguments", inputs.media.as_ref().map(kernel_arguments))
+        .with("disk size", Some(disk_size.as_bytes().to_string()));
+    if let Some(rpm) = inputs.k3s_selinux {
+        key = key.with_digest("k3s-selinux", rpm);
     }
-    Ok(key.key())
+    Ok(key.finish())
 }
 
 impl Bake<'_> {

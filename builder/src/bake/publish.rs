@@ -1,6 +1,6 @@
 //! The end of a bake: what describes the packed disk is put beside it (the
-//! inspection, package list, bill of materials, manifest, digests, signature), and the directory
-//! appears under its name as a whole.
+//! inspection, package list, bill of materials, `OpenSCAP`'s report, manifest, digests, signature),
+//! and the directory appears under its name as a whole.
 
 use std::path::Path;
 
@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result};
 use jiff::Timestamp;
 use kiln_protocol::install::Package;
 
+use super::os::OSCAP_REPORT;
 use super::pack::{Existing, Packed, existing};
 use super::store::{Stored, sync};
 use super::{Bake, inspect};
@@ -25,7 +26,7 @@ impl Bake<'_> {
     pub(super) async fn publish(
         &self,
         packed: Packed,
-        node: &Stored,
+        (os, node): (&Stored, &Stored),
         inspection: &[u8],
         key: Digest,
     ) -> Result<Manifest> {
@@ -65,6 +66,10 @@ impl Bake<'_> {
         ] {
             manifest.outputs.insert(what.to_owned(), write(&packed.dir, name, bytes)?);
         }
+        if self.options.order.harden.profile().is_some() {
+            let report = beside(&os.disk, OSCAP_REPORT)?;
+            manifest.outputs.insert("oscap".to_owned(), write(&packed.dir, OSCAP_REPORT, &report)?);
+        }
         let mut json = serde_json::to_vec_pretty(&manifest)?;
         json.push(b'\n');
         let json = write(&packed.dir, MANIFEST, &json)?;
@@ -100,6 +105,18 @@ impl Bake<'_> {
     }
 }
 
+/// A file that a stage made beside its disk.
+fn beside(disk: &Path, name: &str) -> Result<Vec<u8>> {
+    let path = disk.with_file_name(name);
+    std::fs::read(&path).with_context(|| {
+        let stage = disk.parent().unwrap_or(disk).display();
+        format!(
+            "reading {}, without which the result is not whole (remove {stage}, it is made again)",
+            path.display()
+        )
+    })
+}
+
 /// Writes a file of the result, to the disk.
 fn write(dir: &Path, name: &str, bytes: &[u8]) -> Result<FileRecord> {
     let path = dir.join(name);
@@ -114,4 +131,23 @@ fn open_to_all(dir: &Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
     std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755))
         .with_context(|| format!("setting the mode of {}", dir.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_stage_made_beside_its_disk_is_taken_or_missed_aloud() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = dir.path().join(DISK);
+        std::fs::write(dir.path().join(OSCAP_REPORT), "<html>").unwrap();
+        let bytes = beside(&disk, OSCAP_REPORT).unwrap();
+        let out = tempfile::tempdir().unwrap();
+        let record = write(out.path(), OSCAP_REPORT, &bytes).unwrap();
+        assert_eq!((record.name.as_str(), record.sha256), ("oscap.html", Digest::of(b"<html>")));
+        std::fs::remove_file(dir.path().join(OSCAP_REPORT)).unwrap();
+        let error = format!("{:#}", beside(&disk, OSCAP_REPORT).unwrap_err());
+        assert!(error.contains("oscap.html") && error.contains("made again"), "{error}");
+    }
 }

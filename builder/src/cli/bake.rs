@@ -19,6 +19,7 @@ use crate::image::{Size, VersionName};
 use crate::inputs::Wanted;
 use crate::inputs::lockfile::{self, LockOptions};
 use crate::inputs::network::{Downloads, Network};
+use crate::inputs::selinux::Policy;
 use crate::inputs::source::{InvalidSource, Source};
 use crate::machine::qemu::AccelChoice;
 use crate::progress::{Event, Progress, Style};
@@ -99,9 +100,8 @@ pub(super) struct Args {
     /// Do not try clones of the image.
     #[arg(long, conflicts_with = "smoke")]
     no_smoke: bool,
-    /// Say which stages would run and which input made them stale, and do nothing.
-    #[arg(long)]
-    explain: bool,
+    #[command(flatten)]
+    instead: Instead,
     /// Events as JSON lines on stdout instead of a display.
     #[arg(long)]
     json: bool,
@@ -136,12 +136,30 @@ struct Sources {
     /// Put the k3s release's own container images in, so that a node needs no registry.
     #[arg(long)]
     airgap: bool,
-    /// k3s's SELinux policy (k3s-selinux-*.el9.noarch.rpm).
+    /// k3s's SELinux policy (k3s-selinux-*.el9.noarch.rpm) [default: a release of Rancher's].
     #[arg(long, value_name = "RPM|URL[#sha256=HEX]", value_parser = source)]
     k3s_selinux: Option<Source>,
+    /// The OpenPGP key that signed that package [default: Rancher's].
+    #[arg(long, value_name = "FILE", conflicts_with = "no_k3s_selinux")]
+    k3s_selinux_key: Option<PathBuf>,
+    /// Bake without k3s's SELinux policy: k3s then runs without a domain of its own.
+    #[arg(long, conflicts_with = "k3s_selinux")]
+    no_k3s_selinux: bool,
     /// The agent's binary [default: `agent` beside this program].
     #[arg(long, value_name = "FILE")]
     agent: Option<PathBuf>,
+}
+
+/// What to do instead of a bake.
+#[derive(Debug, clap::Args)]
+struct Instead {
+    /// Say which stages would run and which input made them stale, and do nothing; no input is
+    /// downloaded for it.
+    #[arg(long)]
+    explain: bool,
+    /// Get and check the inputs, and do no more; a bake with --offline can follow.
+    #[arg(long, conflicts_with = "explain")]
+    fetch: bool,
 }
 
 /// Options about the lock file.
@@ -160,10 +178,13 @@ struct Pins {
 
 /// Bakes and prints what came of it.
 pub(super) async fn run(args: Args) -> Result<()> {
-    if args.explain {
+    if args.instead.explain {
         return explain(args).await;
     }
     let progress = Progress::new(if args.json { Style::Json } else { Style::Human });
+    if args.instead.fetch {
+        return fetch(args, &progress).await;
+    }
     let outcome = match options(args) {
         Ok(options) => Box::pin(or_interrupted(bake::bake(&options, &progress))).await,
         Err(error) => Err(error),
@@ -177,12 +198,39 @@ pub(super) async fn run(args: Args) -> Result<()> {
             Ok(())
         }
         Err(error) => {
-            let stage = error.chain().find_map(<dyn std::error::Error>::downcast_ref::<StageFailed>);
-            progress.tell(&Event::Failed {
-                class: stage.map(|failed| failed.diagnosis.class.to_string()),
-                message: format!("{error:#}"),
-                bundle: stage.and_then(|failed| failed.bundle.as_ref()).map(|dir| dir.display().to_string()),
-            });
+            tell_failed(&progress, &error);
+            Err(error)
+        }
+    }
+}
+
+fn tell_failed(progress: &Progress, error: &anyhow::Error) {
+    let stage = error.chain().find_map(<dyn std::error::Error>::downcast_ref::<StageFailed>);
+    progress.tell(&Event::Failed {
+        class: stage.map(|failed| failed.diagnosis.class.to_string()),
+        message: format!("{error:#}"),
+        bundle: stage.and_then(|failed| failed.bundle.as_ref()).map(|dir| dir.display().to_string()),
+    });
+}
+
+/// Gets the inputs and prints which they are.
+async fn fetch(args: Args, progress: &Progress) -> Result<()> {
+    let outcome = async {
+        let options = options(args)?;
+        Ok((Box::pin(bake::fetch(&options, progress)).await?, options.cache))
+    };
+    match Box::pin(or_interrupted(outcome)).await {
+        Ok((inputs, cache)) => {
+            progress.tell(&Event::Finished { result: cache.display().to_string() });
+            if progress.is_for_people() {
+                for file in inputs.values() {
+                    println!("{} ({}, sha256 {})", file.name, Size::bytes(file.size), file.sha256);
+                }
+            }
+            Ok(())
+        }
+        Err(error) => {
+            tell_failed(progress, &error);
             Err(error)
         }
     }
@@ -221,7 +269,12 @@ fn options(args: Args) -> Result<bake::Options> {
             k3s: args.inputs.k3s,
             k3s_images: args.inputs.k3s_images,
             airgap: args.inputs.airgap,
-            k3s_selinux: args.inputs.k3s_selinux,
+            k3s_selinux: match args.inputs.k3s_selinux {
+                Some(source) => Policy::Given(source),
+                None if args.inputs.no_k3s_selinux => Policy::None,
+                None => Policy::Pinned,
+            },
+            k3s_selinux_key: args.inputs.k3s_selinux_key,
             agent: args.inputs.agent,
             network: Network { update: args.pins.update, ..args.downloads.network() },
             lock: LockOptions { path: std::path::absolute(lock_file)?, locked: args.pins.locked },

@@ -40,6 +40,7 @@ pub(super) const PREFLIGHT: &str = "\
 Examples:
   builder preflight
   builder preflight --kickstart own.ks --offline --json
+  builder preflight --almalinux-mirror https://mirror.example.org/almalinux/
 
 Exit codes: 0 nothing is missing (there may be warnings), 1 something is.";
 
@@ -53,7 +54,8 @@ Examples:
 pub(super) const GC: &str = "\
 Examples:
   builder gc
-  builder gc --yes";
+  builder gc --yes
+  builder gc --json";
 
 pub(super) const CACHE: &str = "\
 Examples:

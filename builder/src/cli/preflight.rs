@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 
 use super::paint::{BAD, GOOD, HINT, POOR};
+use crate::inputs::network::Downloads;
 use crate::preflight::{Options, Report, Status, check};
 use crate::run::dirs;
 
@@ -18,12 +19,12 @@ pub(super) struct Args {
     /// Check this kickstart for the os stage instead of Kiln's own.
     #[arg(long, value_name = "FILE")]
     kickstart: Option<PathBuf>,
-    /// Leave the network alone.
-    #[arg(long)]
-    offline: bool,
     /// One JSON document instead of lines.
     #[arg(long)]
     json: bool,
+    // Last: it begins a section of its own in the help.
+    #[command(flatten)]
+    downloads: Downloads,
 }
 
 /// Prints what there is and what is missing.
@@ -33,7 +34,7 @@ pub(super) async fn run(args: Args) -> Result<()> {
         cache: std::path::absolute(cache)?,
         state: dirs::state()?,
         kickstart: args.kickstart,
-        offline: args.offline,
+        network: args.downloads.network(),
     };
     let report = check(&options).await?;
     if args.json {

@@ -7,9 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 
 use crate::failure::BadInput;
-use crate::image::manifest::SUMS;
-use crate::image::signature::{SIGNATURE, Signer, new_key};
-use crate::image::verify::verify;
+use crate::image::sign::sign;
+use crate::image::signature::{Signer, new_key};
 
 /// Arguments of `builder sign`.
 #[derive(Debug, clap::Args)]
@@ -37,23 +36,7 @@ pub(super) async fn run(args: Args) -> Result<()> {
         return Err(BadInput("an image's directory and --key are needed".to_owned()).into());
     };
     let signer = signer(key, args.password_file.as_deref())?;
-    let verdict = verify(image, None).await?;
-    let version = match (&verdict.version, verdict.problems.as_slice()) {
-        (Some(version), []) => version,
-        (_, problems) => {
-            let why = problems.join("; ");
-            return Err(BadInput(format!(
-                "{} is not as it was packed, and is not signed: {why}",
-                image.display()
-            ))
-            .into());
-        }
-    };
-    let sums = image.join(SUMS);
-    let sums = std::fs::read(&sums).with_context(|| format!("reading {}", sums.display()))?;
-    let path = image.join(SIGNATURE);
-    std::fs::write(&path, signer.sign(version, &sums)?)
-        .with_context(|| format!("writing {}", path.display()))?;
+    let path = sign(image, &signer).await?;
     println!("{}", path.display());
     Ok(())
 }

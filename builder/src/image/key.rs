@@ -1,6 +1,6 @@
 //! Content keys: what a stage's result depends on, as one digest.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
 
@@ -114,6 +114,11 @@ impl KeyBuilder {
         self
     }
 
+    /// From now on parts may be unknown.
+    pub fn sketch(self) -> SketchBuilder {
+        SketchBuilder { key: self, unknown: BTreeSet::new() }
+    }
+
     /// The key.
     pub fn finish(self) -> Digest {
         self.key().digest
@@ -122,6 +127,68 @@ impl KeyBuilder {
     /// The key with its parts.
     pub fn key(self) -> Key {
         Key { digest: Digest(self.hash.finalize().into()), parts: self.parts }
+    }
+}
+
+/// A key as far as its parts are known: without all of them there is none, but
+/// those that are known may tell that a result is stale.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sketch {
+    /// The parts that are known, by name.
+    pub parts: BTreeMap<String, String>,
+    /// The names of those that are not.
+    pub unknown: BTreeSet<String>,
+    digest: Option<Digest>,
+}
+
+impl Sketch {
+    /// The key's digest, if every part is known.
+    pub fn digest(&self) -> Option<Digest> {
+        self.digest
+    }
+
+    /// The key, if every part is known.
+    pub fn key(&self) -> Option<Key> {
+        Some(Key { digest: self.digest?, parts: self.parts.clone() })
+    }
+}
+
+/// Collects what a result depends on, where not all of it may be known.
+#[derive(Debug)]
+pub struct SketchBuilder {
+    key: KeyBuilder,
+    unknown: BTreeSet<String>,
+}
+
+impl SketchBuilder {
+    /// Adds a part.
+    #[must_use]
+    pub fn with(self, name: &str, value: Option<impl AsRef<[u8]>>) -> Self {
+        match value {
+            Some(value) => Self { key: self.key.with(name, value), ..self },
+            None => self.unknown(name),
+        }
+    }
+
+    /// Adds a digest as a part.
+    #[must_use]
+    pub fn with_digest(self, name: &str, digest: Option<Digest>) -> Self {
+        match digest {
+            Some(digest) => Self { key: self.key.with_digest(name, digest), ..self },
+            None => self.unknown(name),
+        }
+    }
+
+    fn unknown(mut self, name: &str) -> Self {
+        self.unknown.insert(name.to_owned());
+        self
+    }
+
+    /// What there is of a key.
+    pub fn finish(self) -> Sketch {
+        let Key { digest, parts } = self.key.key();
+        let digest = self.unknown.is_empty().then_some(digest);
+        Sketch { parts, unknown: self.unknown, digest }
     }
 }
 
@@ -146,6 +213,23 @@ mod tests {
         assert_eq!(key.parts["disk size"], "10");
         assert_eq!(key.parts["iso"], Digest::of(b"").to_string());
         assert_eq!((key.parts["stage"].as_str(), key.parts["rules"].as_str()), ("os", "1"));
+    }
+
+    #[test]
+    fn a_sketch_is_a_key_once_all_of_it_is_known() {
+        let sketch = |iso| {
+            let begin = KeyBuilder::new("os", 1).sketch().with("disk size", Some("10"));
+            begin.with_digest("iso", iso).with("end", Some("x")).finish()
+        };
+        let whole = KeyBuilder::new("os", 1)
+            .with("disk size", "10")
+            .with_digest("iso", Digest::of(b""))
+            .with("end", "x");
+        assert_eq!(sketch(Some(Digest::of(b""))).key(), Some(whole.key()));
+        let unknown = sketch(None);
+        assert_eq!((unknown.key(), unknown.digest()), (None, None));
+        assert_eq!(unknown.unknown.iter().collect::<Vec<_>>(), ["iso"]);
+        assert_eq!(unknown.parts["end"], "x");
     }
 
     proptest! {

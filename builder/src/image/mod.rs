@@ -4,6 +4,7 @@
 pub mod key;
 pub mod manifest;
 pub mod sbom;
+pub mod sign;
 pub mod signature;
 pub mod size;
 pub mod verify;

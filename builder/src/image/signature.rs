@@ -64,6 +64,11 @@ impl Signer {
         opened.map(Self).map_err(|error| format!("it does not open: {error} (is the password right?)"))
     }
 
+    /// What checks signatures of this key.
+    pub fn verifier(&self) -> Result<Verifier> {
+        Ok(Verifier(PublicKey::from_secret_key(&self.0).context("deriving the public key")?))
+    }
+
     /// The signature of the list of digests of the image `version`.
     pub fn sign(&self, version: &str, sums: &[u8]) -> Result<String> {
         let trusted = format!("image:{version} file:{SUMS} hashed");

@@ -84,7 +84,7 @@ pub fn candidates(places: &[Url], name: &str) -> Vec<Url> {
 }
 
 /// The vault beside a place: `…/almalinux/` and `…/vault/`.
-fn vault(place: &Url) -> Option<Url> {
+pub(super) fn vault(place: &Url) -> Option<Url> {
     place.join("../vault/").ok().filter(|_| place.path() != "/")
 }
 

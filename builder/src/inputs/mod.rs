@@ -12,9 +12,12 @@
 //! | [`lockfile`] | `kiln.lock`: what images were made from |
 //! | [`media`] | the install medium |
 //! | [`network`] | what downloads may use |
-//! | [`programs`] | k3s, its images and policy, and the agent |
+//! | [`outlook`] | what is known of inputs that need not be here |
+//! | [`programs`] | k3s, its images, and the agent |
+//! | [`reach`] | whether the places of downloads answer |
 //! | [`resolve`] | from what was asked for to files |
-//! | [`signature`] | who vouches for a list of checksums |
+//! | [`selinux`] | k3s's SELinux policy |
+//! | [`signature`] | who vouches for a list of checksums or a package |
 //! | [`source`] | a path or a URL |
 //! | [`treeinfo`] | what a medium says it is |
 //! | [`xorriso`] | reading and writing ISOs |
@@ -32,8 +35,11 @@ pub mod iso9660;
 pub mod lockfile;
 pub mod media;
 pub mod network;
+pub mod outlook;
 pub mod programs;
+pub mod reach;
 mod resolve;
+pub mod selinux;
 pub mod signature;
 pub mod source;
 pub mod treeinfo;
@@ -60,6 +66,8 @@ use media::Media;
 use network::Network;
 use programs::K3sFacts;
 use resolve::{Found, Resolver};
+use selinux::Policy;
+use signature::Key;
 use source::Source;
 
 /// What a bake is to be made from, as the user says it.
@@ -80,7 +88,9 @@ pub struct Wanted {
     /// Whether the release's own images are among them.
     pub airgap: bool,
     /// k3s's SELinux policy.
-    pub k3s_selinux: Option<Source>,
+    pub k3s_selinux: Policy,
+    /// Whose signature counts for it, where it is not Rancher's.
+    pub k3s_selinux_key: Option<PathBuf>,
     /// The agent, where it is not beside the builder.
     pub agent: Option<PathBuf>,
     /// What downloads may use.
@@ -151,48 +161,16 @@ impl Inputs {
         place: Place<'_>,
         progress: &Progress,
     ) -> Result<Self> {
-        let version = wanted.version.clone();
-        supported(&version)?;
-        let k3s_version = wanted.k3s_version.clone().unwrap_or_else(|| version.k3s.first_build());
-        if !version.k3s.has_build(&k3s_version) {
-            let release = version.k3s;
-            return Err(BadInput(format!(
-                "--k3s-version {k3s_version} is not a build of {release}, which {version} names"
-            ))
-            .into());
-        }
-        let lock_file = LockFile::read(&wanted.lock.path)?;
-        lockfile::known(&wanted.lock, &lock_file, &version)?;
-        let agent = programs::find_agent(wanted.agent.clone())?;
-        glance(&wanted, &k3s_version)?;
-        programs::check_program("--agent", &agent, version.arch)?;
-
-        let key = resolve::key(&version, wanted.iso_key.as_deref())?;
-        let cache = InputCache::new(place.cache, hasher);
-        let fetcher = Fetcher::new(&wanted.network, cache, progress, place.run.clone());
-        let resolver = Resolver {
-            version: &version,
-            k3s_version: &k3s_version,
-            network: &wanted.network,
-            fetcher: &fetcher,
-            key: &key,
-            pins: lock_file.image(&version),
-        };
-        let (files, volume_id) = files(&resolver, &wanted, &version).await?;
+        let parts = Parts::of(&wanted)?;
+        let fetcher = fetcher(&wanted, hasher, place, progress);
+        let resolver = parts.resolver(&wanted, &fetcher);
+        let (files, volume_id) = files(&resolver, &wanted, &parts).await?;
+        let Parts { version, k3s_version, lock_file, agent, .. } = &parts;
+        let (version, k3s_version) = (version.clone(), k3s_version.clone());
 
         let k3s = hasher.hash(&files.k3s.path).await?;
-        let facts = programs::k3s_facts(&k3s, version.arch, place.cache, place.work).await?;
-        match &facts {
-            Some(K3sFacts { version: found }) if *found != k3s_version => {
-                return Err(programs::wrong_k3s(&k3s, found, &k3s_version, &version).into());
-            }
-            Some(_) => {}
-            None => {
-                let path = k3s.path.display();
-                progress.warn(format!("{path} cannot be run here, so its version is taken on trust"));
-            }
-        }
-        let agent = hasher.hash(&agent).await?;
+        let facts = check_k3s(&k3s, &version, &k3s_version, place, progress).await?;
+        let agent = hasher.hash(agent).await?;
         let mut k3s_images = Vec::new();
         for image in &files.images {
             k3s_images.push(hasher.hash(&image.path).await?);
@@ -217,7 +195,7 @@ impl Inputs {
             input.insert("k3s-selinux".to_owned(), pin(rpm, found));
         }
         let pins = Image { k3s: k3s_version.clone(), input };
-        lockfile::check(&wanted.lock, &lock_file, &version, &pins)?;
+        lockfile::check(&wanted.lock, lock_file, &version, &pins)?;
 
         if let Some(facts) = facts {
             facts.remember(&k3s, place.cache)?;
@@ -269,6 +247,84 @@ impl Inputs {
     }
 }
 
+/// What can be told of the inputs before any of them is looked for.
+struct Parts {
+    version: VersionName,
+    k3s_version: K3sVersion,
+    lock_file: LockFile,
+    agent: PathBuf,
+    media_key: Key,
+    selinux_key: Key,
+}
+
+impl Parts {
+    /// Checks what is given by path, at a glance.
+    fn of(wanted: &Wanted) -> Result<Self> {
+        let version = wanted.version.clone();
+        supported(&version)?;
+        let k3s_version = wanted.k3s_version.clone().unwrap_or_else(|| version.k3s.first_build());
+        if !version.k3s.has_build(&k3s_version) {
+            let release = version.k3s;
+            return Err(BadInput(format!(
+                "--k3s-version {k3s_version} is not a build of {release}, which {version} names"
+            ))
+            .into());
+        }
+        let lock_file = LockFile::read(&wanted.lock.path)?;
+        lockfile::known(&wanted.lock, &lock_file, &version)?;
+        let agent = programs::find_agent(wanted.agent.clone())?;
+        let selinux_key = selinux::key(wanted.k3s_selinux_key.as_deref())?;
+        glance(wanted, &k3s_version, &selinux_key)?;
+        programs::check_program("--agent", &agent, version.arch)?;
+        let media_key = resolve::key(&version, wanted.iso_key.as_deref())?;
+        Ok(Self { version, k3s_version, lock_file, agent, media_key, selinux_key })
+    }
+
+    fn resolver<'a>(&'a self, wanted: &'a Wanted, fetcher: &'a Fetcher<'a>) -> Resolver<'a> {
+        Resolver {
+            version: &self.version,
+            k3s_version: &self.k3s_version,
+            network: &wanted.network,
+            fetcher,
+            key: &self.media_key,
+            pins: self.lock_file.image(&self.version),
+        }
+    }
+}
+
+/// What fetches what is wanted.
+fn fetcher<'a>(
+    wanted: &'a Wanted,
+    hasher: &'a Hasher,
+    place: Place<'a>,
+    progress: &'a Progress,
+) -> Fetcher<'a> {
+    Fetcher::new(&wanted.network, InputCache::new(place.cache, hasher), progress, place.run.clone())
+}
+
+/// Whether the k3s binary is the one the image's name means; what it says of
+/// itself, if it can be asked.
+async fn check_k3s(
+    k3s: &HashedFile,
+    version: &VersionName,
+    wanted: &K3sVersion,
+    place: Place<'_>,
+    progress: &Progress,
+) -> Result<Option<K3sFacts>> {
+    let facts = programs::k3s_facts(k3s, version.arch, place.cache, place.work).await?;
+    match &facts {
+        Some(K3sFacts { version: found }) if found != wanted => {
+            return Err(programs::wrong_k3s(k3s, found, wanted, version).into());
+        }
+        Some(_) => {}
+        None => {
+            let path = k3s.path.display();
+            progress.warn(format!("{path} cannot be run here, so its version is taken on trust"));
+        }
+    }
+    Ok(facts)
+}
+
 fn supported(version: &VersionName) -> Result<(), BadInput> {
     if version.major != 9 {
         return Err(BadInput(format!(
@@ -284,7 +340,7 @@ fn supported(version: &VersionName) -> Result<(), BadInput> {
 
 /// What can be told at a glance comes before anything is downloaded or read
 /// through.
-fn glance(wanted: &Wanted, k3s_version: &K3sVersion) -> Result<()> {
+fn glance(wanted: &Wanted, k3s_version: &K3sVersion, selinux_key: &Key) -> Result<()> {
     let version = &wanted.version;
     let file = |source: &Option<Source>| match source {
         Some(Source::File(path)) => Some(path.clone()),
@@ -303,36 +359,36 @@ fn glance(wanted: &Wanted, k3s_version: &K3sVersion) -> Result<()> {
             programs::check_images(image)?;
         }
     }
-    if let Some(rpm) = file(&wanted.k3s_selinux) {
-        programs::check_selinux(&rpm, version)?;
+    if let Some(rpm) = wanted.k3s_selinux.file() {
+        selinux::check(rpm, version, selinux_key)?;
     }
     Ok(())
 }
 
 /// Finds the files, the large ones last, and looks at what came; with the
 /// medium's volume identifier.
-async fn files(resolver: &Resolver<'_>, wanted: &Wanted, version: &VersionName) -> Result<(Files, String)> {
-    let selinux = match wanted.k3s_selinux.clone() {
-        Some(source) => {
-            let found = resolver.selinux(source).await?;
-            programs::check_selinux(&found.path, version)?;
-            Some(found)
-        }
+async fn files(resolver: &Resolver<'_>, wanted: &Wanted, parts: &Parts) -> Result<(Files, String)> {
+    let version = &parts.version;
+    let selinux = match resolver.selinux(&wanted.k3s_selinux)? {
+        Some(asked) => Some(resolver.get(asked).await?),
         None => None,
     };
-    let k3s = resolver.k3s(wanted.k3s.clone()).await?;
+    if let Some(found) = &selinux {
+        selinux::check(&found.path, version, &parts.selinux_key)?;
+    }
+    let k3s = resolver.get(resolver.k3s(wanted.k3s.clone()).await?).await?;
     programs::check_program("--k3s", &k3s.path, version.arch)?;
     let mut images = Vec::new();
     for source in wanted.k3s_images.clone() {
-        images.push(resolver.images(source).await?);
+        images.push(resolver.get(resolver.images(source).await?).await?);
     }
     if wanted.airgap {
-        images.push(resolver.airgap().await?);
+        images.push(resolver.get(resolver.airgap().await?).await?);
     }
     for image in &images {
         programs::check_images(&image.path)?;
     }
-    let iso = resolver.iso(wanted.iso.clone()).await?;
+    let iso = resolver.get(resolver.iso(wanted.iso.clone()).await?).await?;
     let volume_id = media::volume_id(&iso.path)?;
     Ok((Files { iso, k3s, images, selinux }, volume_id))
 }

@@ -12,6 +12,8 @@ use kiln_protocol::names::K3sVersion;
 const ALMALINUX: &str = "https://repo.almalinux.org/almalinux/";
 /// k3s's own.
 const K3S: &str = "https://github.com/k3s-io/k3s/releases/download/";
+/// k3s-selinux's own.
+const K3S_SELINUX: &str = "https://github.com/k3s-io/k3s-selinux/releases/download/";
 
 /// What downloads may use.
 #[derive(Debug, Clone)]
@@ -25,6 +27,8 @@ pub struct Network {
     pub almalinux: Vec<Url>,
     /// Places laid out as k3s's releases on GitHub, best first.
     pub k3s: Vec<Url>,
+    /// Places laid out as k3s-selinux's releases on GitHub, best first.
+    pub k3s_selinux: Vec<Url>,
     /// How long and how often.
     pub policy: Policy,
 }
@@ -36,6 +40,7 @@ impl Default for Network {
             update: false,
             almalinux: places(&[], ALMALINUX),
             k3s: places(&[], K3S),
+            k3s_selinux: places(&[], K3S_SELINUX),
             policy: Policy::default(),
         }
     }
@@ -54,6 +59,9 @@ pub struct Downloads {
     /// A place like <https://github.com/k3s-io/k3s/releases/download/>, instead of that; several are tried in order.
     #[arg(long, value_name = "URL", env = "KILN_K3S_MIRROR", value_delimiter = ',', value_parser = base)]
     pub k3s_mirror: Vec<Url>,
+    /// A place like <https://github.com/k3s-io/k3s-selinux/releases/download/>, instead of that; several are tried in order.
+    #[arg(long, value_name = "URL", env = "KILN_K3S_SELINUX_MIRROR", value_delimiter = ',', value_parser = base)]
+    pub k3s_selinux_mirror: Vec<Url>,
     /// Give up on a connection that brings nothing for so long, such as 30s.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = crate::cli::duration)]
     pub download_stall: Duration,
@@ -70,6 +78,7 @@ impl Downloads {
             update: false,
             almalinux: places(&self.almalinux_mirror, ALMALINUX),
             k3s: places(&self.k3s_mirror, K3S),
+            k3s_selinux: places(&self.k3s_selinux_mirror, K3S_SELINUX),
             policy: Policy { tries: self.download_tries, stall: self.download_stall, ..Policy::default() },
         }
     }

@@ -1,4 +1,4 @@
-//! k3s, its images and its SELinux policy, and the agent.
+//! k3s, its images, and the agent.
 
 use std::ffi::OsStr;
 use std::io::Read as _;
@@ -22,7 +22,6 @@ use crate::run::dirs::create_private;
 const IMAGE_ENDINGS: [&str; 3] = [".tar", ".tar.gz", ".tar.zst"];
 /// A program that only prints its version is done within this.
 const VERSION_TIMEOUT: Duration = Duration::from_secs(30);
-const RPM_MAGIC: [u8; 4] = [0xed, 0xab, 0xee, 0xdb];
 
 /// What a k3s binary says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,29 +115,6 @@ pub fn check_distinct(images: &[HashedFile]) -> Result<(), BadInput> {
         Some(pair) => Err(BadInput(format!("--k3s-images names two files called {}", pair[0]))),
         None => Ok(()),
     }
-}
-
-/// Whether a file is k3s's policy for the system.
-pub fn check_selinux(path: &Path, version: &VersionName) -> Result<()> {
-    let wrong = |why: String| BadInput(format!("--k3s-selinux {} {why}", path.display()));
-    if let Err(error) = std::fs::metadata(path) {
-        return Err(wrong(format!("cannot be read: {error}")).into());
-    }
-    let begins = beginning(path)?;
-    // The lead of an RPM: magic, four more fields, then 66 bytes of name.
-    if begins.len() < 96 || begins[..4] != RPM_MAGIC {
-        return Err(wrong("is not an RPM package".to_owned()).into());
-    }
-    let name = begins[10..76].split(|b| *b == 0).next().unwrap_or_default();
-    let name = String::from_utf8_lossy(name).into_owned();
-    let system = format!("el{}", version.major);
-    if !name.starts_with("k3s-selinux-") {
-        return Err(wrong(format!("is the package {name}, not k3s-selinux")).into());
-    }
-    if !name.ends_with(&system) && !name.contains(&format!(".{system}.")) {
-        return Err(wrong(format!("is {name}, which is not for {system}")).into());
-    }
-    Ok(())
 }
 
 /// What a k3s binary says of itself, remembered by its digest; none when it
@@ -293,24 +269,5 @@ mod tests {
             let error = check_images(&path).unwrap_err().to_string();
             assert!(error.contains(why), "{error}");
         }
-    }
-
-    #[test]
-    fn the_policy_is_for_the_system() {
-        let version: VersionName = "alma9-k3-node-amd64-v1.28.5-v1".parse().unwrap();
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("k.rpm");
-        let check = |name: &str, magic: [u8; 4]| {
-            let mut lead = magic.to_vec();
-            lead.resize(10, 0);
-            lead.extend(name.as_bytes());
-            lead.resize(200, 0);
-            std::fs::write(&path, lead).unwrap();
-            check_selinux(&path, &version).map_err(|error| error.to_string())
-        };
-        assert_eq!(check("k3s-selinux-1.4-1.el9", RPM_MAGIC), Ok(()));
-        assert!(check("k3s-selinux-1.4-1.el8", RPM_MAGIC).unwrap_err().contains("not for el9"));
-        assert!(check("bash-5.1-1.el9", RPM_MAGIC).unwrap_err().contains("not k3s-selinux"));
-        assert!(check("k3s-selinux-1.4-1.el9", *b"PK\x03\x04").unwrap_err().contains("not an RPM"));
     }
 }

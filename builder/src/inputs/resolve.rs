@@ -13,6 +13,7 @@ use super::fetch::fault::{NotFetched, Offline};
 use super::fetch::{Fetched, Fetcher, Wish, text::Text};
 use super::lockfile::{From, Image, Pin};
 use super::network::{K3sFiles, Network, k3s_release};
+use super::selinux::{self, Policy};
 use super::signature::{Key, is_cleartext_signed};
 use super::source::{Link, Source, directory, file_name};
 use super::{media, programs};
@@ -41,6 +42,44 @@ impl Found {
     }
 }
 
+/// An input as it is asked for: a file, or where it is to be had.
+#[derive(Debug)]
+pub(super) enum Asked {
+    /// It was given by path.
+    File(PathBuf),
+    /// It is downloaded, unless it is in the cache.
+    Download(Download),
+}
+
+/// A download that may be needed.
+#[derive(Debug)]
+pub(super) struct Download {
+    /// What it is, as the lock file calls it.
+    what: String,
+    from: From,
+    /// Where it is looked for first.
+    first: String,
+    wish: Wish,
+    /// Whether something vouches for what comes.
+    vouched: bool,
+}
+
+/// What can be told of an input without downloading it.
+#[derive(Debug)]
+pub(super) enum Sight {
+    /// It is here.
+    Here(Found),
+    /// It is not.
+    Away {
+        /// Its name.
+        name: String,
+        /// Where it would be downloaded from.
+        url: String,
+        /// Its digest, where that is known.
+        sha256: Option<Digest>,
+    },
+}
+
 /// Finds the files of one image.
 pub(super) struct Resolver<'a> {
     pub(super) version: &'a VersionName,
@@ -62,17 +101,17 @@ impl Resolver<'_> {
     }
 
     /// The install medium.
-    pub(super) async fn iso(&self, source: Option<Source>) -> Result<Found> {
+    pub(super) async fn iso(&self, source: Option<Source>) -> Result<Asked> {
         let advice = media::how_to_get(self.version);
         match source {
-            Some(Source::File(path)) => Ok(Found::file(path)),
+            Some(Source::File(path)) => Ok(Asked::File(path)),
             Some(Source::Url(link)) => {
                 let vouched = match self.said("iso", &link) {
                     Some(digest) => Some(digest),
                     None => self.signed_digest(&link.url).await?,
                 };
                 let urls = [Some(link.url.clone()), almalinux::in_vault(&link.url)];
-                self.link("iso", &link, urls.into_iter().flatten().collect(), vouched, advice).await
+                link_to("iso", &link, urls.into_iter().flatten().collect(), vouched, advice)
             }
             None => {
                 let places = &self.network.almalinux;
@@ -88,7 +127,7 @@ impl Resolver<'_> {
                         urls.push(url);
                     }
                 }
-                self.by_default(name, urls, Some(digest), advice).await
+                Ok(by_default("iso", Wish { name, urls, sha256: Some(digest), advice }))
             }
         }
     }
@@ -178,7 +217,7 @@ impl Resolver<'_> {
     }
 
     /// The k3s binary.
-    pub(super) async fn k3s(&self, source: Option<Source>) -> Result<Found> {
+    pub(super) async fn k3s(&self, source: Option<Source>) -> Result<Asked> {
         let files = K3sFiles::of(self.version.arch);
         let advice = programs::how_to_get_k3s(self.k3s_version, self.version.arch);
         match source {
@@ -188,7 +227,7 @@ impl Resolver<'_> {
     }
 
     /// Container images that were asked for.
-    pub(super) async fn images(&self, source: Source) -> Result<Found> {
+    pub(super) async fn images(&self, source: Source) -> Result<Asked> {
         let what = match &source {
             Source::Url(link) => format!("k3s-images/{}", file_name(&link.url).unwrap_or_default()),
             Source::File(_) => String::new(),
@@ -197,29 +236,53 @@ impl Resolver<'_> {
     }
 
     /// The container images of the k3s release.
-    pub(super) async fn airgap(&self) -> Result<Found> {
+    pub(super) async fn airgap(&self) -> Result<Asked> {
         let name = K3sFiles::of(self.version.arch).images;
         let advice = "pass the images by --k3s-images FILE instead of --airgap".to_owned();
         self.released(&format!("k3s-images/{name}"), name, advice).await
     }
 
-    /// k3s's SELinux policy.
-    pub(super) async fn selinux(&self, source: Source) -> Result<Found> {
-        let advice = "pass the package by --k3s-selinux RPM".to_owned();
-        match source {
-            Source::File(path) => Ok(Found::file(path)),
-            Source::Url(link) => {
-                let said = self.said("k3s-selinux", &link);
-                self.link("k3s-selinux", &link, vec![link.url.clone()], said, advice).await
+    /// k3s's SELinux policy, if there is to be one. Its signature is in itself:
+    /// nothing beside it has to vouch for it.
+    pub(super) fn selinux(&self, policy: &Policy) -> Result<Option<Asked>> {
+        const WHAT: &str = "k3s-selinux";
+        let advice = selinux::how_to_get(self.version);
+        let asked = match policy {
+            Policy::None => return Ok(None),
+            Policy::Given(Source::File(path)) => Asked::File(path.clone()),
+            Policy::Given(Source::Url(link)) => {
+                let said = self.said(WHAT, link);
+                match link_to(WHAT, link, vec![link.url.clone()], said, advice)? {
+                    Asked::Download(download) => Asked::Download(Download { vouched: true, ..download }),
+                    file @ Asked::File(_) => file,
+                }
             }
-        }
+            Policy::Pinned => {
+                let major = self.version.major;
+                let unknown = || BadInput(format!("no policy for el{major} is known here; {advice}"));
+                let release = selinux::Release::of(major).ok_or_else(unknown)?;
+                let mut urls: Vec<Url> =
+                    self.network.k3s_selinux.iter().filter_map(|place| release.url(place)).collect();
+                // The one that is pinned may be another release than today's.
+                let pin = self.pin(WHAT, From::Default, None);
+                if let Some(url) = pin.and_then(|pin| pin.url.as_deref()?.parse().ok())
+                    && !urls.contains(&url)
+                {
+                    urls.insert(0, url);
+                }
+                let name = pin.map_or(release.package, |pin| &pin.name).to_owned();
+                let sha256 = pin.map(|pin| pin.sha256);
+                by_default(WHAT, Wish { name, urls, sha256, advice })
+            }
+        };
+        Ok(Some(asked))
     }
 
     /// A file of some k3s release, by path or URL; the release's list of
     /// checksums lies beside it.
-    async fn given_release(&self, what: &str, source: Source, advice: String) -> Result<Found> {
+    async fn given_release(&self, what: &str, source: Source, advice: String) -> Result<Asked> {
         let link = match source {
-            Source::File(path) => return Ok(Found::file(path)),
+            Source::File(path) => return Ok(Asked::File(path)),
             Source::Url(link) => link,
         };
         let mut vouched = self.said(what, &link);
@@ -229,12 +292,12 @@ impl Resolver<'_> {
                 vouched = file_name(&link.url).and_then(|name| sums.get(name));
             }
         }
-        self.link(what, &link, vec![link.url.clone()], vouched, advice).await
+        link_to(what, &link, vec![link.url.clone()], vouched, advice)
     }
 
     /// A file of the image's k3s release. A release is never changed, so that
     /// one that was fetched before needs no network.
-    async fn released(&self, what: &str, name: &str, advice: String) -> Result<Found> {
+    async fn released(&self, what: &str, name: &str, advice: String) -> Result<Asked> {
         let releases: Vec<Url> =
             self.network.k3s.iter().map(|place| k3s_release(place, self.k3s_version)).collect();
         let urls: Vec<Url> = releases.iter().filter_map(|release| release.join(name).ok()).collect();
@@ -244,7 +307,7 @@ impl Resolver<'_> {
             Some(digest) => digest,
             None => self.release_digest(&releases, name, &advice).await?,
         };
-        self.by_default(name.to_owned(), urls, Some(digest), advice).await
+        Ok(by_default(what, Wish { name: name.to_owned(), urls, sha256: Some(digest), advice }))
     }
 
     async fn release_digest(&self, releases: &[Url], name: &str, advice: &str) -> Result<Digest> {
@@ -288,36 +351,37 @@ impl Resolver<'_> {
         link.sha256.or_else(|| self.pin(what, From::Url, Some(&link.url)).map(|pin| pin.sha256))
     }
 
-    async fn link(
-        &self,
-        what: &str,
-        link: &Link,
-        urls: Vec<Url>,
-        sha256: Option<Digest>,
-        advice: String,
-    ) -> Result<Found> {
-        let name = file_name(&link.url).context("a URL ends in a name")?.to_owned();
-        let fetched = self.fetch(&Wish { name, urls, sha256, advice }).await?;
-        if sha256.is_none() && fetched.url.is_some() {
-            let (url, digest) = (&link.url, fetched.kept.file.sha256);
+    /// Gets an input, from the cache or from where it is.
+    pub(super) async fn get(&self, asked: Asked) -> Result<Found> {
+        let Download { what, from, first, wish, vouched } = match asked {
+            Asked::File(path) => return Ok(Found::file(path)),
+            Asked::Download(download) => download,
+        };
+        let fetched = self.fetch(&wish).await?;
+        if !vouched && fetched.url.is_some() {
+            let digest = fetched.kept.file.sha256;
             self.fetcher.progress().warn(format!(
-                "nothing vouches for {url} ({what}): its digest {digest} is taken on trust, and pinned from now on"
+                "nothing vouches for {first} ({what}): its digest {digest} is taken on trust, and pinned from \
+                 now on"
             ));
         }
-        Ok(Found::fetched(fetched, From::Url, link.url.to_string()))
+        let url = match (&fetched.url, from) {
+            (Some(url), From::Default) => url.to_string(),
+            _ => first,
+        };
+        Ok(Found::fetched(fetched, from, url))
     }
 
-    async fn by_default(
-        &self,
-        name: String,
-        urls: Vec<Url>,
-        sha256: Option<Digest>,
-        advice: String,
-    ) -> Result<Found> {
-        let first = urls.first().map(Url::to_string).unwrap_or_default();
-        let fetched = self.fetch(&Wish { name, urls, sha256, advice }).await?;
-        let url = fetched.url.as_ref().map_or(first, Url::to_string);
-        Ok(Found::fetched(fetched, From::Default, url))
+    /// What can be told of an input without downloading it.
+    pub(super) async fn see(&self, asked: Asked) -> Result<Sight> {
+        let Download { from, first, wish, .. } = match asked {
+            Asked::File(path) => return Ok(Sight::Here(Found::file(path))),
+            Asked::Download(download) => download,
+        };
+        Ok(match self.fetcher.cached(&wish).await? {
+            Some(kept) => Sight::Here(Found::fetched(Fetched { kept, url: None }, from, first)),
+            None => Sight::Away { name: wish.name, url: first, sha256: wish.sha256 },
+        })
     }
 
     /// Fetches, and says where from when that is not the first place.
@@ -326,6 +390,9 @@ impl Resolver<'_> {
             self.fetcher.fetch(wish).await.map_err(|error| match error.downcast::<NotFetched>() {
                 // What nobody has was never asked for rightly.
                 Ok(error) if error.is_not_there() => BadInput(error.to_string()).into(),
+                Ok(error) if error.is_unreachable() => {
+                    NotFetched { advice: format!("check the network, or {}", error.advice), ..error }.into()
+                }
                 Ok(error) => error.into(),
                 Err(error) => error,
             })?;
@@ -336,6 +403,24 @@ impl Resolver<'_> {
         }
         Ok(fetched)
     }
+}
+
+/// What was asked for by URL.
+fn link_to(what: &str, link: &Link, urls: Vec<Url>, sha256: Option<Digest>, advice: String) -> Result<Asked> {
+    let name = file_name(&link.url).context("a URL ends in a name")?.to_owned();
+    Ok(Asked::Download(Download {
+        what: what.to_owned(),
+        from: From::Url,
+        first: link.url.to_string(),
+        vouched: sha256.is_some(),
+        wish: Wish { name, urls, sha256, advice },
+    }))
+}
+
+/// What an image's name means.
+fn by_default(what: &str, wish: Wish) -> Asked {
+    let first = wish.urls.first().map(Url::to_string).unwrap_or_default();
+    Asked::Download(Download { what: what.to_owned(), from: From::Default, first, wish, vouched: true })
 }
 
 /// A list of checksums, or why there is none.
@@ -352,7 +437,5 @@ pub(super) fn key(version: &VersionName, own: Option<&Path>) -> Result<Key> {
             || BadInput(format!("no key of AlmaLinux {} is known here: pass it by --iso-key", version.major));
         return Ok(Key::almalinux(version.major).ok_or_else(unknown)?);
     };
-    let wrong = |why: String| BadInput(format!("--iso-key {}: {why}", path.display()));
-    let bytes = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
-    Ok(Key::read(&bytes).map_err(|why| wrong(format!("is no OpenPGP key that can be used: {why}")))?)
+    Key::of_file("--iso-key", path)
 }

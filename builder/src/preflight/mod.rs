@@ -17,12 +17,17 @@ pub mod remedy;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use serde::Serialize;
 
+use crate::image::VersionName;
+use crate::inputs::network::Network;
 use crate::run::dirs::create_private;
 use crate::run::{Run, orphans};
 use remedy::Family;
+
+/// Any image's name: of it, only the system and the architecture matter here.
+const ANY: &str = "alma9-k3-node-amd64-v1.0.0-v1";
 
 /// How it is with one thing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -84,8 +89,8 @@ pub struct Options {
     pub state: PathBuf,
     /// A kickstart of the user's own for the os stage.
     pub kickstart: Option<PathBuf>,
-    /// Whether the network is left alone.
-    pub offline: bool,
+    /// What downloads may use.
+    pub network: Network,
 }
 
 /// Checks everything.
@@ -102,8 +107,9 @@ pub async fn check(options: &Options) -> Result<Report> {
     findings.push(host::memory(&std::fs::read_to_string("/proc/meminfo").unwrap_or_default()));
     findings.push(host::room(&options.cache));
     findings.extend(kickstart::check(options.kickstart.as_deref(), &work, family).await);
-    if !options.offline {
-        findings.extend(network::check().await);
+    if !options.network.offline {
+        let version: VersionName = ANY.parse().context("naming an image")?;
+        findings.extend(network::check(&options.network, &version).await?);
     }
     let ok = findings.iter().all(|finding| finding.status != Status::Missing);
     Ok(Report { ok, distribution: family, findings })

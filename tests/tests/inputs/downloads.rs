@@ -34,9 +34,9 @@ fn with_nothing_given_the_newest_media_and_the_release_are_meant_and_then_no_net
 fn a_network_that_went_away_is_made_up_for_by_the_cache() {
     let world = World::new();
     let url = world.mirror.url("");
-    run(world.bake_from(&url, &["--explain"]), SOON).success();
+    run(world.bake_from(&url, &["--fetch"]), SOON).success();
     // The same places, and nobody there: through a proxy that is not.
-    let mut alone = world.bake_from(&url, &["--explain"]);
+    let mut alone = world.bake_from(&url, &["--fetch"]);
     alone.env("HTTP_PROXY", CLOSED);
     run(alone, SOON).success().says(&["going by what was there"]);
 }
@@ -47,7 +47,7 @@ fn without_a_network_and_a_cache_it_says_what_to_do() {
     let outcome = world.inputs(&["--offline"]);
     assert_eq!(outcome.status.code(), Some(1), "{outcome}");
     outcome.says(&["k3s", "is not in the cache", "--offline"]);
-    let outcome = run(world.bake_from(&format!("{CLOSED}/"), &["--explain"]), SOON).code(1);
+    let outcome = run(world.bake_from(&format!("{CLOSED}/"), &["--fetch"]), SOON).code(1);
     outcome.says(&["could not be downloaded", CLOSED, "refused", "check the network"]);
 }
 
@@ -68,7 +68,8 @@ fn a_list_that_is_not_signed_by_the_right_key_is_refused_and_nothing_is_download
     }
     assert_eq!(world.mirror.count(&iso_path()), 0);
     // AlmaLinux's own key is the one that counts when no other is named.
-    let mut command = world.builder(&["bake", "--version", kiln_tests::lab::VERSION, "--explain"]);
+    let mut command =
+        world.builder(&["bake", "--version", kiln_tests::lab::VERSION, "--fetch", "--no-k3s-selinux"]);
     command.arg("--k3s").arg(kiln_tests::lab().k3s()).arg("--agent").arg(kiln_tests::lab().agent());
     command.args(["--almalinux-mirror", &world.mirror.url("almalinux")]);
     world.put(&format!("{ISOS}/CHECKSUM"), good.as_bytes());
@@ -92,7 +93,8 @@ fn what_is_not_there_is_called_so() {
     let url = world.mirror.url("elsewhere/AlmaLinux.iso");
     let outcome = world.inputs(&["--iso", &url]).code(2);
     outcome.says(&[&url, "404 Not Found", "pass AlmaLinux 9's DVD image"]);
-    let mut command = world.builder(&["bake", "--version", "alma9-k3-node-amd64-v1.28.99-v1", "--explain"]);
+    let mut command = world.builder(&["bake", "--version", "alma9-k3-node-amd64-v1.28.99-v1", "--fetch"]);
+    command.arg("--no-k3s-selinux");
     command.args(["--k3s-mirror", &world.mirror.url("k3s")]).arg("--agent").arg(kiln_tests::lab().agent());
     run(command, SOON).code(2).says(&["there is no k3s of k3s v1.28.99+k3s1", "pass the binary"]);
 }
@@ -123,7 +125,7 @@ fn what_nobody_vouches_for_is_taken_with_a_warning() {
 fn a_builder_that_was_killed_half_way_leaves_what_the_next_one_continues() {
     let world = World::new();
     world.mirror.hold(&iso_path(), HALF);
-    let mut first = start(world.bake(&["--explain"]));
+    let mut first = start(world.bake(&["--fetch"]));
     let data = || world.partials().into_iter().find(|path| path.ends_with("data"));
     let size = || data().and_then(|path| fs::metadata(path).ok()).map_or(0, |metadata| metadata.len());
     wait_until(SOON, || size() == HALF || first.ended()).unwrap();
@@ -134,6 +136,12 @@ fn a_builder_that_was_killed_half_way_leaves_what_the_next_one_continues() {
     let listed = run(world.builder(&["cache", "prune"]), SOON).success();
     listed.says(&["partial", ISO, "with --yes it is removed"]);
     run(world.builder(&["gc"]), SOON).success().says(&["stopped half-way", ISO]);
+    let left = run(world.builder(&["gc", "--json"]), SOON).success().stdout;
+    let left: serde_json::Value = serde_json::from_str(&left).unwrap();
+    assert_eq!((&left["removed"], &left["problems"]), (&false.into(), &serde_json::json!([])), "{left:#}");
+    assert_eq!(left["downloads"][0]["size"], HALF, "{left:#}");
+    assert!(left["downloads"][0]["url"].as_str().unwrap().ends_with(ISO), "{left:#}");
+    assert!(left["runs"][0]["what"].as_str().unwrap().starts_with("bake --fetch"), "{left:#}");
     assert_eq!(size(), HALF, "a dry run removed it");
     world.inputs(&[]).success();
     let ranges: Vec<_> = world
@@ -151,10 +159,10 @@ fn a_builder_that_was_killed_half_way_leaves_what_the_next_one_continues() {
 fn two_builders_share_one_download_and_the_second_says_what_it_waits_for() {
     let world = World::new();
     world.mirror.hold(&iso_path(), HALF);
-    let first = start(world.bake(&["--explain"]));
+    let first = start(world.bake(&["--fetch"]));
     wait_until(SOON, || world.mirror.is_holding(&iso_path())).unwrap();
     let said = world.path("second.log");
-    let mut second = world.bake(&["--explain"]);
+    let mut second = world.bake(&["--fetch"]);
     second.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(&said).unwrap());
     let mut second = second.spawn().unwrap();
     let waits = format!("waiting for another builder that downloads {ISO}");
@@ -178,20 +186,20 @@ fn https_is_checked_and_never_leads_to_http() {
     let secure = Mirror::start_tls(&world.served(""), config);
     let bundle = world.path("ca.pem");
     fs::write(&bundle, authority).unwrap();
-    let mut command = world.bake_from(&secure.url(""), &["--explain"]);
+    let mut command = world.bake_from(&secure.url(""), &["--fetch"]);
     command.env("SSL_CERT_FILE", &bundle);
     run(command, SOON).success();
 
     // The host's own authorities do not know that certificate.
     fs::remove_dir_all(world.cache()).unwrap();
-    let outcome = run(world.bake_from(&secure.url(""), &["--explain"]), SOON).code(1);
+    let outcome = run(world.bake_from(&secure.url(""), &["--fetch"]), SOON).code(1);
     outcome.says(&["could not be downloaded", "certificate"]);
 
     secure.redirect(
         &format!("/{RELEASE}/k3s").replace('+', "%2B"),
         &world.mirror.url(&format!("{RELEASE}/k3s")),
     );
-    let mut command = world.bake_from(&secure.url(""), &["--explain"]);
+    let mut command = world.bake_from(&secure.url(""), &["--fetch"]);
     command.env("SSL_CERT_FILE", &bundle);
     run(command, SOON).code(1).says(&["redirects from https to http"]);
 }
@@ -222,7 +230,7 @@ fn certificate() -> (Arc<rustls::ServerConfig>, String) {
 fn a_proxy_is_asked_when_the_environment_names_one() {
     let world = World::new();
     // Serves what is below its root whatever the host, as a proxy would.
-    let mut command = world.bake_from("http://mirror.kiln.invalid/", &["--explain"]);
+    let mut command = world.bake_from("http://mirror.kiln.invalid/", &["--fetch"]);
     command.env("HTTP_PROXY", world.mirror.url(""));
     run(command, SOON).success();
     assert!(world.mirror.count(&format!("http://mirror.kiln.invalid/{ISOS}/{ISO}")) == 1);

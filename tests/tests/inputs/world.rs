@@ -11,8 +11,16 @@ use std::time::Duration;
 use kiln_tests::lab::VERSION;
 use kiln_tests::mirror::Mirror;
 use kiln_tests::{Outcome, lab, run};
-use pgp::composed::{ArmorOptions, CleartextSignedMessage, KeyType, SecretKeyParamsBuilder, SignedSecretKey};
+use pgp::composed::{
+    ArmorOptions, CleartextSignedMessage, DetachedSignature, KeyType, SecretKeyParamsBuilder, SignedSecretKey,
+};
+use pgp::crypto::hash::HashAlgorithm;
+use pgp::ser::Serialize as _;
 use pgp::types::Password;
+use rpm::{
+    BuildConfig, CompressionType, FileOptions, Header, HeaderEntry, IndexData, IndexSignatureTag,
+    PackageBuilder,
+};
 use sha2::{Digest as _, Sha256};
 
 pub(crate) const SOON: Duration = Duration::from_secs(180);
@@ -21,6 +29,8 @@ pub(crate) const ISOS: &str = "almalinux/9/isos/x86_64";
 pub(crate) const VAULT: &str = "vault/9.5/isos/x86_64";
 pub(crate) const RELEASE: &str = "k3s/v1.28.5+k3s1";
 const IMAGES: &str = "k3s-airgap-images-amd64.tar.zst";
+/// Releases of k3s's SELinux policy.
+const POLICIES: &str = "k3s-selinux/";
 /// A port nobody listens at.
 pub(crate) const CLOSED: &str = "http://127.0.0.1:9";
 
@@ -58,6 +68,28 @@ pub(crate) fn medium() -> &'static [u8] {
     })
 }
 
+/// k3s's policy as Rancher packs it, without a signature; with nothing in it.
+fn policy() -> rpm::Package {
+    let mut builder = PackageBuilder::new("k3s-selinux", "1.6", "ASL 2.0", "noarch", "SELinux policy");
+    builder.using_config(BuildConfig::v4().compression(CompressionType::None)).release("1.el9");
+    let file = FileOptions::new("/usr/share/selinux/packages/k3s.pp").permissions(0o644);
+    builder.with_file_contents(vec![7; 3000], file).unwrap();
+    builder.build().unwrap()
+}
+
+fn written(package: &rpm::Package) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    package.write(&mut bytes).unwrap();
+    bytes
+}
+
+/// The path on the mirror of the policy that is meant by default.
+pub(crate) fn policy_path() -> String {
+    let release = kiln_builder::inputs::selinux::Release::of(9).unwrap();
+    let url = release.url(&format!("http://m/{POLICIES}").parse().unwrap()).unwrap();
+    url.path().trim_start_matches('/').to_owned()
+}
+
 impl World {
     /// Everything is where it belongs.
     pub(crate) fn new() -> Self {
@@ -84,7 +116,28 @@ impl World {
         world.put(&format!("{RELEASE}/{IMAGES}"), images);
         let sums = format!("{}  k3s\n{}  {IMAGES}\n", sha256(&k3s), sha256(images));
         world.put(&format!("{RELEASE}/sha256sum-amd64.txt"), sums.as_bytes());
+        world.put(&policy_path(), &world.signed_policy());
         world
+    }
+
+    /// k3s's policy, signed with this world's key.
+    pub(crate) fn signed_policy(&self) -> Vec<u8> {
+        let mut package = policy();
+        let header = package.header_bytes().unwrap();
+        let (key, password) = (&self.key.primary_key, Password::empty());
+        let random = rand::thread_rng();
+        let signature =
+            DetachedSignature::sign_binary_data(random, key, &password, HashAlgorithm::Sha256, &header[..]);
+        let signature = IndexData::Bin(signature.unwrap().to_bytes().unwrap());
+        // Where EL 9's rpmsign puts it.
+        let entry = HeaderEntry::new(IndexSignatureTag::RPMSIGTAG_RSA as u32, signature);
+        package.metadata.signature = Header::from_entries([entry], IndexSignatureTag::HEADER_SIGNATURES);
+        written(&package)
+    }
+
+    /// The same, which nobody signed.
+    pub(crate) fn unsigned_policy() -> Vec<u8> {
+        written(&policy())
     }
 
     /// A directory with a medium and its signed list.
@@ -151,8 +204,13 @@ impl World {
             &format!("{base}almalinux/"),
             "--k3s-mirror",
             &format!("{base}k3s/"),
+            "--k3s-selinux-mirror",
+            &format!("{base}{POLICIES}"),
         ]);
         command.arg("--iso-key").arg(self.path("key.asc")).arg("--agent").arg(lab().agent());
+        if !arguments.contains(&"--no-k3s-selinux") {
+            command.arg("--k3s-selinux-key").arg(self.path("key.asc"));
+        }
         command.arg("--out").arg(self.out()).args(arguments);
         command
     }
@@ -165,8 +223,22 @@ impl World {
     #[track_caller]
     pub(crate) fn inputs(&self, arguments: &[&str]) -> Outcome {
         let mut command = self.bake(arguments);
+        command.arg("--fetch");
+        run(command, SOON)
+    }
+
+    /// Says what a bake would do.
+    #[track_caller]
+    pub(crate) fn explain(&self, arguments: &[&str]) -> Outcome {
+        let mut command = self.bake(arguments);
         command.arg("--explain");
         run(command, SOON)
+    }
+
+    /// The paths of inputs themselves that the mirror was asked for.
+    pub(crate) fn downloads(&self) -> Vec<String> {
+        let large = |path: &String| [".iso", "/k3s", ".rpm", ".zst"].iter().any(|end| path.ends_with(end));
+        self.mirror.asked().into_iter().map(|asked| asked.path).filter(large).collect()
     }
 
     pub(crate) fn partials(&self) -> Vec<PathBuf> {

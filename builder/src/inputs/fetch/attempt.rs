@@ -37,8 +37,9 @@ pub(super) enum End {
 }
 
 /// What is to be known before the first byte is written: which content comes,
-/// and how many bytes are still to come.
-pub(super) type Begin<'a> = &'a mut (dyn FnMut(Option<&Validator>, Option<u64>) -> anyhow::Result<()> + Send);
+/// how many bytes it has, and how many of them are there.
+pub(super) type Begin<'a> =
+    &'a mut (dyn FnMut(Option<&Validator>, Option<u64>, u64) -> anyhow::Result<()> + Send);
 /// Told now and then: bytes there, bytes in all, bytes a second.
 pub(super) type Tell<'a> = &'a (dyn Fn(u64, Option<u64>, u64) + Send + Sync);
 
@@ -79,7 +80,7 @@ pub(super) async fn run(
             Answer::Later { status, after } => return Ok(End::Failed(sink, Why::Later(status), after)),
         };
         let validator = Validator::of(response.headers());
-        begin(validator.as_ref(), total.map(|total| total.saturating_sub(sink.have())))?;
+        begin(validator.as_ref(), total, sink.have())?;
         return body(request, response, sink, total, tell).await;
     }
 }

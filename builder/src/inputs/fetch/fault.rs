@@ -92,14 +92,15 @@ fn tell(name: &str, places: &[(Url, Why)], advice: &str) -> String {
 /// The file system has no room for it.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{name} does not fit on the disk: {need} are needed at {place}, {free} are left; make room \
-     (`builder cache prune` shows what the cache can spare) or name another place with --cache"
+    "{name} does not fit on the disk: {} needed at {place}, {free} are left; make room (`builder cache prune` \
+     shows what the cache can spare) and start again, which goes on with what is there, or name another place \
+     with --cache", .need.map_or("more is".to_owned(), |need| format!("{need} are"))
 )]
 pub struct NoRoom {
     /// The file's name.
     pub name: String,
-    /// What it still needs.
-    pub need: Size,
+    /// What it still needs, where the server said how large it is.
+    pub need: Option<Size>,
     /// What there is.
     pub free: Size,
     /// Where.
@@ -118,7 +119,7 @@ pub struct Offline {
 
 /// An HTTP client's error in one line, innermost cause last; the URL is told
 /// by whoever knows which one it is.
-pub(super) fn plainly(error: &reqwest::Error) -> String {
+pub(in crate::inputs) fn plainly(error: &reqwest::Error) -> String {
     let mut texts: Vec<String> = Vec::new();
     let mut cause: Option<&dyn std::error::Error> = std::error::Error::source(error);
     while let Some(error) = cause {

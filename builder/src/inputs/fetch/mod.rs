@@ -125,7 +125,11 @@ impl<'a> Fetcher<'a> {
         if let Some(kept) = self.cached(wish).await? {
             return Ok(Fetched { kept, url: None });
         }
-        self.download(wish, &partial::dir(root, &key)).await
+        let dir = partial::dir(root, &key);
+        self.download(wish, &dir).await.map_err(|error| {
+            // Not only the file itself: what is written about it, too.
+            if is_full(&error) { of_disk(wish, &dir, None, error) } else { error }
+        })
     }
 
     /// The digest of what was fetched from one of these places before, if it
@@ -138,7 +142,7 @@ impl<'a> Fetcher<'a> {
     }
 
     /// From the cache: by its digest, or by what was found at its place last.
-    async fn cached(&self, wish: &Wish) -> Result<Option<Kept>> {
+    pub(super) async fn cached(&self, wish: &Wish) -> Result<Option<Kept>> {
         let Some(digest) = wish.sha256.or_else(|| self.known(&wish.urls)) else { return Ok(None) };
         let damaged = |place: &Path| {
             let name = &wish.name;
@@ -183,6 +187,7 @@ impl<'a> Fetcher<'a> {
             let name = wish.name.clone();
             self.progress.tell(&Event::Download { stage: STAGE, name, done, total, rate });
         };
+        let mut size = None;
         loop {
             let state = State::read(dir);
             let validator =
@@ -191,11 +196,12 @@ impl<'a> Fetcher<'a> {
             let client = self.client().await?;
             let pinned = wish.sha256.is_some();
             let request = Request { client, url, validator, pinned, stall: policy.stall };
-            let mut begin = |validator: Option<&Validator>, rest: Option<u64>| {
-                self.begin(wish, url, dir, validator, rest)
+            let mut begin = |validator: Option<&Validator>, total: Option<u64>, have: u64| {
+                size = total;
+                self.begin(wish, url, dir, validator, total.map(|total| total.saturating_sub(have)))
             };
             let (part, why, after) = match attempt::run(&request, sink, &mut begin, &tell).await {
-                Err(error) => return Err(self.of_disk(wish, dir, error)),
+                Err(error) => return Err(of_disk(wish, dir, size, error)),
                 Ok(End::Whole(whole)) => match wish.sha256.filter(|wanted| *wanted != whole.digest()) {
                     None => return Ok((whole, None)),
                     Some(wanted) => {
@@ -241,7 +247,7 @@ impl<'a> Fetcher<'a> {
         if let (Some(need), Some(free)) = (rest, free(dir))
             && need > free
         {
-            return Err(no_room(wish, dir, need, free).into());
+            return Err(no_room(wish, dir, Some(need)).into());
         }
         let (run, began) = (self.run.clone(), Timestamp::now());
         State { url: url.to_string(), validator: validator.cloned(), run, began, boot: partial::boot() }
@@ -251,7 +257,7 @@ impl<'a> Fetcher<'a> {
     /// Puts a whole file where it belongs.
     async fn keep(&self, wish: &Wish, whole: Sink, dir: &Path) -> Result<Kept> {
         let (digest, path) = (whole.digest(), whole.path().to_owned());
-        whole.sync().await.map_err(|error| self.of_disk(wish, dir, error.into()))?;
+        whole.sync().await.map_err(|error| of_disk(wish, dir, None, error.into()))?;
         let kept = self.cache.store(&path, &wish.name, digest).await?;
         std::fs::remove_dir_all(dir).with_context(|| format!("removing {}", dir.display()))?;
         Ok(kept)
@@ -261,24 +267,30 @@ impl<'a> Fetcher<'a> {
     /// asked for may be the one that is mistyped, so it is kept under its own.
     async fn set_aside(&self, wish: &Wish, whole: Sink, dir: &Path) -> Result<Sink> {
         let (digest, path) = (whole.digest(), whole.path().to_owned());
-        whole.sync().await.map_err(|error| self.of_disk(wish, dir, error.into()))?;
+        whole.sync().await.map_err(|error| of_disk(wish, dir, None, error.into()))?;
         self.cache.store(&path, &wish.name, digest).await?;
         Ok(Sink::open(&path, 0).await?)
     }
+}
 
-    #[expect(clippy::unused_self, reason = "reads as what it is")]
-    fn of_disk(&self, wish: &Wish, dir: &Path, error: anyhow::Error) -> anyhow::Error {
-        if error.is::<NoRoom>() {
-            return error;
-        }
-        let full = error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>()).any(|error| {
-            matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
-        });
-        if full {
-            return no_room(wish, dir, 1, free(dir).unwrap_or_default()).into();
-        }
-        error.context(format!("writing {} to {}", wish.name, dir.display()))
+/// What an error of writing a download means; of one that has `size` bytes, if
+/// that is known.
+fn of_disk(wish: &Wish, dir: &Path, size: Option<u64>, error: anyhow::Error) -> anyhow::Error {
+    if error.is::<NoRoom>() {
+        return error;
     }
+    if is_full(&error) {
+        let have = std::fs::metadata(partial::data(dir)).map_or(0, |data| data.len());
+        return no_room(wish, dir, size.map(|size| size.saturating_sub(have))).into();
+    }
+    error.context(format!("writing {} to {}", wish.name, dir.display()))
+}
+
+/// Whether there was no room on a disk.
+fn is_full(error: &anyhow::Error) -> bool {
+    error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>()).any(|error| {
+        matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+    })
 }
 
 /// Continues what is there, if it can be told that it is worth it.
@@ -296,8 +308,8 @@ fn free(dir: &Path) -> Option<u64> {
     Some(stat.blocks_available() * stat.fragment_size())
 }
 
-fn no_room(wish: &Wish, dir: &Path, need: u64, free: u64) -> NoRoom {
-    let (need, free) = (Size::bytes(need), Size::bytes(free));
+fn no_room(wish: &Wish, dir: &Path, need: Option<u64>) -> NoRoom {
+    let (need, free) = (need.map(Size::bytes), Size::bytes(free(dir).unwrap_or_default()));
     NoRoom { name: wish.name.clone(), need, free, place: dir.display().to_string() }
 }
 

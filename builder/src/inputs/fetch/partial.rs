@@ -62,11 +62,13 @@ impl State {
         serde_json::from_slice(&std::fs::read(dir.join(STATE)).ok()?).ok()
     }
 
-    /// Writes it down. A torn one is not JSON and read as none.
+    /// Writes it down, as a whole: on a full disk the one before stays. It need
+    /// not reach the disk: after a power cut, data and record are not trusted.
     pub(super) fn write(&self, dir: &Path) -> Result<()> {
         create_private(dir)?;
-        let path = dir.join(STATE);
-        std::fs::write(&path, serde_json::to_vec(self)?)
+        let (path, new) = (dir.join(STATE), dir.join(format!("{STATE}.new")));
+        std::fs::write(&new, serde_json::to_vec(self)?)
+            .and_then(|()| std::fs::rename(&new, &path))
             .with_context(|| format!("writing {}", path.display()))
     }
 }

@@ -376,9 +376,9 @@ async fn a_file_that_does_not_fit_is_refused_before_it_fills_the_disk() {
 fn a_disk_that_fills_up_meanwhile_is_said_in_the_same_words() {
     let lab = Lab::new();
     let full = anyhow::Error::from(std::io::Error::from(std::io::ErrorKind::StorageFull)).context("writing");
-    assert!(lab.fetcher().of_disk(&wish(&[], None), lab.dir.path(), full).is::<NoRoom>());
+    assert!(of_disk(&wish(&[], None), lab.dir.path(), None, full).is::<NoRoom>());
     let other = anyhow::Error::from(std::io::Error::from(std::io::ErrorKind::PermissionDenied));
-    assert!(!lab.fetcher().of_disk(&wish(&[], None), lab.dir.path(), other).is::<NoRoom>());
+    assert!(!of_disk(&wish(&[], None), lab.dir.path(), None, other).is::<NoRoom>());
 }
 
 #[tokio::test]
