@@ -10,6 +10,7 @@
 //! | [`k3s`] | CA set, tokens, node passwords, kubeconfigs |
 //! | `registry` | the rules: who is who, and who may start k3s when |
 //! | `transition` | the rules, run inside the store's transactions |
+//! | `stamps` | how far the state is, signed once for all who open at the same time |
 //! | `snapshot` | the copy of a datastore that a server is to begin with |
 //! | `store` | the state directory and its database |
 //! | `backup`, `unlock`, `unlocking` | copies of the state; what its secrets are sealed under |
@@ -31,6 +32,7 @@ pub mod plan;
 mod registry;
 mod server;
 mod snapshot;
+mod stamps;
 mod store;
 mod strangers;
 mod transition;
@@ -59,6 +61,7 @@ use contacts::Contacts;
 use k3s::{ClusterSecrets, KubeUser, ServerUrl};
 use news::News;
 use plan::ClusterFile;
+use stamps::Stamps;
 use store::dir::{self, StateDir};
 use store::events::{self, Actor, Event, What};
 use store::sealed::{self, KeyFile};
@@ -89,6 +92,7 @@ struct Inner {
     news: Arc<News>,
     strangers: Mutex<Strangers>,
     arrivals: Arc<Arrivals>,
+    stamps: Arc<Stamps>,
     contacts: Arc<Mutex<Contacts>>,
 }
 
@@ -205,6 +209,7 @@ impl Coordinator {
             news: Arc::default(),
             strangers,
             arrivals,
+            stamps: Arc::default(),
             contacts,
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -536,7 +541,7 @@ impl Coordinator {
     }
 
     async fn knows(&self, key: Fingerprint) -> Result<bool> {
-        Ok(self.owner(key).await?.is_some())
+        self.inner.store.read(move |tx| store::keys::is_noted(tx, &key)).await
     }
 
     /// Runs a transition, and says so if it changed anything.
@@ -544,22 +549,25 @@ impl Coordinator {
         &self,
         transition: impl FnOnce(&Transaction<'_>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        self.change_and_tell(false, transition).await
+        self.change_and_tell(false, transition, |_| {}).await
     }
 
     /// Runs a transition, and says so if the audit trail has something new: for
-    /// what happens all the time and is no news to anybody.
+    /// what happens all the time and is no news to anybody. `then` is told what
+    /// came of it, in the order in which it was made durable.
     async fn change_quietly<T: Send + 'static>(
         &self,
         transition: impl FnOnce(&Transaction<'_>) -> Result<T> + Send + 'static,
+        then: impl FnOnce(&T) + Send + 'static,
     ) -> Result<T> {
-        self.change_and_tell(true, transition).await
+        self.change_and_tell(true, transition, then).await
     }
 
     async fn change_and_tell<T: Send + 'static>(
         &self,
         quietly: bool,
         transition: impl FnOnce(&Transaction<'_>) -> Result<T> + Send + 'static,
+        then: impl FnOnce(&T) + Send + 'static,
     ) -> Result<T> {
         // The store has a thread of its own; its lines belong to this request.
         let span = tracing::Span::current();
@@ -571,7 +579,7 @@ impl Coordinator {
             let concerned = if anything { Some(events::concerned(tx, newest)?) } else { None };
             Ok((result, concerned))
         };
-        let (result, concerned) = self.inner.store.write(transition).await?;
+        let (result, concerned) = self.inner.store.write_then(transition, |(result, _)| then(result)).await?;
         if let Some(concerned) = concerned {
             self.changed();
             self.inner.news.tell(&concerned);

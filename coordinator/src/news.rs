@@ -8,6 +8,7 @@
 
 use std::collections::HashMap;
 use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
@@ -21,14 +22,23 @@ use crate::store::events::Concerned;
 pub(crate) struct News {
     all: Notify,
     approved: Notify,
+    /// How often everybody was told something.
+    told: AtomicU64,
     seats: Mutex<HashMap<i64, Listeners>>,
 }
 
 #[derive(Debug)]
 struct Listeners {
-    news: Arc<Notify>,
+    news: Arc<Own>,
     count: usize,
     last: Timestamp,
+}
+
+/// What is told to one seat's listeners, and how often it was.
+#[derive(Debug, Default)]
+struct Own {
+    news: Notify,
+    told: AtomicU64,
 }
 
 /// When a seat's node was last connected, by seat.
@@ -48,17 +58,23 @@ impl News {
         let fresh = || Listeners { news: Arc::default(), count: 0, last: Timestamp::now() };
         let listeners = seats.entry(seat).or_insert_with(fresh);
         listeners.count += 1;
-        Ear { seat, own: Arc::clone(&listeners.news), news: Arc::clone(self) }
+        let own = Arc::clone(&listeners.news);
+        drop(seats);
+        let mut ear = Ear { seat, own, news: Arc::clone(self), heard: (0, 0) };
+        ear.mark();
+        ear
     }
 
     /// Wakes those whom it concerns.
     pub(crate) fn tell(&self, concerned: &Concerned) {
         if concerned.all {
+            self.told.fetch_add(1, Ordering::SeqCst);
             self.all.notify_waiters();
         }
         let seats = self.seats();
         for listeners in concerned.seats.iter().filter_map(|seat| seats.get(seat)) {
-            listeners.news.notify_waiters();
+            listeners.news.told.fetch_add(1, Ordering::SeqCst);
+            listeners.news.news.notify_waiters();
         }
     }
 
@@ -95,15 +111,41 @@ impl News {
 #[derive(Debug)]
 pub(crate) struct Ear {
     seat: i64,
-    own: Arc<Notify>,
+    own: Arc<Own>,
     news: Arc<News>,
+    /// What had been told at the mark.
+    heard: (u64, u64),
 }
 
 impl Ear {
+    /// From here on, everything is news. What is told between a look and the
+    /// waiting must not be missed, so this comes before the look.
+    pub(crate) fn mark(&mut self) {
+        self.heard = self.told();
+    }
+
+    /// Returns once something was told since the mark.
+    pub(crate) async fn news(&self) {
+        let (mut own, mut all) = (pin!(self.own.news.notified()), pin!(self.news.all.notified()));
+        own.as_mut().enable();
+        all.as_mut().enable();
+        if self.told() != self.heard {
+            return;
+        }
+        tokio::select! {
+            () = own => {}
+            () = all => {}
+        }
+    }
+
+    fn told(&self) -> (u64, u64) {
+        (self.own.told.load(Ordering::SeqCst), self.news.told.load(Ordering::SeqCst))
+    }
+
     /// Asks `look` now and after each piece of news until it has an answer.
     /// Nothing once the time is over.
     pub(crate) async fn wait<T, E, F>(
-        &self,
+        &mut self,
         end: Instant,
         mut look: impl FnMut() -> F,
     ) -> Result<Option<T>, E>
@@ -111,16 +153,12 @@ impl Ear {
         F: Future<Output = Result<Option<T>, E>>,
     {
         loop {
-            // What is told between the look and the waiting must not be missed.
-            let (mut own, mut all) = (pin!(self.own.notified()), pin!(self.news.all.notified()));
-            own.as_mut().enable();
-            all.as_mut().enable();
+            self.mark();
             if let Some(found) = look().await? {
                 return Ok(Some(found));
             }
             tokio::select! {
-                () = own => {}
-                () = all => {}
+                () = self.news() => {}
                 () = sleep_until(end) => return Ok(None),
             }
         }
@@ -147,7 +185,7 @@ mod tests {
     /// which is followed by `told`.
     async fn third_look(told: impl Fn(&News)) -> Option<u32> {
         let news = Arc::new(News::default());
-        let (ear, looks) = (news.listen(1), Cell::new(0));
+        let (mut ear, looks) = (news.listen(1), Cell::new(0));
         let look = || {
             looks.set(looks.get() + 1);
             let (looks, news) = (looks.get(), &news);
@@ -167,6 +205,25 @@ mod tests {
         assert_eq!(third_look(|news| news.tell(&of(&[2, 1], false))).await, Some(3));
         assert_eq!(third_look(|news| news.tell(&of(&[], true))).await, Some(3));
         assert_eq!(third_look(|news| news.tell(&of(&[2], false))).await, None);
+    }
+
+    #[tokio::test]
+    async fn what_is_told_between_the_mark_and_the_waiting_is_news() {
+        let news = Arc::new(News::default());
+        let mut ear = news.listen(1);
+        let own = Concerned { all: false, seats: vec![1] };
+        news.tell(&own);
+        ear.news().await;
+        ear.mark();
+        news.tell(&Concerned { all: true, seats: Vec::new() });
+        ear.news().await;
+        ear.mark();
+        let heard = std::pin::pin!(ear.news());
+        tokio::select! {
+            biased;
+            () = heard => panic!("nothing was told since the mark"),
+            () = std::future::ready(()) => {}
+        }
     }
 
     #[tokio::test]

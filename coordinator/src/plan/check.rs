@@ -80,7 +80,10 @@ fn build(text: &str, raw: RawFile) -> Result<ClusterFile, Fault> {
         .into_iter()
         .zip(addresses.into_iter().zip(macs))
         .map(|(node, (address, mac))| plan_node(&cluster.users, node, address, mac))
-        .collect::<Result<_, _>>()?;
+        .collect::<Result<Vec<_>, _>>()?;
+    let places = planned.iter().enumerate().map(|(place, node)| (node.name.clone(), place)).collect();
+    let is_server = |place: &usize| planned[*place].role == Role::Server;
+    let servers = (0..planned.len()).filter(is_server).collect();
     let RawCluster { name, k3s, image, provider, traefik, disable, tls_san, .. } = cluster;
     Ok(ClusterFile {
         text: text.to_owned(),
@@ -93,6 +96,8 @@ fn build(text: &str, raw: RawFile) -> Result<ClusterFile, Fault> {
         disable,
         tls_san,
         nodes: planned,
+        places,
+        servers,
     })
 }
 

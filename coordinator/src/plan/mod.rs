@@ -19,6 +19,7 @@ pub(crate) mod fixtures;
 pub mod placeholder;
 mod units;
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -88,6 +89,10 @@ pub struct ClusterFile {
     disable: Vec<K3sComponent>,
     tls_san: Vec<SubjectAltName>,
     nodes: Vec<PlannedNode>,
+    /// Where each node is among them, and where the servers are: asked on
+    /// every request, however many nodes there are.
+    places: HashMap<NodeName, usize>,
+    servers: Vec<usize>,
 }
 
 /// One node of a cluster file.
@@ -179,12 +184,12 @@ impl ClusterFile {
 
     /// The node of this name.
     pub fn node(&self, name: &NodeName) -> Option<&PlannedNode> {
-        self.nodes.iter().find(|node| node.name == *name)
+        self.places.get(name).map(|place| &self.nodes[*place])
     }
 
     /// The servers, in the file's order; there is at least one.
     pub fn servers(&self) -> impl Iterator<Item = &PlannedNode> {
-        self.nodes.iter().filter(|node| node.role == Role::Server)
+        self.servers.iter().map(|place| &self.nodes[*place])
     }
 
     /// The server that starts the cluster: the file's first.
@@ -194,7 +199,7 @@ impl ClusterFile {
 
     /// Whether there are several servers, so that the datastore is etcd.
     pub fn is_multi_server(&self) -> bool {
-        self.servers().count() > 1
+        self.servers.len() > 1
     }
 
     /// Where other nodes reach the first server.

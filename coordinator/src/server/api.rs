@@ -206,20 +206,26 @@ impl FromRequestParts<Coordinator> for Caller {
             refused(StatusCode::INTERNAL_SERVER_ERROR, ErrorClass::Bug, "a request came without a peer")
         })?;
         let caller = Self::look(peer, coordinator).await?;
-        if let Some(KeyOwner::Node { seat, .. }) = &caller.owner {
-            coordinator.contacts().note(seat.id, Timestamp::now());
-        }
-        tracing::Span::current().record("who", caller.actor().who);
-        if let Some(KeyOwner::Former(seat)) = &caller.owner
-            && parts.uri.path() != api::ROTATE
-        {
-            return Err(open::former_key(coordinator, &caller, seat.id).await?.into());
-        }
+        caller.noticed(coordinator, parts.uri.path()).await?;
         Ok(caller)
     }
 }
 
 impl Caller {
+    /// What follows from somebody's asking, whatever it is that is asked.
+    pub(super) async fn noticed(&self, coordinator: &Coordinator, path: &str) -> Result<(), Refused> {
+        if let Some(KeyOwner::Node { seat, .. }) = &self.owner {
+            coordinator.contacts().note(seat.id, Timestamp::now());
+        }
+        tracing::Span::current().record("who", self.actor().who);
+        if let Some(KeyOwner::Former(seat)) = &self.owner
+            && path != api::ROTATE
+        {
+            return Err(open::former_key(coordinator, self, seat.id).await?.into());
+        }
+        Ok(())
+    }
+
     /// Asks the registry who a peer is at this moment.
     pub(super) async fn look(peer: Peer, coordinator: &Coordinator) -> Result<Self, Refused> {
         let owner = coordinator.owner(peer.key).await?;

@@ -5,27 +5,30 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::response::Response;
 use hyper::Request;
-use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use kiln_protocol::{Fingerprint, api};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::{oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, sleep_until};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::Limits;
 use super::crowd::{Crowds, Place, Source};
 use super::metrics::Metrics;
+use super::park::{Parking, Pause, Readable, Rewound};
+use super::whole;
 use crate::Coordinator;
 use crate::arrivals::Arrival;
 
@@ -56,6 +59,8 @@ pub(super) struct Peer {
     pub(super) arrival: Arrival,
     /// Whether a bound node has opened it.
     pub(super) opened: Arc<AtomicBool>,
+    /// Where its question may wait.
+    pub(super) parking: Parking,
 }
 
 /// Where a connection has its place.
@@ -111,13 +116,13 @@ async fn run(
     };
     drop(handshaking);
     let standing = Mutex::new(standing);
-    let answer = |mut request: Request<Incoming>| {
+    let answer = |mut request: Request<Body>| {
         request.extensions_mut().insert(peer.clone());
         let enrols = [api::ENROL, api::APPROVAL].contains(&request.uri().path());
         let routes = TowerToHyperService::new(shared.routes.clone());
         let (standing, shared, key) = (&standing, &shared, peer.key);
         async move {
-            let response = answered(routes.call(request.map(Body::new)).await);
+            let response = answered(routes.call(request).await);
             if enrols && response.status().is_success() {
                 promote(standing, shared, key);
             }
@@ -125,7 +130,7 @@ async fn run(
         }
     };
     let whose = format!("of {address} ({})", peer.key);
-    Box::pin(converse(&shared, stream, &whose, answer)).await;
+    Box::pin(converse(&shared, stream, &whose, &peer.parking, answer)).await;
 }
 
 /// A stranger that enrolled is none any more: others cannot displace it.
@@ -140,7 +145,7 @@ fn promote(standing: &Mutex<Standing>, shared: &Shared, key: Fingerprint) {
 fn peer(stream: &TlsStream<TcpStream>, address: SocketAddr, arrival: Arrival) -> Option<Peer> {
     let certificate = stream.get_ref().1.peer_certificates()?.first()?;
     let key = kiln_protocol::tls::fingerprint_of(certificate).ok()?;
-    Some(Peer { key, address, arrival, opened: Arc::default() })
+    Some(Peer { key, address, arrival, opened: Arc::default(), parking: Parking::default() })
 }
 
 /// What a service without errors answers.
@@ -149,39 +154,93 @@ pub(super) fn answered(result: Result<Response, Infallible>) -> Response {
 }
 
 /// Speaks HTTP until the connection ends, is too old, or the server stops.
+/// While nothing is said, there is no HTTP (`park`).
 pub(super) async fn converse<F>(
     shared: &Shared,
-    stream: impl AsyncRead + AsyncWrite + Unpin,
+    mut stream: impl AsyncRead + AsyncWrite + Readable + Unpin,
     whose: &str,
-    answer: impl Fn(Request<Incoming>) -> F,
+    parking: &Parking,
+    answer: impl Fn(Request<Body>) -> F,
 ) where
     F: Future<Output = Result<Response, Infallible>>,
 {
     let Limits { header, age, poll, grace, .. } = shared.limits;
+    let old = Instant::now() + age;
+    let mut over = pin!(async {
+        tokio::select! {
+            () = stopped(shared.stopped.clone()) => grace,
+            () = sleep_until(old) => poll + grace,
+        }
+    });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(header).max_headers(MAX_FIELDS);
     // One flat write an answer would copy it into a buffer that stays.
     http.max_buf_size(MAX_HEADER).writev(true);
-    let mut http = pin!(http.serve_connection(TokioIo::new(stream), service_fn(answer)));
-    let ended = tokio::select! {
-        result = &mut http => Ok(result),
-        () = stopped(shared.stopped.clone()) => Err(grace),
-        () = tokio::time::sleep(age) => Err(poll + grace),
+    let answer = |request| {
+        let answering = answer(whole::asked(parking, request));
+        async move { Ok::<_, Infallible>(whole::answered(parking, answering.await?)) }
     };
-    let result = match ended {
-        Ok(result) => result,
-        Err(within) => {
-            // It ends with the answer it is at.
-            http.as_mut().graceful_shutdown();
+    let (mut before, mut within) = (Vec::new(), None);
+    let result = loop {
+        if before.is_empty() {
             tokio::select! {
-                result = &mut http => result,
-                () = tokio::time::sleep(within) => Ok(()),
+                _ = stream.readable() => {}
+                () = tokio::time::sleep(header) => break hang_up(stream, grace).await,
+                _ = &mut over => break hang_up(stream, grace).await,
             }
         }
+        parking.made();
+        let rewound = Rewound::new(before.into(), stream, parking);
+        let mut speaking = Box::new(http.serve_connection(TokioIo::new(rewound), service_fn(&answer)));
+        let spoken = match within {
+            None => tokio::select! {
+                spoken = parking.speak(&mut *speaking) => spoken,
+                within = &mut over => {
+                    parking.close();
+                    std::pin::Pin::new(&mut *speaking).graceful_shutdown();
+                    break in_time(within, speaking).await;
+                }
+            },
+            Some(within) => break in_time(within, speaking).await,
+        };
+        let parked = match spoken {
+            Ok(Pause::Ended) => break Ok(()),
+            Ok(Pause::Rest) => None,
+            Ok(Pause::Parked(parked)) => Some(parked),
+            Err(error) => break Err(error),
+        };
+        let parts = speaking.into_parts();
+        let (unread, kept) = parts.io.into_inner().into_parts();
+        (before, stream) = ([parts.read_buf, unread].concat(), kept);
+        let Some(mut parked) = parked else { continue };
+        if !before.is_empty() {
+            parking.close();
+        }
+        tokio::select! {
+            () = parked.wait(&stream) => {}
+            time = &mut over => {
+                // It ends with the answer to this.
+                parking.close();
+                parked.is_last();
+                within = Some(time);
+            }
+        }
+        before.splice(..0, parking.again(parked));
     };
     if let Err(error) = result {
         tracing::debug!("connection {whose}: {error}");
     }
+}
+
+/// Says that a connection ends, to whoever still listens.
+async fn hang_up(mut stream: impl AsyncWrite + Unpin, within: Duration) -> hyper::Result<()> {
+    let _ = tokio::time::timeout(within, stream.shutdown()).await;
+    Ok(())
+}
+
+/// A connection ends with the answer it is at, or is cut.
+async fn in_time(within: Duration, speaking: impl Future<Output = hyper::Result<()>>) -> hyper::Result<()> {
+    tokio::time::timeout(within, speaking).await.unwrap_or(Ok(()))
 }
 
 /// Returns when the server is to stop.

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use axum::body::Body;
 use hyper::Request;
-use hyper::body::Incoming;
 use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{UnixListener, UnixStream};
@@ -18,6 +17,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use super::connection::{Shared, answered, converse};
+use super::park::Parking;
 
 /// A user of this host, as the kernel names it.
 #[derive(Debug, Clone, Copy)]
@@ -55,12 +55,13 @@ impl LocalListener {
         let crowd = shared.crowds.local.clone();
         let task = connections.spawn(async move {
             let _place = place.await;
-            let answer = |mut request: Request<Incoming>| {
+            let answer = |mut request: Request<Body>| {
                 request.extensions_mut().insert(LocalPeer { uid });
                 let routes = TowerToHyperService::new(shared.admin_routes.clone());
-                async move { Ok(answered(routes.call(request.map(Body::new)).await)) }
+                async move { Ok(answered(routes.call(request).await)) }
             };
-            converse(&shared, stream, &format!("of local uid {uid}"), answer).await;
+            let whose = format!("of local uid {uid}");
+            converse(&shared, stream, &whose, &Parking::default(), answer).await;
         });
         let _ = send.send(crowd.enter((), task));
     }

@@ -9,6 +9,8 @@
 //! |---|---|
 //! | `connection` | one connection from handshake to end |
 //! | `crowd` | who is let in when too many want in |
+//! | `park` | a connection that waits without what answers it |
+//! | `whole` | whether a request was read and answered as a whole |
 //! | `observe` | each request's name, time limit and place in the metrics |
 //! | `api` | routes, bodies, errors, and who is asking |
 //! | `open` | a node's connection begins; its key is replaced |
@@ -27,6 +29,8 @@ mod observe;
 mod open;
 mod operator;
 mod pages;
+mod park;
+mod whole;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

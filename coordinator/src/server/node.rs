@@ -7,21 +7,27 @@ use std::time::Duration;
 use anyhow::Context as _;
 use axum::body::Bytes;
 use axum::extract::State;
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::{Extension, Json};
 use jiff::Timestamp;
 use kiln_protocol::Fingerprint;
 use kiln_protocol::api::{
-    ApprovalRequest, EnrolAnswer, EnrolRequest, GateAnswer, GateRequest, MAX_WAIT, Report, SnapshotRequest,
+    self, ApprovalRequest, EnrolAnswer, EnrolRequest, GateAnswer, GateRequest, MAX_WAIT, Report,
+    SnapshotRequest,
 };
 use kiln_protocol::chores::{Chores, ChoresRequest};
+use kiln_protocol::config::NodeConfig;
 use sha2::{Digest as _, Sha256};
 use tokio::time::{Instant, sleep_until};
 
 use super::api::{Body, Caller, Refused, unopened};
-use super::connection::stopped;
+use super::connection::{Peer, stopped};
 use super::observe::Stop;
+use super::park::Words;
+use crate::registry::KeyOwner;
+use crate::store::{Transaction, keys};
 use crate::{Coordinator, locked, snapshot, transition};
 
 /// Between two looks for chores, if nothing changes.
@@ -87,26 +93,55 @@ pub(super) async fn approval(
 pub(super) async fn config(
     State(coordinator): State<Coordinator>,
     Extension(Stop(stop)): Extension<Stop>,
-    caller: Caller,
-    headers: HeaderMap,
+    Extension(peer): Extension<Peer>,
+    request: Parts,
 ) -> Result<Response, Refused> {
-    let wait = Wait::asked_for(&headers);
-    // They hold on to the buffer that the request was read into.
-    drop(headers);
-    let Some(Wait { seen, time }) = wait else {
-        let (config, tag) = configuration(&coordinator, &caller).await?;
+    let wait = Wait::asked_for(&request);
+    // It holds on to the buffer that it was read into.
+    drop(request);
+    let mut ear = peer.parking.ear();
+    if let Some(ear) = &mut ear {
+        ear.mark();
+    }
+    let (caller, config) = look_for_configuration(&coordinator, peer.clone()).await?;
+    if ear.is_none() {
+        // The node itself has spoken, and not its connection in its place.
+        caller.noticed(&coordinator, api::CONFIG).await?;
+    }
+    let seat = caller.node()?.id;
+    let (config, tag) = written(&caller, config)?;
+    let Some(Wait { seen, time, words }) = wait.filter(|wait| wait.seen == tag) else {
         return Ok(tagged(&config, &tag));
     };
-    let peer = caller.peer.clone();
-    let ear = coordinator.inner.news.listen(caller.node()?.id);
-    let looks = ear.wait(Instant::now() + time, || {
+    drop((caller, config));
+    let end = Instant::now() + time;
+    let look = || {
         let (coordinator, seen, peer) = (coordinator.clone(), seen.clone(), peer.clone());
         async move {
-            let caller = Caller::look(peer, &coordinator).await?;
-            let (config, tag) = configuration(&coordinator, &caller).await?;
+            let (caller, config) = look_for_configuration(&coordinator, peer).await?;
+            let (config, tag) = written(&caller, config)?;
             Ok::<_, Refused>((tag != seen).then(|| tagged(&config, &tag)))
         }
-    });
+    };
+    let ear = if let Some(ear) = ear {
+        ear
+    } else {
+        let ear = coordinator.inner.news.listen(seat);
+        // It has changed before anybody listened.
+        if let Some(found) = look().await? {
+            return Ok(found);
+        }
+        ear
+    };
+    if time.is_zero() {
+        return Ok(StatusCode::NOT_MODIFIED.into_response());
+    }
+    let mut ear = match peer.parking.park(words, end, ear) {
+        // The connection takes this apart, and asks again when there is news.
+        Ok(()) => return std::future::pending().await,
+        Err(ear) => ear,
+    };
+    let looks = ear.wait(end, look);
     let found = tokio::select! {
         found = looks => found?,
         () = stopped(stop) => None,
@@ -114,10 +149,32 @@ pub(super) async fn config(
     Ok(found.unwrap_or_else(|| StatusCode::NOT_MODIFIED.into_response()))
 }
 
-async fn configuration(coordinator: &Coordinator, caller: &Caller) -> Result<(Bytes, String), Refused> {
-    let seat = caller.node()?.id;
-    let config =
-        coordinator.inner.store.read(move |tx| transition::node::config(tx, seat, Timestamp::now())).await?;
+/// A node's configuration, or why it has none.
+type Config = Result<NodeConfig, anyhow::Error>;
+
+/// Who asks, and a node's configuration, both as they are at one moment: what
+/// is asked most is one look and not two.
+async fn look_for_configuration(
+    coordinator: &Coordinator,
+    peer: Peer,
+) -> Result<(Caller, Option<Config>), Refused> {
+    let (key, now) = (peer.key, Timestamp::now());
+    let look = move |tx: &Transaction<'_>| {
+        let owner = keys::owner(tx, &key)?;
+        let config = match &owner {
+            Some(KeyOwner::Node { seat, .. }) => Some(transition::node::config(tx, seat, now)),
+            _ => None,
+        };
+        Ok((owner, config))
+    };
+    let (owner, config) = coordinator.inner.store.read(look).await?;
+    Ok((Caller { peer, owner }, config))
+}
+
+/// The configuration of a caller that may have it, and its tag.
+fn written(caller: &Caller, config: Option<Config>) -> Result<(Bytes, String), Refused> {
+    caller.node()?;
+    let config = config.context("a node's configuration was not looked for")??;
     let text = serde_json::to_vec(&config).context("writing a configuration")?;
     let tag = Fingerprint::from_bytes(Sha256::digest(&text).into());
     Ok((text.into(), format!("\"{tag}\"")))
@@ -132,14 +189,16 @@ fn tagged(config: &Bytes, tag: &str) -> Response {
 struct Wait {
     seen: String,
     time: Duration,
+    words: Words,
 }
 
 impl Wait {
     /// `If-None-Match: "TAG"` and `Prefer: wait=SECONDS` (RFC 7240, section 4.3).
-    fn asked_for(headers: &HeaderMap) -> Option<Self> {
-        let time = wait_asked_for(headers)?;
-        let seen = headers.get(header::IF_NONE_MATCH)?.to_str().ok()?.trim().to_owned();
-        Some(Self { seen, time })
+    fn asked_for(request: &Parts) -> Option<Self> {
+        let time = wait_asked_for(&request.headers)?;
+        let seen = request.headers.get(header::IF_NONE_MATCH)?.to_str().ok()?.trim().to_owned();
+        let words = Words::of(request, &seen);
+        Some(Self { seen, time, words })
     }
 }
 

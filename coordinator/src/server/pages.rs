@@ -14,7 +14,6 @@ use axum::middleware::{Next, from_fn};
 use axum::response::{Html, IntoResponse as _, Response};
 use axum::routing::get;
 use hyper::Request;
-use hyper::body::Incoming;
 use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
 use kiln_protocol::admin::ClusterStatus;
@@ -27,6 +26,7 @@ use tokio::task::JoinSet;
 use super::connection::{Shared, answered, converse};
 use super::crowd::Crowds;
 use super::metrics::Metrics;
+use super::park::Parking;
 use crate::Coordinator;
 use crate::cli::table;
 
@@ -129,11 +129,11 @@ pub(super) fn spawn(connections: &mut JoinSet<()>, shared: &Arc<Shared>, stream:
     let crowd = shared.crowds.local.clone();
     let task = connections.spawn(async move {
         let _place = place.await;
-        let answer = |request: Request<Incoming>| {
+        let answer = |request: Request<Body>| {
             let routes = TowerToHyperService::new(shared.pages.clone());
-            async move { Ok(answered(routes.call(request.map(Body::new)).await)) }
+            async move { Ok(answered(routes.call(request).await)) }
         };
-        converse(&shared, stream, "at the status listener", answer).await;
+        converse(&shared, stream, "at the status listener", &Parking::default(), answer).await;
     });
     let _ = send.send(crowd.enter((), task));
 }

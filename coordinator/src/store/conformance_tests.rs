@@ -241,7 +241,7 @@ fn one_incarnation_is_live_and_ending_it_wipes_its_secrets<M: Medium>() {
     change(engine.as_mut(), |tx| incarnations::end(tx, NOW)).unwrap();
     assert!(look(engine.as_mut(), incarnations::secrets).is_none());
     assert_eq!(change(engine.as_mut(), begin).unwrap(), Incarnation(2));
-    assert_eq!(look(engine.as_mut(), incarnations::secrets).unwrap(), secrets);
+    assert_eq!(*look(engine.as_mut(), incarnations::secrets).unwrap(), secrets);
 }
 
 fn the_audit_trail_only_grows_and_keeps_its_order<M: Medium>() {

@@ -19,6 +19,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail};
 use rusqlite::Connection;
 
+use super::recent::Recent;
 use crate::unlock::UnlockKey;
 
 /// What a transition runs in. It sees what was committed and what its
@@ -27,11 +28,22 @@ use crate::unlock::UnlockKey;
 pub(crate) struct Transaction<'a> {
     connection: &'a Connection,
     unlock: Option<&'a UnlockKey>,
+    recent: Option<&'a Recent>,
 }
 
 impl<'a> Transaction<'a> {
     pub(super) fn on(connection: &'a Connection, unlock: Option<&'a UnlockKey>) -> Self {
-        Self { connection, unlock }
+        Self { connection, unlock, recent: None }
+    }
+
+    /// With what the engine remembers.
+    pub(super) fn remembering(self, recent: &'a Recent) -> Self {
+        Self { recent: Some(recent), ..self }
+    }
+
+    /// What the engine remembers, if it does.
+    pub(super) fn recent(&self) -> Option<&'a Recent> {
+        self.recent
     }
 
     /// What the secrets in the tables are sealed under.
@@ -83,10 +95,15 @@ pub(crate) trait Engine: Send {
 }
 
 /// [`Engine::attempt`] on a connection with an open transaction.
-pub(super) fn attempt(connection: &Connection, unlock: &UnlockKey, work: Work<'_>) -> Result<()> {
+pub(super) fn attempt(
+    connection: &Connection,
+    unlock: &UnlockKey,
+    recent: &Recent,
+    work: Work<'_>,
+) -> Result<()> {
     let run = |statement: &str| connection.prepare_cached(statement)?.execute([]);
     run("SAVEPOINT work").context("beginning a transition")?;
-    let keep = work(&Transaction::on(connection, Some(unlock)));
+    let keep = work(&Transaction::on(connection, Some(unlock)).remembering(recent));
     // Some failures, such as a full disk, make SQLite undo the whole transaction.
     if connection.is_autocommit() {
         bail!("the store has undone a group of changes");

@@ -61,19 +61,25 @@ impl std::error::Error for Lost {
 /// Serves jobs until nobody can send any more.
 pub(super) fn serve(engine: &mut dyn Engine, queue: &mut Receiver<Job>) {
     while let Some(first) = queue.blocking_recv() {
+        // Whoever is about to ask as well may do so first, where it waits for
+        // this very core: a group of many costs hardly more than one of few.
+        std::thread::yield_now();
         let waiting = std::iter::from_fn(|| queue.try_recv().ok());
         round(engine, std::iter::once(first).chain(waiting).take(ROUND));
     }
 }
 
 fn round(engine: &mut dyn Engine, jobs: impl Iterator<Item = Job>) {
-    let (mut changes, mut alone) = (Vec::new(), Vec::new());
+    let (mut looks, mut changes, mut alone) = (Vec::new(), Vec::new(), Vec::new());
     for job in jobs {
         match job {
-            Job::Look(look) => self::look(engine, look),
+            Job::Look(look) => looks.push(look),
             Job::Change(change) => changes.push(change),
             Job::Engine(work) => alone.push(work),
         }
+    }
+    if !looks.is_empty() {
+        look(engine, looks);
     }
     if !changes.is_empty() {
         group(engine, changes);
@@ -83,15 +89,13 @@ fn round(engine: &mut dyn Engine, jobs: impl Iterator<Item = Job>) {
     }
 }
 
-fn look(engine: &mut dyn Engine, look: Look) {
-    let mut look = Some(look);
-    let read = engine.read(&mut |tx| {
-        if let Some(look) = look.take() {
-            look(Ok(tx));
-        }
-    });
-    if let (Err(error), Some(look)) = (read, look) {
-        look(Err(error.into()));
+/// All of them see the same.
+fn look(engine: &mut dyn Engine, looks: Vec<Look>) {
+    let mut looks = looks.into_iter();
+    let read = engine.read(&mut |tx| looks.by_ref().for_each(|look| look(Ok(tx))));
+    if let Err(error) = read {
+        let lost = Lost::from(error);
+        looks.for_each(|look| look(Err(lost.clone())));
     }
 }
 

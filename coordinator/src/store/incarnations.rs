@@ -1,8 +1,7 @@
 //! The table of the cluster's lives.
 
-use std::cell::RefCell;
 use std::path::PathBuf;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use jiff::Timestamp;
@@ -19,11 +18,11 @@ use crate::registry::gate::Lease;
 const SECRETS_BYTES: usize = 64 * 1024;
 
 /// The live incarnation.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Live {
     pub(crate) id: Incarnation,
     pub(crate) begun: Timestamp,
-    pub(crate) plan: Rc<ClusterFile>,
+    pub(crate) plan: Arc<ClusterFile>,
     pub(crate) lease: Lease,
     /// The copy of a datastore that the lease's next holder begins with.
     pub(crate) restore: Option<Restore>,
@@ -67,6 +66,7 @@ pub(crate) fn begin(
     let id: u64 = tx.query_row("SELECT coalesce(max(id), 0) + 1 FROM incarnations", [], |row| row.get(0))?;
     let id = Incarnation(id);
     let sealed = seal(tx, id, secrets)?;
+    changed(tx);
     tx.execute(
         "INSERT INTO incarnations (id, begun, cluster_file, secrets, lease_node) VALUES (?1, ?2, ?3, ?4, ?5)",
         params![id.0, millis(now), plan.text(), sealed, plan.first_server().name.as_str()],
@@ -84,6 +84,7 @@ fn seal(tx: &Transaction<'_>, id: Incarnation, secrets: &ClusterSecrets) -> Resu
 /// The live incarnation has other secrets from now on.
 pub(crate) fn set_secrets(tx: &Transaction<'_>, id: Incarnation, secrets: &ClusterSecrets) -> Result<()> {
     let sealed = seal(tx, id, secrets)?;
+    changed(tx);
     tx.execute(
         "UPDATE incarnations SET secrets = ?2 WHERE id = ?1 AND ended IS NULL",
         params![id.0, sealed],
@@ -109,6 +110,7 @@ pub(crate) fn tokens(tx: &Transaction<'_>) -> Result<Tokens> {
 /// Keeps what has become of them.
 pub(crate) fn set_tokens(tx: &Transaction<'_>, tokens: &Tokens) -> Result<()> {
     let Tokens { serial, asked, trouble, rotated } = tokens;
+    changed(tx);
     tx.execute(
         "UPDATE incarnations SET tokens_serial = ?1, tokens_asked = ?2, tokens_trouble = ?3,
              tokens_rotated = ?4 WHERE ended IS NULL",
@@ -117,8 +119,22 @@ pub(crate) fn set_tokens(tx: &Transaction<'_>, tokens: &Tokens) -> Result<()> {
     Ok(())
 }
 
+/// Whoever writes the table says so first.
+pub(super) fn changed(tx: &Transaction<'_>) {
+    if let Some(recent) = tx.recent() {
+        recent.changed();
+    }
+}
+
 /// The live incarnation, without its secrets.
 pub(crate) fn live(tx: &Transaction<'_>) -> Result<Option<Live>> {
+    match tx.recent() {
+        Some(recent) => recent.live(|| read_live(tx)),
+        None => read_live(tx),
+    }
+}
+
+fn read_live(tx: &Transaction<'_>) -> Result<Option<Live>> {
     type Row = (u64, i64, String, String, Option<u32>, Option<(String, u64, String)>);
     let found: Option<Row> = tx
         .prepare_cached(
@@ -138,7 +154,7 @@ pub(crate) fn live(tx: &Transaction<'_>) -> Result<Option<Live>> {
             Ok::<_, anyhow::Error>(Restore { path: path.into(), snapshot: Snapshot { size, sha256 } })
         })
         .transpose()?;
-    let plan = parse(&file)?;
+    let plan = Arc::new(parse(&file)?);
     let node: NodeName = node.parse().context("reading the lease's holder")?;
     Ok(Some(Live {
         id: Incarnation(id),
@@ -150,7 +166,14 @@ pub(crate) fn live(tx: &Transaction<'_>) -> Result<Option<Live>> {
 }
 
 /// The secrets of the live incarnation.
-pub(crate) fn secrets(tx: &Transaction<'_>) -> Result<Option<ClusterSecrets>> {
+pub(crate) fn secrets(tx: &Transaction<'_>) -> Result<Option<Arc<ClusterSecrets>>> {
+    match tx.recent() {
+        Some(recent) => recent.secrets(|| read_secrets(tx)),
+        None => Ok(read_secrets(tx)?.map(Arc::new)),
+    }
+}
+
+fn read_secrets(tx: &Transaction<'_>) -> Result<Option<ClusterSecrets>> {
     let found: Option<(u64, String)> = tx
         .prepare_cached("SELECT id, secrets FROM incarnations WHERE ended IS NULL")?
         .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))
@@ -161,7 +184,7 @@ pub(crate) fn secrets(tx: &Transaction<'_>) -> Result<Option<ClusterSecrets>> {
 }
 
 /// The cluster file that was last in force, live or not.
-pub(crate) fn newest_file(tx: &Transaction<'_>) -> Result<Option<Rc<ClusterFile>>> {
+pub(crate) fn newest_file(tx: &Transaction<'_>) -> Result<Option<ClusterFile>> {
     let text: Option<String> = tx
         .query_row("SELECT cluster_file FROM incarnations ORDER BY id DESC LIMIT 1", [], |row| row.get(0))
         .optional()?;
@@ -177,22 +200,13 @@ pub(crate) fn newest(tx: &Transaction<'_>) -> Result<Option<Incarnation>> {
     Ok(newest.filter(|newest| *newest > 0).map(Incarnation))
 }
 
-/// Reads a stored cluster file, or remembers it from the last time: most
-/// requests ask for the same one.
-fn parse(text: &str) -> Result<Rc<ClusterFile>> {
-    thread_local!(static NEWEST: RefCell<Option<Rc<ClusterFile>>> = const { RefCell::new(None) });
-    NEWEST.with_borrow_mut(|newest| match newest {
-        Some(plan) if plan.text() == text => Ok(Rc::clone(plan)),
-        _ => {
-            let plan = Rc::new(ClusterFile::parse(text).context("reading the stored cluster file")?);
-            *newest = Some(Rc::clone(&plan));
-            Ok(plan)
-        }
-    })
+fn parse(text: &str) -> Result<ClusterFile> {
+    ClusterFile::parse(text).context("reading the stored cluster file")
 }
 
 /// Puts another cluster file in force.
 pub(crate) fn set_file(tx: &Transaction<'_>, plan: &ClusterFile) -> Result<()> {
+    changed(tx);
     tx.execute(
         "UPDATE incarnations SET cluster_file = ?1, lease_node = ?2,
              lease_generation = iif(lease_node = ?2, lease_generation, NULL)
@@ -204,12 +218,14 @@ pub(crate) fn set_file(tx: &Transaction<'_>, plan: &ClusterFile) -> Result<()> {
 
 /// Gives the lease to a generation of the node that may hold it.
 pub(crate) fn set_lease(tx: &Transaction<'_>, generation: Option<u32>) -> Result<()> {
+    changed(tx);
     tx.execute("UPDATE incarnations SET lease_generation = ?1 WHERE ended IS NULL", [generation])?;
     Ok(())
 }
 
 /// Says what datastore the lease's next holder begins with; none is an empty one.
 pub(crate) fn set_restore(tx: &Transaction<'_>, restore: Option<&Restore>) -> Result<()> {
+    changed(tx);
     let path = restore.map(|restore| restore.path.to_str().context("a path is not UTF-8")).transpose()?;
     let snapshot = restore.map(|restore| restore.snapshot);
     tx.execute(
@@ -221,6 +237,7 @@ pub(crate) fn set_restore(tx: &Transaction<'_>, restore: Option<&Restore>) -> Re
 
 /// Ends the live incarnation and wipes its secrets.
 pub(crate) fn end(tx: &Transaction<'_>, now: Timestamp) -> Result<()> {
+    changed(tx);
     tx.execute(
         "UPDATE incarnations SET ended = ?1, secrets = NULL, restore_path = NULL WHERE ended IS NULL",
         [millis(now)],

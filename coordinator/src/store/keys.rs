@@ -92,6 +92,11 @@ fn insert(tx: &Transaction<'_>, id: &str, kind: Kind, name: &str, now: Timestamp
     Ok(())
 }
 
+/// Whether a TLS key was ever noted.
+pub(crate) fn is_noted(tx: &Transaction<'_>, key: &Fingerprint) -> Result<bool> {
+    Ok(tx.prepare_cached("SELECT 1 FROM keys WHERE id = ?1")?.exists([key.to_string()])?)
+}
+
 /// What a TLS key was noted for, if it was.
 pub(crate) fn owner(tx: &Transaction<'_>, key: &Fingerprint) -> Result<Option<KeyOwner>> {
     let found: Option<(String, String)> = tx

@@ -9,6 +9,7 @@ use anyhow::{Result, ensure};
 use rusqlite::{Connection, MAIN_DB};
 
 use super::engine::{self, Engine, Transaction, Work};
+use super::recent::Recent;
 use super::{schema, sqlite};
 use crate::unlock::UnlockKey;
 
@@ -57,6 +58,7 @@ pub(crate) struct Memory {
     disk: Disk,
     writer: usize,
     unlock: UnlockKey,
+    recent: Recent,
 }
 
 impl Memory {
@@ -72,7 +74,8 @@ impl Memory {
         platter.writer += 1;
         let writer = platter.writer;
         drop(platter);
-        Ok(Self { connection, disk: disk.clone(), writer, unlock: UnlockKey::for_tests() })
+        let (unlock, recent) = (UnlockKey::for_tests(), Recent::default());
+        Ok(Self { connection, disk: disk.clone(), writer, unlock, recent })
     }
 
     fn check_writer(&self) -> Result<()> {
@@ -88,7 +91,7 @@ impl Engine for Memory {
     }
 
     fn attempt(&mut self, work: Work<'_>) -> Result<()> {
-        engine::attempt(&self.connection, &self.unlock, work)
+        engine::attempt(&self.connection, &self.unlock, &self.recent, work)
     }
 
     fn commit(&mut self) -> Result<()> {
@@ -102,16 +105,18 @@ impl Engine for Memory {
         self.connection.execute_batch("COMMIT")?;
         platter.image = Some(self.connection.serialize(MAIN_DB)?.to_vec());
         platter.syncs += 1;
+        self.recent.settled();
         Ok(())
     }
 
     fn rollback(&mut self) {
         engine::rollback(&self.connection);
+        self.recent.settled();
     }
 
     fn read(&mut self, look: &mut dyn FnMut(&Transaction<'_>)) -> Result<()> {
         self.check_writer()?;
-        look(&Transaction::on(&self.connection, Some(&self.unlock)));
+        look(&Transaction::on(&self.connection, Some(&self.unlock)).remembering(&self.recent));
         Ok(())
     }
 

@@ -23,6 +23,7 @@ pub(crate) mod keys;
 pub(crate) mod memory;
 pub(crate) mod pin;
 pub(crate) mod ratchets;
+mod recent;
 pub(crate) mod reports;
 mod schema;
 pub(crate) mod sealed;
@@ -90,13 +91,27 @@ impl Store {
         &self,
         transition: impl FnOnce(&Transaction<'_>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
+        self.write_then(transition, |_| {}).await
+    }
+
+    /// As [`Store::write`]; `then` is told what came of it once it is on disk,
+    /// before anybody is answered who was in a later group.
+    pub(crate) async fn write_then<T: Send + 'static>(
+        &self,
+        transition: impl FnOnce(&Transaction<'_>) -> Result<T> + Send + 'static,
+        then: impl FnOnce(&T) + Send + 'static,
+    ) -> Result<T> {
         let (answer, answered) = oneshot::channel();
         let change = move |tx: Result<&Transaction<'_>, group::Lost>| {
             let result = tx.map_err(anyhow::Error::from).and_then(|tx| guarded(|| transition(tx)));
             let keep = result.is_ok();
             let answer: Answer = Box::new(move |durable| {
                 // A refusal too may rest on what a neighbour did, and is void with it.
-                let _ = answer.send(durable.map_err(anyhow::Error::from).and(result));
+                let result = durable.map_err(anyhow::Error::from).and(result);
+                if let Ok(done) = &result {
+                    then(done);
+                }
+                let _ = answer.send(result);
             });
             (keep, Some(answer))
         };

@@ -7,7 +7,7 @@ use kiln_protocol::config::Incarnation;
 use rusqlite::{OptionalExtension as _, params};
 use zeroize::Zeroizing;
 
-use super::Transaction;
+use super::{Transaction, incarnations};
 use crate::unlock::{self, KeyId, UnlockKey};
 
 /// A key file of the state directory, of which the database has a sealed copy.
@@ -105,6 +105,7 @@ fn live_secrets(tx: &Transaction<'_>) -> Result<Vec<(Incarnation, Zeroizing<Stri
 }
 
 fn set_secrets(tx: &Transaction<'_>, incarnation: Incarnation, sealed: &str) -> Result<()> {
+    incarnations::changed(tx);
     let changed =
         tx.execute("UPDATE incarnations SET secrets = ?2 WHERE id = ?1", params![incarnation.0, sealed])?;
     if changed != 1 {

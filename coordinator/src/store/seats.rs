@@ -22,22 +22,22 @@ pub(crate) fn insert(
     record: &TicketRecord,
 ) -> Result<i64> {
     let hints = serde_json::to_string(&record.hints).context("writing hints")?;
-    tx.execute(
+    tx.prepare_cached(
         "INSERT INTO seats (incarnation, node, generation, role, ticket, not_before, expires, minted_expires,
              hints, confirm_console, state)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7, ?8, ?9, 'issued')",
-        params![
-            incarnation.0,
-            record.node.as_str(),
-            record.generation,
-            record.role.as_str(),
-            ticket.to_string(),
-            millis(record.not_before),
-            millis(record.expires),
-            hints,
-            record.confirm_console
-        ],
-    )?;
+    )?
+    .execute(params![
+        incarnation.0,
+        record.node.as_str(),
+        record.generation,
+        record.role.as_str(),
+        ticket.to_string(),
+        millis(record.not_before),
+        millis(record.expires),
+        hints,
+        record.confirm_console
+    ])?;
     Ok(tx.last_insert_rowid())
 }
 
@@ -82,8 +82,10 @@ pub(crate) fn with_chores(tx: &Transaction<'_>, incarnation: Incarnation) -> Res
 
 /// Whether the gate has let an agent of an incarnation start.
 pub(crate) fn agents_passed(tx: &Transaction<'_>, incarnation: Incarnation) -> Result<bool> {
-    let query = "SELECT EXISTS (SELECT 1 FROM seats WHERE incarnation = ?1 AND role = 'agent' \
-                 AND passed IS NOT NULL)";
+    // As a range, which the index answers at once; IS NOT NULL would walk over
+    // every agent that has not.
+    let query =
+        "SELECT EXISTS (SELECT 1 FROM seats WHERE incarnation = ?1 AND role = 'agent' AND passed >= 0)";
     Ok(tx.prepare_cached(query)?.query_row([incarnation.0], |row| row.get(0))?)
 }
 
@@ -134,17 +136,26 @@ pub(crate) fn set_state(tx: &Transaction<'_>, seat: i64, state: State, reason: O
         State::Superseded(_) => "superseded",
         State::Revoked(_) => "revoked",
     };
-    tx.execute(
-        "UPDATE seats SET state = ?2, key = ?3, reason = ?4 WHERE id = ?1",
-        params![seat, word, state.key().map(|key| key.to_string()), reason],
-    )?;
+    tx.prepare_cached("UPDATE seats SET state = ?2, key = ?3, reason = ?4 WHERE id = ?1")?
+        .execute(params![seat, word, state.key().map(|key| key.to_string()), reason])?;
+    Ok(())
+}
+
+/// Binds a key to a seat; an agent's join token is wanted from then on. One
+/// statement, as this is what enrolling costs most.
+pub(crate) fn bind(tx: &Transaction<'_>, seat: &Seat, key: &Fingerprint, now: Timestamp) -> Result<()> {
+    tx.prepare_cached(
+        "UPDATE seats SET state = 'bound', key = ?2, reason = NULL, bound = coalesce(bound, ?3),
+             token = iif(role = 'agent', 'wanted', token)
+         WHERE id = ?1",
+    )?
+    .execute(params![seat.id, key.to_string(), millis(now)])?;
     Ok(())
 }
 
 /// A moment in a seat's life that is noted once.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Moment {
-    Bound,
     Passed,
     Ready,
 }
@@ -152,7 +163,6 @@ pub(crate) enum Moment {
 /// Notes a moment; true if it was the first of its kind.
 pub(crate) fn note_moment(tx: &Transaction<'_>, seat: i64, moment: Moment, now: Timestamp) -> Result<bool> {
     let update = match moment {
-        Moment::Bound => "UPDATE seats SET bound = ?2 WHERE id = ?1 AND bound IS NULL",
         Moment::Passed => "UPDATE seats SET passed = ?2 WHERE id = ?1 AND passed IS NULL",
         Moment::Ready => "UPDATE seats SET ready = ?2 WHERE id = ?1 AND ready IS NULL",
     };
@@ -161,7 +171,8 @@ pub(crate) fn note_moment(tx: &Transaction<'_>, seat: i64, moment: Moment, now: 
 
 /// Keeps what a machine's console shows.
 pub(crate) fn set_console_key(tx: &Transaction<'_>, seat: i64, shown: &Fingerprint) -> Result<()> {
-    tx.execute("UPDATE seats SET console_key = ?2 WHERE id = ?1", params![seat, shown.to_string()])?;
+    tx.prepare_cached("UPDATE seats SET console_key = ?2 WHERE id = ?1")?
+        .execute(params![seat, shown.to_string()])?;
     Ok(())
 }
 
@@ -219,8 +230,9 @@ pub(crate) fn facts(tx: &Transaction<'_>, seat: i64) -> Result<Option<Facts>> {
 
 /// The newest generation of a node there ever was; 0 for none.
 pub(crate) fn newest_generation(tx: &Transaction<'_>, node: &NodeName) -> Result<u32> {
-    let newest: Option<u32> =
-        tx.query_row("SELECT max(generation) FROM seats WHERE node = ?1", [node.as_str()], |row| row.get(0))?;
+    let newest: Option<u32> = tx
+        .prepare_cached("SELECT max(generation) FROM seats WHERE node = ?1")?
+        .query_row([node.as_str()], |row| row.get(0))?;
     Ok(newest.unwrap_or(0))
 }
 

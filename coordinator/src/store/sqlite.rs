@@ -13,8 +13,15 @@ use anyhow::{Context as _, Result};
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
 use super::engine::{self, Engine, Transaction, Work};
+use super::recent::Recent;
 use super::schema;
 use crate::unlock::UnlockKey;
+
+/// Statements that stay compiled: more than there are.
+const STATEMENTS: usize = 256;
+
+/// KiB of tables that stay in memory: some thousand nodes.
+const CACHE_KIB: u32 = 8192;
 
 /// How much of a disk's patience a commit has.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +39,7 @@ pub(super) struct Sqlite {
     connection: Connection,
     fence: i64,
     unlock: UnlockKey,
+    recent: Recent,
 }
 
 /// Another writer has taken the state.
@@ -51,7 +59,7 @@ impl Sqlite {
     pub(super) fn open(path: &Path, synchronous: Synchronous, unlock: UnlockKey) -> Result<Self> {
         let mut connection = connect(path, synchronous)?;
         let fence = take(&mut connection).with_context(|| format!("opening {}", path.display()))?;
-        Ok(Self { connection, fence, unlock })
+        Ok(Self { connection, fence, unlock, recent: Recent::default() })
     }
 
     fn check_fence(&self) -> Result<()> {
@@ -79,23 +87,25 @@ impl Engine for Sqlite {
     }
 
     fn attempt(&mut self, work: Work<'_>) -> Result<()> {
-        engine::attempt(&self.connection, &self.unlock, work)
+        engine::attempt(&self.connection, &self.unlock, &self.recent, work)
     }
 
     fn commit(&mut self) -> Result<()> {
-        let committed = self.run("COMMIT").context("making the change durable");
-        committed.inspect_err(|_| self.rollback())
+        self.run("COMMIT").context("making the change durable").inspect_err(|_| self.rollback())?;
+        self.recent.settled();
+        Ok(())
     }
 
     fn rollback(&mut self) {
         engine::rollback(&self.connection);
+        self.recent.settled();
     }
 
     fn read(&mut self, look: &mut dyn FnMut(&Transaction<'_>)) -> Result<()> {
         self.run("BEGIN")?;
         let checked = self.check_fence();
         if checked.is_ok() {
-            look(&Transaction::on(&self.connection, Some(&self.unlock)));
+            look(&Transaction::on(&self.connection, Some(&self.unlock)).remembering(&self.recent));
         }
         self.rollback();
         checked
@@ -132,10 +142,12 @@ pub(super) fn connect(path: &Path, synchronous: Synchronous) -> Result<Connectio
     connection
         .execute_batch(&format!(
             "PRAGMA journal_mode = WAL; PRAGMA synchronous = {synchronous}; PRAGMA foreign_keys = OFF;
-             PRAGMA secure_delete = ON; PRAGMA trusted_schema = OFF;"
+             PRAGMA secure_delete = ON; PRAGMA trusted_schema = OFF;
+             PRAGMA cache_size = -{CACHE_KIB};"
         ))
         .with_context(at)?;
     schema::migrate(&mut connection).with_context(at)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
     connection.pragma_update(None, "foreign_keys", true).with_context(at)?;
     Ok(connection)
 }

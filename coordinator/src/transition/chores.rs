@@ -12,7 +12,7 @@ use kiln_protocol::{ApiError, ErrorClass, NodeName, Role};
 use super::node::trusted;
 use super::{cluster_now, live, tokens};
 use crate::contacts::Contacts;
-use crate::k3s::{ClusterSecrets, join_token_id};
+use crate::k3s::join_token_id;
 use crate::registry::{JoinState, ObjectState, State};
 use crate::store::events::{self, Actor, Event, What};
 use crate::store::incarnations::Live;
@@ -48,7 +48,7 @@ pub(crate) fn look(
     let live = check(tx, seat, request)?;
     let mut chores = Chores::default();
     let pending = seats::with_chores(tx, live.id)?;
-    let mut secrets: Option<ClusterSecrets> = None;
+    let mut secrets = None;
     for seat in &pending {
         match seat.token {
             Some(JoinState::Wanted)

@@ -7,9 +7,8 @@ use kiln_protocol::{ApiError, ErrorClass, Fingerprint, Role};
 
 use super::{clear_up, cluster, epoch as standing, forget_datastore, live};
 use crate::registry::enrol::{Consequence, Enrolment, decide};
-use crate::registry::{JoinState, Seat, State, operator};
+use crate::registry::{Seat, State, operator};
 use crate::store::events::{self, Actor, Event, What};
-use crate::store::seats::Moment;
 use crate::store::{Transaction, epoch, incarnations, keys, pin, seats};
 
 /// Whether the ticket's holder vouched for this key towards this coordinator.
@@ -95,12 +94,8 @@ pub(super) fn bind(
         clear_up(tx, earlier, earlier.role == Role::Server && live.plan.is_multi_server())?;
     }
     keys::note(tx, &key, keys::Kind::Node, &seat.label(), now)?;
-    seats::set_state(tx, seat.id, State::Bound(key), None)?;
-    seats::note_moment(tx, seat.id, Moment::Bound, now)?;
+    seats::bind(tx, seat, &key, now)?;
     epoch::advance(tx)?;
-    if seat.role == Role::Agent {
-        seats::set_token(tx, seat.id, Some(JoinState::Wanted))?;
-    }
     if takes_lease {
         // It starts a datastore of its own: nobody was part of that.
         forget_datastore(tx, &earlier, now)?;

@@ -93,7 +93,7 @@ fn a_coordinator_that_was_absent_for_90_days_goes_on_with_whom_it_knew() {
     // Nothing had to be renewed: same key, same answer, configuration and gate.
     assert_eq!(world.enrol(&ticket, "k", later).unwrap(), bound);
     let seat = world.run(|tx| Ok(seats::by_key(tx, &key("k"))?.unwrap().id)).unwrap();
-    world.run(move |tx| node::config(tx, seat, later)).unwrap();
+    world.run(move |tx| node::config(tx, &seats::by_id(tx, seat)?, later)).unwrap();
     assert_eq!(world.gate("k", later, later).unwrap(), GateAnswer::Go);
     // The cluster's own authorities still sign.
     world

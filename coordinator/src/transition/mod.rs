@@ -18,7 +18,7 @@ pub(crate) mod status;
 pub(crate) mod tokens;
 pub(crate) mod vouch;
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use anyhow::Result;
 use jiff::Timestamp;
@@ -40,7 +40,7 @@ fn live(tx: &Transaction<'_>) -> Result<Live> {
 }
 
 /// The live incarnation as the gate sees it, whoever was heard when.
-fn cluster(tx: &Transaction<'_>, live: &Live) -> Result<(Cluster, Rc<ClusterFile>)> {
+fn cluster(tx: &Transaction<'_>, live: &Live) -> Result<(Cluster, Arc<ClusterFile>)> {
     build(tx, live, 0, &|_| None)
 }
 
@@ -50,7 +50,7 @@ fn cluster_now(
     live: &Live,
     contacts: &Contacts,
     now: Timestamp,
-) -> Result<(Cluster, Rc<ClusterFile>)> {
+) -> Result<(Cluster, Arc<ClusterFile>)> {
     build(tx, live, contacts.slot, &|seat| contacts.heard(seat, now))
 }
 
@@ -59,7 +59,7 @@ fn build(
     live: &Live,
     slot: i64,
     heard: &dyn Fn(i64) -> Option<i64>,
-) -> Result<(Cluster, Rc<ClusterFile>)> {
+) -> Result<(Cluster, Arc<ClusterFile>)> {
     let servers = seats::servers_with_key(tx, live.id)?;
     let cluster = Cluster {
         incarnation: live.id,
@@ -70,7 +70,7 @@ fn build(
         rotating: incarnations::tokens(tx)?.asked.is_some(),
         slot,
     };
-    Ok((cluster, Rc::clone(&live.plan)))
+    Ok((cluster, Arc::clone(&live.plan)))
 }
 
 fn member(seat: &Seat, heard: Option<i64>) -> Member {

@@ -20,18 +20,17 @@ use crate::store::{Transaction, incarnations, ratchets, reports, seats};
 /// A boot id is a uuid.
 const MAX_BOOT_ID: usize = 64;
 
-/// The node's configuration, secrets and all.
-pub(crate) fn config(tx: &Transaction<'_>, seat: i64, now: Timestamp) -> Result<NodeConfig> {
-    let seat = seats::by_id(tx, seat)?;
-    trusted(&seat)?;
-    confirmed(&seat, now)?;
+/// The configuration of the node of `seat`, as that is now, secrets and all.
+pub(crate) fn config(tx: &Transaction<'_>, seat: &Seat, now: Timestamp) -> Result<NodeConfig> {
+    trusted(seat)?;
+    confirmed(seat, now)?;
     let live = live(tx)?;
     let (cluster, plan) = cluster(tx, &live)?;
     let planned = plan.node(&seat.node).ok_or_else(|| {
         ApiError::new(ErrorClass::Policy, format!("node {} has left the cluster file", seat.node))
             .hint("put it back, or revoke the node and delete the machine")
     })?;
-    let member = member(&seat, None);
+    let member = member(seat, None);
     let part = cluster.part(&member)?;
     let secrets = incarnations::secrets(tx)?.context("a live incarnation has no secrets")?;
     let restore = live.restore.filter(|_| matches!(part, Part::First { .. })).map(|copy| copy.snapshot);

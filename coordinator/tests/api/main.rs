@@ -13,6 +13,7 @@ mod local;
 mod pin;
 mod push;
 mod ratchet;
+mod rest;
 mod rotate;
 mod state;
 mod tokens;
