@@ -13,6 +13,8 @@
 //! Join tokens are Secrets in the cluster, each under its own id: the same chore
 //! that makes them gives them another content.
 
+use std::sync::Arc;
+
 use anyhow::{Context as _, Result};
 use jiff::Timestamp;
 use kiln_protocol::admin::TokensStatus;
@@ -56,7 +58,8 @@ pub(crate) fn ask(tx: &Transaction<'_>, actor: &Actor, now: Timestamp) -> Result
             format!("wait until it is ready, or take its rights away: coordinator revoke {}", seat.node),
         );
     }
-    let mut secrets = incarnations::secrets(tx)?.context("a live incarnation has no secrets")?;
+    let mut secrets =
+        Arc::unwrap_or_clone(incarnations::secrets(tx)?.context("a live incarnation has no secrets")?);
     secrets.begin_rotation()?;
     incarnations::set_secrets(tx, live.id, &secrets)?;
     let serial = tokens.serial + 1;
@@ -100,7 +103,8 @@ pub(super) fn take(
         }
         return Ok(());
     }
-    let mut secrets = incarnations::secrets(tx)?.context("a live incarnation has no secrets")?;
+    let mut secrets =
+        Arc::unwrap_or_clone(incarnations::secrets(tx)?.context("a live incarnation has no secrets")?);
     secrets.finish_rotation();
     incarnations::set_secrets(tx, live.id, &secrets)?;
     let serial = tokens.serial;

@@ -175,8 +175,9 @@ impl World {
     fn mint_again(&mut self, ticket: usize) -> Result<()> {
         let Issued { ticket, record, .. } = &self.tickets[ticket];
         let (public, record, now) = (&POOL.tickets[*ticket], record.clone(), self.now);
-        let again = self
-            .insist(Fate::Answered, |tx| operator::mint(tx, public, record.clone(), &|_| None, &Actor::local(), now))?;
+        let again = self.insist(Fate::Answered, |tx| {
+            operator::mint(tx, public, record.clone(), &|_| None, &Actor::local(), now)
+        })?;
         again.context("minting is idempotent")
     }
 
