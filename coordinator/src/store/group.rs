@@ -61,9 +61,6 @@ impl std::error::Error for Lost {
 /// Serves jobs until nobody can send any more.
 pub(super) fn serve(engine: &mut dyn Engine, queue: &mut Receiver<Job>) {
     while let Some(first) = queue.blocking_recv() {
-        // Whoever is about to ask as well may do so first, where it waits for
-        // this very core: a group of many costs hardly more than one of few.
-        std::thread::yield_now();
         let waiting = std::iter::from_fn(|| queue.try_recv().ok());
         round(engine, std::iter::once(first).chain(waiting).take(ROUND));
     }
