@@ -33,7 +33,7 @@ struct Member {
 /// The members of etcd.
 pub(super) async fn members(root: &Root) -> Result<Vec<EtcdMember>> {
     let token = root.read_text(TOKEN)?.with_context(|| format!("{} is not there", root.shown(TOKEN)))?;
-    let password = token.trim_end().split_once("::server:").context("the server token has no password")?.1;
+    let password = password(&token).context("the server token has no password")?;
     let client = ping::client(root)?;
     let answer = client.get(URL).basic_auth("server", Some(password)).send().await;
     let answer = answer.with_context(|| format!("asking {URL}"))?;
@@ -43,7 +43,12 @@ pub(super) async fn members(root: &Root) -> Result<Vec<EtcdMember>> {
     parse(&answer.bytes().await.with_context(|| format!("reading the answer of {URL}"))?)
 }
 
-fn parse(text: &[u8]) -> Result<Vec<EtcdMember>> {
+/// The password in a full server token, `K10<hash>::server:<password>`.
+pub(crate) fn password(token: &str) -> Option<&str> {
+    token.trim_end().split_once("::server:").map(|(_, password)| password)
+}
+
+pub(crate) fn parse(text: &[u8]) -> Result<Vec<EtcdMember>> {
     let Info { members } = serde_json::from_slice(text).context("reading etcd's members")?;
     // Older releases answer with this server alone, and without its id, when
     // etcd does not answer them.

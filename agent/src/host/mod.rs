@@ -3,7 +3,7 @@
 //! [`Host`] is the seam between the state machine and the system: the tests
 //! have one that remembers what it was asked for.
 
-mod etcd;
+pub(crate) mod etcd;
 mod ping;
 
 use std::cell::RefCell;
