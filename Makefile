@@ -1,11 +1,13 @@
 # The verbs a user types. Everything else is `builder --help`.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build media demo test bench soak lint man bake up down clean
+.PHONY: help setup build media demo test bench soak fuzz lint man bake up down clean
 
 VERSION ?= alma9-k3-node-amd64-v1.28.5-v1
 CLUSTER ?= examples/demo.toml
 COUNT ?= 20
+ROUNDS ?= 20
+SECONDS ?= 300
 BUILDER := target/release/builder
 
 help:  ## this list
@@ -40,8 +42,12 @@ down: build  ## take CLUSTER down
 bench: setup  ## how fast, how small; the result goes to docs/benchmarks.md
 	./tests/bench/run
 
-soak: setup  ## bakes with faults injected, COUNT of them; the result goes to docs/soak.md
+soak: setup  ## bakes with faults injected, COUNT of them (docs/soak.md); crashes in a history of ROUNDS
 	./tests/soak/run --count $(COUNT)
+	KILN_CRASH_ROUNDS=$(ROUNDS) cargo test --locked -p kiln-coordinator --test crash -- --nocapture
+
+fuzz: setup  ## every decoder under libFuzzer, SECONDS each (docs/fuzz.md)
+	for target in fuzz/corpus/*; do fuzz/run $${target##*/} -max_total_time=$(SECONDS) || exit 1; done
 
 man: build  ## man pages of builder and coordinator, into target/man
 	$(BUILDER) man target/man

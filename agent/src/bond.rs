@@ -18,7 +18,7 @@ const FILE: &str = "/var/lib/kiln/bond.json";
 
 /// What the file holds.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Kept {
+pub(crate) struct Kept {
     /// The notch that the coordinator was last known to hold.
     cur: Notch,
     /// The one it was sent, and has not answered to yet.
@@ -38,6 +38,11 @@ struct ChangedPin {
     serial: u64,
 }
 
+/// The content of the file.
+pub(crate) fn parse(bytes: &[u8]) -> Result<Kept> {
+    Ok(serde_json::from_slice(bytes)?)
+}
+
 /// The bond of a bound node.
 #[derive(Debug)]
 pub(crate) struct Bond {
@@ -50,9 +55,7 @@ impl Bond {
     pub(crate) fn load(root: &Root) -> Result<Self> {
         let kept = match root.read(FILE)? {
             None => Kept { cur: Notch::random(), sent: None, seen: None, pin: None },
-            Some(bytes) => {
-                serde_json::from_slice(&bytes).with_context(|| format!("reading {}", root.shown(FILE)))?
-            }
+            Some(bytes) => parse(&bytes).with_context(|| format!("reading {}", root.shown(FILE)))?,
         };
         Ok(Self { root: root.another()?, kept: RefCell::new(kept) })
     }

@@ -12,6 +12,7 @@
 //! | [`host`], `systemd` | what is done to the machine other than writing files |
 //! | [`progress`] | telling how far the node is |
 //! | [`root`] | a directory taken for `/`, and durable writes in it |
+//! | [`decoders`] | what the fuzz targets decode, and nobody else outside |
 
 mod applied;
 mod apply;
@@ -19,6 +20,7 @@ mod bond;
 pub mod cli;
 mod client;
 mod clock;
+pub mod decoders;
 mod facts;
 pub mod host;
 mod identity;

@@ -53,6 +53,12 @@ pub(crate) fn pack(copy: &Path, file: &Path) -> Result<()> {
     .with_context(at)
 }
 
+/// A backup of a database that is in memory.
+pub(crate) fn frame(database: &[u8]) -> Vec<u8> {
+    let digest = hex(&Sha256::digest(database));
+    [MAGIC, digest.as_bytes(), b"\n", database].concat()
+}
+
 /// Makes a new state from a backup. Nothing is touched unless the backup is
 /// whole, is a coordinator's, opens with this unlock key, and there is no state
 /// yet. Returns what begins, in words.

@@ -19,12 +19,14 @@
 //! | `news` | who waits for a change |
 //! | [`client`] | the admin's side of it |
 //! | [`cli`] | the program `coordinator` |
+//! | [`decoders`] | what the fuzz targets decode, and nobody else outside |
 
 mod arrivals;
 mod backup;
 pub mod cli;
 pub mod client;
 mod contacts;
+pub mod decoders;
 pub mod k3s;
 mod news;
 mod pin_change;

@@ -44,7 +44,7 @@ pub(super) async fn members(root: &Root) -> Result<Vec<EtcdMember>> {
     parse(&answer.bytes().await.with_context(|| format!("reading the answer of {URL}"))?)
 }
 
-fn parse(text: &[u8]) -> Result<Vec<EtcdMember>> {
+pub(crate) fn parse(text: &[u8]) -> Result<Vec<EtcdMember>> {
     let Info { members } = serde_json::from_slice(text).context("reading etcd's members")?;
     // Older releases answer with this server alone, and without its id, when
     // etcd does not answer them.

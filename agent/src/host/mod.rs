@@ -3,9 +3,9 @@
 //! [`Host`] is the seam between the state machine and the system: the tests
 //! have one that remembers what it was asked for.
 
-mod etcd;
+pub(crate) mod etcd;
 mod ping;
-mod token;
+pub(crate) mod token;
 
 use std::cell::RefCell;
 use std::net::IpAddr;

@@ -65,8 +65,8 @@ async fn put(client: &reqwest::Client, present: &Secret, new: &Secret) -> Result
     Ok(status)
 }
 
-/// Of a server token in its full form.
-pub(super) fn password(token: &Secret) -> Result<&str> {
+/// Of a server token in its full form, `K10<hash>::server:<password>`.
+pub(crate) fn password(token: &Secret) -> Result<&str> {
     Ok(token.expose().split_once("::server:").context("the server token has no password")?.1)
 }
 

@@ -20,6 +20,7 @@ use anyhow::{Context as _, Result};
 use sd_notify::NotifyState;
 
 pub use driver::{Node, Outcome};
+pub(crate) use store::parse as parse_state;
 
 use crate::host::ThisMachine;
 use crate::progress::Console;

@@ -29,13 +29,17 @@ struct Format {
 /// The state a node was in, or the first one.
 pub(crate) fn load(root: &Root) -> Result<State> {
     let Some(bytes) = root.read(FILE)? else { return Ok(State::Seed) };
-    let reading =
-        || format!("reading {} (to enrol anew with a new ticket, remove {STATE_DIR})", root.shown(FILE));
-    let Format { format } = serde_json::from_slice(&bytes).with_context(reading)?;
+    parse(&bytes).with_context(|| format!("reading {}", root.shown(FILE)))
+}
+
+/// The state in the content of the file.
+pub(crate) fn parse(bytes: &[u8]) -> Result<State> {
+    let wrong = || format!("it is no agent's state (to enrol anew with a new ticket, remove {STATE_DIR})");
+    let Format { format } = serde_json::from_slice(bytes).with_context(wrong)?;
     if format != FORMAT {
-        bail!("{} is of format {format}, this agent knows {FORMAT}: it is a newer agent's", root.shown(FILE));
+        bail!("it is of format {format}, this agent knows {FORMAT}: it is a newer agent's");
     }
-    let Read { state } = serde_json::from_slice(&bytes).with_context(reading)?;
+    let Read { state } = serde_json::from_slice(bytes).with_context(wrong)?;
     Ok(state)
 }
 

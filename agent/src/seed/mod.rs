@@ -20,7 +20,7 @@ use kiln_protocol::seed::NodeSeed;
 
 pub(crate) use baked::Baked;
 pub(crate) use credentials::Credentials;
-pub(crate) use nocloud::NoCloud;
+pub(crate) use nocloud::{NoCloud, of_volume};
 
 /// One place where a seed may be.
 pub(crate) trait Source: fmt::Debug {

@@ -42,8 +42,13 @@ impl Source for NoCloud {
             return Ok(None);
         };
         let _mounted = Mounted::new(&device, &self.mount_point)?;
-        Ok(read(&self.mount_point)?.filter(|bytes| !FOREIGN.iter().any(|mark| bytes.starts_with(mark))))
+        of_volume(&self.mount_point)
     }
+}
+
+/// What is ours in a mounted volume.
+pub(crate) fn of_volume(volume: &Path) -> Result<Option<Vec<u8>>> {
+    Ok(read(volume)?.filter(|bytes| !FOREIGN.iter().any(|mark| bytes.starts_with(mark))))
 }
 
 /// The file in a mounted volume.

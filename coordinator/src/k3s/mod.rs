@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 pub use kubeconfig::{KubeUser, ServerUrl};
+pub(crate) use token::ca_hash;
 pub(crate) use token::id as join_token_id;
 
 /// Begins what is signed to make a node's password.

@@ -65,7 +65,7 @@ pub(super) fn bootstrap(key: &Secret, seat: i64, node: &NodeName) -> Result<Join
 /// `pkg/clientaccess/token.go` takes it: of a lone certificate, SHA-256 of the
 /// bundle's bytes; of more, SHA-256 of the DER of the root that the first one
 /// chains to. Our bundles are chains in order, so the root is the last.
-fn ca_hash(bundle: &str) -> Result<String> {
+pub(crate) fn ca_hash(bundle: &str) -> Result<String> {
     let certificates = CertificateDer::pem_slice_iter(bundle.as_bytes())
         .collect::<Result<Vec<_>, _>>()
         .context("reading the cluster's CA bundle")?;

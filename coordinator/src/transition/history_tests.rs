@@ -16,6 +16,7 @@ mod checks;
 mod disk;
 mod finish;
 mod machine;
+mod perform;
 mod sabotage;
 mod world;
 

@@ -165,7 +165,7 @@ impl Child {
         self.coordinator().raise_epoch().await?;
         self.say("raise the epoch", By::Library).await?;
         self.stop().await;
-        self.state = "restored".to_owned();
+        "restored".clone_into(&mut self.state);
         Coordinator::restore(&backup, &self.dir.join(&self.state), &unlock_file(&self.dir))?;
         ensure!(before.exists(), "a restore takes nothing away");
         self.start().await?;

@@ -107,11 +107,11 @@ impl Machine {
             self.disk.cur = next;
         }
     }
+}
 
-    /// What it asks to have its key replaced.
-    pub(super) fn rotation(&self, next: NextKey, turn: Turn) -> RotateRequest {
-        RotateRequest { turn, ..POOL.rotations[next.key].clone() }
-    }
+/// What is asked to have a key replaced by another.
+pub(super) fn rotation(next: NextKey, turn: Turn) -> RotateRequest {
+    RotateRequest { turn, ..POOL.rotations[next.key].clone() }
 }
 
 fn notch(number: u128) -> Notch {

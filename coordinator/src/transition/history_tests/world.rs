@@ -12,9 +12,9 @@ use kiln_protocol::{ApiError, ErrorClass, Fingerprint, NodeName, Role};
 
 use super::checks::{Did, Model};
 use super::disk::{Fate, Image, Platter};
-use super::machine::{Machine, NextKey, POOL};
+use super::machine::{Machine, NextKey, POOL, rotation};
 use super::sabotage::{Sabotage, spoil};
-use super::{LIFETIME, NODES, Op};
+use super::{LIFETIME, NODES};
 use crate::k3s::ClusterSecrets;
 use crate::plan::fixtures::three_servers;
 use crate::registry::KeyOwner;
@@ -40,10 +40,10 @@ static BEGINNING: LazyLock<Image> = LazyLock::new(|| {
 });
 
 /// What an operator has made of a ticket.
-struct Issued {
+pub(super) struct Issued {
     /// Its number in the pool.
     ticket: usize,
-    node: usize,
+    pub(super) node: usize,
     record: TicketRecord,
 }
 
@@ -57,13 +57,13 @@ struct Backup {
 pub(super) type Heard<T> = Option<Result<T, ApiError>>;
 
 pub(super) struct World {
-    platter: Platter,
+    pub(super) platter: Platter,
     pub(super) now: Timestamp,
     pub(super) machines: Vec<Machine>,
-    tickets: Vec<Issued>,
+    pub(super) tickets: Vec<Issued>,
     backup: Option<Backup>,
     pub(super) model: Model,
-    sabotage: Option<Sabotage>,
+    pub(super) sabotage: Option<Sabotage>,
     fresh_notch: u128,
     fresh_key: usize,
     fresh_ticket: usize,
@@ -71,15 +71,15 @@ pub(super) struct World {
 
 impl World {
     pub(super) fn in_memory(sabotage: Option<Sabotage>) -> Result<Self> {
-        Self::on(Platter::in_memory(&BEGINNING)?, sabotage)
+        Ok(Self::on(Platter::in_memory(&BEGINNING)?, sabotage))
     }
 
     pub(super) fn on_file() -> Result<Self> {
-        Self::on(Platter::on_file(&BEGINNING)?, None)
+        Ok(Self::on(Platter::on_file(&BEGINNING)?, None))
     }
 
-    fn on(platter: Platter, sabotage: Option<Sabotage>) -> Result<Self> {
-        Ok(Self {
+    fn on(platter: Platter, sabotage: Option<Sabotage>) -> Self {
+        Self {
             platter,
             now: NOW,
             machines: Vec::new(),
@@ -90,7 +90,7 @@ impl World {
             fresh_notch: 0,
             fresh_key: 0,
             fresh_ticket: 0,
-        })
+        }
     }
 
     /// Runs one transition; refusals that undo it and those that last alike
@@ -125,7 +125,7 @@ impl World {
         self.platter.transact(Fate::Answered, false, look)?.context("a look has no answer to lose")?
     }
 
-    fn new_key(&mut self) -> Option<usize> {
+    pub(super) fn new_key(&mut self) -> Option<usize> {
         self.fresh_key += 1;
         (self.fresh_key <= POOL.keys.len()).then(|| self.fresh_key - 1)
     }
@@ -165,14 +165,14 @@ impl World {
     }
 
     /// A machine that has no ticket.
-    fn without_ticket(&mut self, node: usize) {
+    pub(super) fn without_ticket(&mut self, node: usize) {
         if let Some(key) = self.new_key() {
             self.add(node, None, key);
         }
     }
 
     /// The record that the operator's journal holds is minted again.
-    fn mint_again(&mut self, ticket: usize) -> Result<()> {
+    pub(super) fn mint_again(&mut self, ticket: usize) -> Result<()> {
         let Issued { ticket, record, .. } = &self.tickets[ticket];
         let (public, record, now) = (&POOL.tickets[*ticket], record.clone(), self.now);
         let again = self.insist(Fate::Answered, |tx| {
@@ -293,7 +293,7 @@ impl World {
         let machine = &mut self.machines[at];
         let (key, turn) = (machine.fingerprint(), machine.turn(&mut self.fresh_notch));
         let next = machine.disk.next_key.context("a key was just made")?;
-        let (request, now) = (machine.rotation(next, turn), self.now);
+        let (request, now) = (rotation(next, turn), self.now);
         let heard = self.ask(fate, |tx| {
             epoch::check(tx)?;
             rotate::rotate(tx, &request, key, false, &Actor::local(), now)
@@ -317,7 +317,7 @@ impl World {
     }
 
     /// A machine that was told it is bound asks to be enrolled once more.
-    fn again(&mut self, at: usize) -> Result<()> {
+    pub(super) fn again(&mut self, at: usize) -> Result<()> {
         let machine = &self.machines[at];
         let (key, Some(ticket)) = (machine.fingerprint(), machine.ticket) else { return Ok(()) };
         let known = self.model.promised(ticket, key).cloned();
@@ -342,7 +342,7 @@ impl World {
     }
 
     /// The network delivers what a machine gave up long ago.
-    fn late(&mut self, at: usize) -> Result<()> {
+    pub(super) fn late(&mut self, at: usize) -> Result<()> {
         let machine = &self.machines[at];
         let (key, Some(turn), now) = (machine.fingerprint(), machine.before, self.now) else { return Ok(()) };
         let heard = self.ask(Fate::Answered, |tx| match keys::owner(tx, &key)? {
@@ -398,7 +398,7 @@ impl World {
     }
 
     /// The machine's disk is copied into another machine.
-    fn copy(&mut self, at: usize) {
+    pub(super) fn copy(&mut self, at: usize) {
         let lineage = self.machines[at].lineage;
         let copy = Machine { before: None, ..self.machines[at].clone() };
         self.machines.push(copy);
@@ -406,13 +406,13 @@ impl World {
         copies.for_each(|machine| machine.heard = 0);
     }
 
-    fn back_up(&mut self) -> Result<()> {
+    pub(super) fn back_up(&mut self) -> Result<()> {
         self.backup = Some(Backup { image: self.platter.image()?, model: self.model.clone() });
         Ok(())
     }
 
     /// An old copy of the registry is served, without anybody knowing.
-    fn set_back(&mut self) -> Result<bool> {
+    pub(super) fn set_back(&mut self) -> Result<bool> {
         let Some(backup) = self.backup.take() else { return Ok(false) };
         self.platter.set_back(&backup.image)?;
         self.model.set_back_to(backup.model.clone());
@@ -421,7 +421,7 @@ impl World {
         Ok(true)
     }
 
-    fn restore(&mut self) -> Result<bool> {
+    pub(super) fn restore(&mut self) -> Result<bool> {
         if !self.set_back()? {
             return Ok(false);
         }
@@ -431,163 +431,6 @@ impl World {
             self.look(|tx| restore::restored(tx, &Actor::local(), now))?;
         }
         Ok(true)
-    }
-
-    /// Does one thing, and looks at what became of the registry.
-    pub(super) fn step(&mut self, op: &Op) -> Result<()> {
-        let did = self.perform(op).with_context(|| format!("{op:?}"))?;
-        self.check(did).with_context(|| format!("after {op:?}"))
-    }
-
-    fn perform(&mut self, op: &Op) -> Result<Did> {
-        let machine = |index: &proptest::sample::Index, world: &Self| {
-            (!world.machines.is_empty()).then(|| index.index(world.machines.len()))
-        };
-        Ok(match op {
-            Op::Mint(node, fate) => {
-                if let Some(machine) = self.mint(*node, *fate)? {
-                    self.mint_again(self.machines[machine].ticket.context("it was just minted")?)?;
-                }
-                Did::Nothing
-            }
-            Op::Machine(node) => {
-                self.without_ticket(*node);
-                Did::Nothing
-            }
-            Op::Act(index, fate) => match machine(index, self) {
-                None => Did::Nothing,
-                Some(at) => {
-                    let did = self.contact(at);
-                    self.act(at, *fate)?;
-                    did
-                }
-            },
-            Op::Again(index) => {
-                if let Some(at) = machine(index, self) {
-                    self.again(at)?;
-                }
-                Did::Again
-            }
-            Op::Late(index) => {
-                if let Some(at) = machine(index, self) {
-                    self.late(at)?;
-                }
-                // It may change nothing at all.
-                Did::Nothing
-            }
-            Op::Steal { ticket, machine: with, fate } => {
-                if self.tickets.is_empty() {
-                    return Ok(Did::Nothing);
-                }
-                let ticket = ticket.index(self.tickets.len());
-                let known = with.as_ref().and_then(|index| machine(index, self));
-                let known = known.map(|at| self.machines[at].fingerprint());
-                let Some(key) = known.or_else(|| self.new_key().map(|key| POOL.keys[key])) else {
-                    return Ok(Did::Nothing);
-                };
-                let node = self.tickets[ticket].node;
-                self.model.doubt(node);
-                // The key may be another node's, which this does not become.
-                if let Some(owner) = self.model.node_of(&key) {
-                    self.model.doubt(owner);
-                }
-                let (first, second) = (self.enrol(ticket, key, *fate)?, self.enrol(ticket, key, *fate)?);
-                if let (Some(Ok(first)), Some(second)) = (first, second) {
-                    ensure!(second == Ok(first), "the same request was answered otherwise: {second:?}");
-                }
-                Did::Steal(node)
-            }
-            Op::Confirm { machine: index, node, fate } => match machine(index, self) {
-                None => Did::Nothing,
-                Some(at) => {
-                    let (node, shown) = (*node, self.machines[at].fingerprint());
-                    if self.model.node_of(&shown) != Some(node) {
-                        self.model.doubt(node);
-                    }
-                    // It may be the key of an earlier generation.
-                    self.model.doubt(self.machines[at].node);
-                    let _ = self.operate(*fate, |tx, actor, now| {
-                        vouch::confirm(tx, &name(node), None, shown, actor, now)
-                    })?;
-                    Did::Confirm(node)
-                }
-            },
-            Op::Approve(index, fate) => match machine(index, self) {
-                None => Did::Nothing,
-                Some(at) => {
-                    let _ = self.approve(at, *fate)?;
-                    Did::Approve(self.machines[at].node)
-                }
-            },
-            Op::Release(node, fate) => {
-                let _ = self.release(*node, *fate)?;
-                Did::Release(*node)
-            }
-            Op::Revoke(node, fate) => {
-                let _ =
-                    self.operate(*fate, |tx, actor, now| operator::revoke(tx, &name(*node), actor, now))?;
-                Did::Revoke(*node)
-            }
-            Op::Extend(node, fate) => {
-                let _ = self.extend(*node, *fate)?;
-                Did::Nothing
-            }
-            Op::AskRotation(node, fate) => {
-                let _ = self.operate(*fate, |tx, actor, now| rotate::ask(tx, &name(*node), actor, now))?;
-                Did::Nothing
-            }
-            Op::Copy(index) => {
-                if let Some(at) = machine(index, self) {
-                    self.model.doubt(self.machines[at].node);
-                    self.copy(at);
-                }
-                Did::Nothing
-            }
-            Op::RollBack(index) => {
-                if let Some(at) = machine(index, self)
-                    && let Some(snapshot) = self.machines[at].snapshot.clone()
-                {
-                    self.model.doubt(self.machines[at].node);
-                    self.machines[at].disk = snapshot;
-                }
-                Did::Nothing
-            }
-            Op::BackUp => {
-                self.back_up()?;
-                Did::Nothing
-            }
-            Op::Restore => {
-                if self.restore()? {
-                    Did::Restore
-                } else {
-                    Did::Nothing
-                }
-            }
-            Op::ServeOldCopy => {
-                // It is noticed by the first stamp that is later than it. Once it
-                // has gone on for longer than a node had, that node looks as if
-                // it had been set back, and is held until an operator decides.
-                if self.set_back()? {
-                    (0..NODES.len()).for_each(|node| self.model.doubt(node));
-                }
-                Did::Nothing
-            }
-            Op::RaiseEpoch(fate) => {
-                self.raise_epoch(*fate)?;
-                Did::Restore
-            }
-            Op::Crash => {
-                self.platter.restart()?;
-                if self.sabotage == Some(Sabotage::CrashUnbinds) {
-                    self.look(spoil::crash)?;
-                }
-                Did::Nothing
-            }
-            Op::Wait(seconds) => {
-                self.now += SignedDuration::from_secs(*seconds);
-                Did::Nothing
-            }
-        })
     }
 
     pub(super) fn extend(&mut self, node: usize, fate: Fate) -> Result<Result<(), ApiError>> {
