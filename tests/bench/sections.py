@@ -212,7 +212,7 @@ def memory(place: Place, rounds: int) -> list[Row]:
     note = "VmHWM of builder's process over one whole bake, QEMU not in it"
     return [
         alone("memory", f"peak, medium of {place.iso.stat().st_size / MB:.0f} MB by path", "MB", [small / MB], 64, note),
-        alone("memory", f"peak, medium of {size / MB:,.0f} MB by URL".replace(",", " "), "MB", [place.peak_bytes / MB], 64, f"{note}; the same medium, padded, downloaded and hashed"),
+        alone("memory", f"peak, medium of {size / 1e9:.1f} GB by URL", "MB", [place.peak_bytes / MB], 64, f"{note}; the same medium, padded, downloaded and hashed"),
     ]
 
 
