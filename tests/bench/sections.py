@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from place import BAKE_TIMEOUT, LOOK_EVERY, ROOT, BenchError, Place, Timed, require, say
 from rows import Row, alone, compared
@@ -32,14 +33,17 @@ def bare_install(iso: Path) -> float:
     return float(done.stdout)
 
 
-def seconds_booting(timed: Timed) -> float:
-    """How much of a bake the machines of node and inspect were only starting."""
+def seconds_booting(events: list[dict[str, Any]]) -> float | None:
+    """How much of a bake the machines of node and inspect were only starting, where their steps tell it."""
     took = 0.0
     for stage in ("node", "inspect"):
-        steps = [(event["at"], event["text"]) for event in timed.events() if event["event"] == "step" and event["stage"] == stage]
-        began = next(at for at, text in steps if text.startswith("starting the installer"))
+        steps = [(event["at"], event["text"]) for event in events if event["event"] == "step" and event["stage"] == stage]
+        began = next((at for at, text in steps if text.startswith("starting the installer")), None)
         # A step that is over within a tenth of a second may not be told.
-        took += next(at for at, text in steps if text.startswith(OWN_STEPS)) - began
+        began_work = next((at for at, text in steps if text.startswith(OWN_STEPS)), None)
+        if began is None or began_work is None:
+            return None
+        took += began_work - began
     return took
 
 
@@ -51,7 +55,7 @@ def bake(place: Place, rounds: int) -> list[Row]:
     bump: list[float] = []
     same: list[float] = []
     parts: list[dict[str, float]] = []
-    booting: list[float] = []
+    booting: list[float | None] = []
 
     def without_builder() -> None:
         bare.append(bare_install(place.iso))
@@ -74,7 +78,7 @@ def bake(place: Place, rounds: int) -> list[Row]:
         other = place.other_k3s(number)
         timed = place.bake("bake", 2, "--json", k3s=other)
         bump.append(place.ended(timed))
-        booting.append(seconds_booting(timed))
+        booting.append(seconds_booting(timed.events()))
         stages = timed.stages()
         require(stages["os"]["cached"] and not stages["node"]["cached"], f"not what another k3s runs: {stages}")
         again = place.bake("bake", 2, "--json", k3s=other)
@@ -83,6 +87,8 @@ def bake(place: Place, rounds: int) -> list[Row]:
         say(f"another k3s: {bump[-1]:.1f} s ({bump[-1] / full[-1]:.2f}); nothing changed: {same[-1] * 1000:.0f} ms")
 
     without_smoke = "baked without the smoke stage, which is the same in both"
+    told = [seconds for seconds in booting if seconds is not None]
+    starting = f", and {median(told):.0f} s of it are two machines starting the installer" if told else ""
     longer = median([one / (one + LONG_INSTALL) for one in bump])
     return [
         compared(
@@ -92,7 +98,7 @@ def bake(place: Place, rounds: int) -> list[Row]:
         ),
         compared(
             "bake", "another k3s, `os` cached", "s", bump, "full bake", full, 0.35,
-            f"{without_smoke}; node, pack and inspect run, and {median(booting):.0f} s of it are two machines starting the installer. With an installation of five minutes instead of {median(install):.0f} s the ratio would be "
+            f"{without_smoke}; node, pack and inspect run{starting}. With an installation of five minutes instead of {median(install):.0f} s the ratio would be "
             f"{longer:.2f}, computed from these numbers and not measured",
         ),
         compared("bake", "nothing changed", "s", same, "full bake", full, 0.01, without_smoke),
@@ -212,7 +218,7 @@ def memory(place: Place, rounds: int) -> list[Row]:
     note = "VmHWM of builder's process over one whole bake, QEMU not in it"
     return [
         alone("memory", f"peak, medium of {place.iso.stat().st_size / MB:.0f} MB by path", "MB", [small / MB], 64, note),
-        alone("memory", f"peak, medium of {size / MB:,.0f} MB by URL".replace(",", " "), "MB", [place.peak_bytes / MB], 64, f"{note}; the same medium, padded, downloaded and hashed"),
+        alone("memory", f"peak, medium of {size / 1e9:.1f} GB by URL", "MB", [place.peak_bytes / MB], 64, f"{note}; the same medium, padded, downloaded and hashed"),
     ]
 
 
