@@ -21,7 +21,8 @@ Examples:
 
 pub(super) const UP: &str = "\
 Examples:
-  builder up cluster.toml --image images/alma9-k3-node-amd64-v1.28.5-v1";
+  builder up cluster.toml --image images/alma9-k3-node-amd64-v1.28.5-v1
+  builder up cluster.toml --restore /srv/backups/k3s/state.db";
 
 pub(super) const DOWN: &str = "\
 Examples:

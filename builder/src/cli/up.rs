@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use jiff::SignedDuration;
 use kiln_protocol::names::SubjectAltName;
 
+use crate::cluster::plan::Data;
 use crate::cluster::up;
 use crate::machine::qemu::AccelChoice;
 
@@ -28,6 +29,14 @@ pub(super) struct Args {
     /// addresses.
     #[arg(long, value_name = "HOST")]
     advertise: Option<SubjectAltName>,
+    /// The only server's machine is gone: make it anew, and begin with this copy of
+    /// /var/lib/rancher/k3s/server/db/state.db. What came after the copy is lost.
+    #[arg(long, value_name = "FILE", conflicts_with = "discard_data")]
+    restore: Option<PathBuf>,
+    /// The only server's machine is gone: make it anew, and begin with nothing. What
+    /// the cluster held is lost.
+    #[arg(long)]
+    discard_data: bool,
     /// When everything must be ready, such as 90s or 15m.
     #[arg(long, value_name = "TIME", default_value = "15m", value_parser = duration)]
     timeout: Duration,
@@ -47,8 +56,10 @@ pub(super) async fn run(args: Args) -> Result<()> {
     // Of a cluster's files nothing is for other users of this machine, whoever
     // makes them: QEMU and qemu-img too.
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
-    let Args { file, image, state, advertise, timeout, accel, keep, json } = args;
-    up::up(up::Options { file, image, state, advertise, timeout, accel, keep, json }).await
+    let Args { file, image, state, advertise, restore, discard_data, timeout, accel, keep, json } = args;
+    let restore = restore.map(std::path::absolute).transpose().context("--restore")?;
+    let data = restore.map(Data::Restore).or(discard_data.then_some(Data::Discard));
+    up::up(up::Options { file, image, state, advertise, data, timeout, accel, keep, json }).await
 }
 
 /// A time with its unit: `90s`, `15m`, `1h30m`.

@@ -26,8 +26,9 @@ use tokio::time::Instant;
 
 use super::board::Board;
 use super::context::Context;
-use super::converge::{NodeUp, Wanted, converge};
+use super::converge::{NodeUp, Wanted, converge, look};
 use super::journal::Event;
+use super::plan::Data;
 use super::screen::Screen;
 use super::summary::{NodeSummary, Summary};
 use super::target::{Image, specs};
@@ -50,6 +51,8 @@ pub(super) struct Order<'a> {
     /// Where nodes are told to look for the coordinator, if not where the
     /// provider says.
     pub(super) advertise: Option<SubjectAltName>,
+    /// What becomes of the data of a sole server that is gone.
+    pub(super) data: Option<Data>,
     /// When everything must be done.
     pub(super) deadline: Instant,
 }
@@ -183,8 +186,13 @@ async fn make_nodes(
         specs: &specs,
         addresses,
         ticket_life: TICKET_SPARE + SignedDuration::try_from(left).unwrap_or(TICKET_SPARE),
+        data: order.data.as_ref(),
     };
-    converge(context, coordinator, &wanted, |node, what| board.doing(node, what)).await
+    let plan = look(context, coordinator, &wanted).await?;
+    for line in plan.in_words() {
+        board.screen.note(&line);
+    }
+    converge(context, coordinator, &wanted, plan, |node, what| board.doing(node, what)).await
 }
 
 /// Writes the kubeconfig and asks k3s with it; says when each node was

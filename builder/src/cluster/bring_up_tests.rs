@@ -12,7 +12,7 @@ use crate::image::Digest;
 use crate::provider::fake::{Fake, World};
 use crate::provider::{LocalImage, PowerState};
 use kiln_protocol::admin::RegistryState;
-use kiln_protocol::api::{EnrolRequest, Facts, Report, Step, StepState};
+use kiln_protocol::api::{EnrolRequest, Facts, GateAnswer, GateRequest, Report, Step, StepState};
 use kiln_protocol::ratchet::{Notch, OpenRequest, Turn};
 use kiln_protocol::seed::NodeSeed;
 use kiln_protocol::{Fingerprint, Identity, tls};
@@ -44,6 +44,7 @@ struct Lab {
     file: ClusterFile,
     image: Image,
     fake: Fake,
+    data: Option<Data>,
 }
 
 impl Lab {
@@ -54,6 +55,7 @@ impl Lab {
             file: ClusterFile::parse(FILE).unwrap(),
             image: Image { disk, manifest: None },
             fake: Fake::default(),
+            data: None,
         }
     }
 
@@ -67,7 +69,15 @@ impl Lab {
 
     fn order(&self) -> Order<'_> {
         let deadline = Instant::now() + Duration::from_secs(60);
-        Order { file: &self.file, image: &self.image, firmware: BTreeMap::new(), advertise: None, deadline }
+        let data = self.data.clone();
+        Order {
+            file: &self.file,
+            image: &self.image,
+            firmware: BTreeMap::new(),
+            advertise: None,
+            data,
+            deadline,
+        }
     }
 
     /// Opens the cluster for a run that dies where `faults` say.
@@ -160,6 +170,16 @@ impl Booted {
         // Read to its end, so that the connection serves the next request too.
         let text = answer.text().await.unwrap();
         assert!(status.is_success(), "{path}: {status} {text}");
+    }
+
+    /// Whether it may start k3s.
+    async fn passes(&self) -> bool {
+        let clock = Timestamp::now().as_second();
+        let request = GateRequest { incarnation: Incarnation(1), clock };
+        let url = format!("{}{}", self.base, kiln_protocol::api::GATE);
+        let answer = self.http.post(url).json(&request).send().await.unwrap();
+        assert!(answer.status().is_success(), "{}", answer.status());
+        answer.json::<GateAnswer>().await.unwrap() == GateAnswer::Go
     }
 
     /// What it gets when it asks for its configuration.
@@ -363,4 +383,154 @@ async fn an_agent_whose_machine_is_gone_gets_a_new_generation() {
     boot(&lab, &again, "a1").await;
     let status = again.coordinator.status().await.unwrap();
     assert_eq!(status.node(&"a1".parse().unwrap()).unwrap().generation, 2);
+}
+
+/// A cluster whose only server was ready, and is gone.
+async fn lost() -> Lab {
+    let lab = Lab::new();
+    let (context, made) = lab.make(&Faults::default()).await.unwrap();
+    let server = boot(&lab, &made, "s1").await;
+    assert!(server.passes().await);
+    made.server.shutdown().await;
+    drop((context, made.coordinator));
+    lab.world().objects.remove("node/s1");
+    lab
+}
+
+#[tokio::test]
+async fn a_sole_server_that_is_gone_is_made_anew_at_the_operators_word_only() {
+    let mut lab = lost().await;
+    let refusal = format!("{:#}", lab.make(&Faults::default()).await.map(|_| ()).unwrap_err());
+    assert!(refusal.contains("--restore FILE") && refusal.contains("--discard-data"), "{refusal}");
+    assert!(!lab.world().objects.contains_key("node/s1"), "nothing was touched");
+    lab.data = Some(Data::Discard);
+    let (_context, made) = lab.make(&Faults::default()).await.unwrap();
+    let s1 = "s1".parse().unwrap();
+    let status = made.coordinator.status().await.unwrap();
+    assert_eq!(status.node(&s1).unwrap().ticket.as_ref().unwrap().generation, 2);
+    let again = boot(&lab, &made, "s1").await;
+    assert_eq!(again.configuration().await, 200);
+    let events = made.coordinator.events(0, 1000).await.unwrap();
+    assert!(events.iter().any(|event| event.what == "replace" && event.detail.contains("without data")));
+}
+
+#[tokio::test]
+async fn a_sole_server_begins_with_the_copy_that_was_named() {
+    let mut lab = lost().await;
+    let copy = lab.dir.path().join("state.db");
+    lab.data = Some(Data::Restore(copy.clone()));
+    std::fs::write(&copy, "no database").unwrap();
+    let refusal = format!("{:#}", lab.make(&Faults::default()).await.map(|_| ()).unwrap_err());
+    assert!(refusal.contains("is no SQLite database"), "{refusal}");
+    assert!(!lab.world().objects.contains_key("node/s1"), "nothing was made");
+    std::fs::write(&copy, b"SQLite format 3\0 and so on").unwrap();
+    let (_context, made) = lab.make(&Faults::default()).await.unwrap();
+    let events = made.coordinator.events(0, 1000).await.unwrap();
+    let begins = format!("s1 begins with the datastore in {}", copy.display());
+    assert!(events.iter().any(|event| event.what == "replace" && event.detail == begins));
+}
+
+#[tokio::test]
+async fn a_run_that_gives_up_data_and_is_killed_anywhere_is_finished_by_the_next() {
+    let all = Faults::default();
+    let mut lab = lost().await;
+    lab.data = Some(Data::Discard);
+    lab.make(&all).await.unwrap();
+    for point in 1..=all.passed() {
+        let mut lab = lost().await;
+        lab.data = Some(Data::Discard);
+        lab.make(&Faults::die_at(point)).await.map(|_| ()).unwrap_err();
+        // Told again, or not: the word may have been heard already.
+        let told_again = match lab.make(&Faults::default()).await {
+            Err(error) => {
+                let said = format!("{error:#}");
+                assert!(said.contains("run `builder up` without it"), "point {point}: {said}");
+                false
+            }
+            Ok(made) => {
+                drop(made);
+                true
+            }
+        };
+        lab.data = None;
+        let (_context, made) = lab.make(&Faults::default()).await.unwrap();
+        let again = boot(&lab, &made, "s1").await;
+        assert_eq!(again.configuration().await, 200, "point {point}, told again: {told_again}");
+    }
+}
+
+#[tokio::test]
+async fn data_that_is_not_lost_is_not_given_up() {
+    let mut lab = Lab::new();
+    lab.data = Some(Data::Discard);
+    let refusal = format!("{:#}", lab.make(&Faults::default()).await.map(|_| ()).unwrap_err());
+    assert!(refusal.contains("--discard-data is for a cluster whose only server is gone"), "{refusal}");
+    let mut lab = Lab::new();
+    let (context, made) = lab.make(&Faults::default()).await.unwrap();
+    boot(&lab, &made, "s1").await;
+    made.server.shutdown().await;
+    drop((context, made.coordinator));
+    lab.data = Some(Data::Discard);
+    let refusal = format!("{:#}", lab.make(&Faults::default()).await.map(|_| ()).unwrap_err());
+    assert!(refusal.contains("server s1 is there"), "{refusal}");
+}
+
+/// Whether the cluster's secrets are still worth something.
+async fn is_live(lab: &Lab) -> bool {
+    let context =
+        Context::open(&lab.state(), lab.file.name(), Provider::Fake(lab.fake.clone()), "look").unwrap();
+    context.coordinator().await.unwrap().status().await.unwrap().live.is_some()
+}
+
+#[tokio::test]
+async fn the_incarnation_ends_with_its_last_server_and_not_before() {
+    for (stuck, live) in [("node/s1", true), ("node/a1", false), ("net", false)] {
+        let lab = Lab::new();
+        drop(lab.make(&Faults::default()).await.unwrap());
+        lab.world().stuck = Some(stuck.to_owned());
+        let left = lab.down(&Faults::default()).await.unwrap();
+        assert_eq!(left.iter().filter(|left| left.contains("does not go away")).count(), 1, "{left:?}");
+        assert_eq!(is_live(&lab).await, live, "{stuck} is left");
+        // No `up` goes on with a cluster that is half gone.
+        let refusal = format!("{:#}", lab.make(&Faults::default()).await.map(|_| ()).unwrap_err());
+        assert!(refusal.contains("an earlier `down` of this cluster left"), "{refusal}");
+        lab.world().stuck = None;
+        assert_eq!(lab.down(&Faults::default()).await.unwrap(), [] as [String; 0]);
+        lab.assert_gone();
+    }
+}
+
+#[tokio::test]
+async fn a_down_after_the_machines_went_away_by_themselves_ends_the_incarnation_too() {
+    let lab = lost().await;
+    lab.world().objects.remove("node/a1");
+    lab.world().stuck = Some("net".to_owned());
+    lab.down(&Faults::default()).await.unwrap();
+    assert!(!is_live(&lab).await);
+    lab.world().stuck = None;
+    assert_eq!(lab.down(&Faults::default()).await.unwrap(), [] as [String; 0]);
+    lab.assert_gone();
+}
+
+#[tokio::test]
+async fn a_cluster_all_of_whose_servers_are_gone_is_not_waited_for() {
+    let mut lab = Lab::new();
+    let begin = FILE.find("[[node]]").unwrap();
+    let server = &FILE[begin..FILE.find("[[node]]\nname = \"a1\"").unwrap()];
+    let more = ["s2", "s3"].map(|name| server.replacen("s1", name, 1)).concat();
+    lab.file = ClusterFile::parse(&format!("{FILE}{more}")).unwrap();
+    let (context, made) = lab.make(&Faults::default()).await.unwrap();
+    for node in ["s1", "s2", "s3"] {
+        let booted = boot(&lab, &made, node).await;
+        assert!(booted.passes().await, "{node}");
+    }
+    made.server.shutdown().await;
+    drop((context, made.coordinator));
+    lab.world().objects.remove("node/s1");
+    drop(lab.make(&Faults::default()).await.unwrap());
+    for node in ["node/s1", "node/s2", "node/s3"] {
+        lab.world().objects.remove(node);
+    }
+    let refusal = format!("{:#}", lab.make(&Faults::default()).await.map(|_| ()).unwrap_err());
+    assert!(refusal.contains("every server of the cluster is gone"), "{refusal}");
 }

@@ -15,7 +15,7 @@ use kiln_protocol::ticket::{Address, Ticket, TicketSeed};
 
 use super::context::Context;
 use super::journal::{Event, Issued};
-use super::plan::{Action, Known, decide};
+use super::plan::{Action, Data, Known, check_servers, check_word, decide};
 use crate::provider::{Ensured, Listing, NodeRef, NodeSpec, Power, PowerState, SeedWish, SpecHash, Subject};
 
 /// What became of a node.
@@ -38,6 +38,45 @@ pub(super) struct Wanted<'a> {
     pub(super) addresses: &'a [Address],
     /// How long a ticket may wait to be used.
     pub(super) ticket_life: SignedDuration,
+    /// What becomes of the data of a sole server that is gone.
+    pub(super) data: Option<&'a Data>,
+}
+
+/// What is going to be done, decided for every node before the first is touched.
+#[derive(Debug)]
+pub(super) struct Plan<'a> {
+    listing: Listing,
+    nodes: Vec<(&'a PlannedNode, &'a NodeSpec, Action)>,
+    data: Option<&'a Data>,
+}
+
+impl Plan<'_> {
+    /// What of it is not a matter of course, a line a node.
+    pub(super) fn in_words(&self) -> Vec<String> {
+        self.nodes.iter().filter_map(|(node, _, action)| action.in_words(&node.name, self.data)).collect()
+    }
+}
+
+/// Decides what is missing, and touches nothing.
+pub(super) async fn look<'a>(
+    context: &Context,
+    coordinator: &Coordinator,
+    wanted: &Wanted<'a>,
+) -> Result<Plan<'a>> {
+    let listing = context.provider.list(&context.selector).await?;
+    let status = coordinator.status().await.context("asking the coordinator")?;
+    let nodes = wanted.file.nodes().iter().zip(wanted.specs);
+    let mut known = Vec::new();
+    for (node, spec) in nodes {
+        known.push((node, spec, look_at(context, coordinator, wanted, node, &listing, &status).await?));
+    }
+    check_servers(known.iter().map(|(.., known)| known))?;
+    let now = Timestamp::now();
+    let decided = known.iter().map(|(node, spec, known)| Ok((*node, *spec, decide(known, now)?)));
+    let decided: Vec<_> = decided.collect::<Result<_>>()?;
+    let actions = decided.iter().map(|(.., action)| action);
+    check_word(wanted.data, actions, &wanted.file.first_server().name, wanted.file.is_multi_server())?;
+    Ok(Plan { listing, nodes: decided, data: wanted.data })
 }
 
 /// Makes what is missing, starts what is off. `tell` hears what is being done
@@ -46,53 +85,43 @@ pub(super) async fn converge(
     context: &mut Context,
     coordinator: &Coordinator,
     wanted: &Wanted<'_>,
+    plan: Plan<'_>,
     mut tell: impl FnMut(&NodeName, &'static str),
 ) -> Result<Vec<NodeUp>> {
-    let listing = context.provider.list(&context.selector).await?;
-    let status = coordinator.status().await.context("asking the coordinator")?;
-    let nodes = wanted.file.nodes().iter().zip(wanted.specs);
-    // Every node is decided on before the first one is touched.
-    let mut plan = Vec::new();
-    for (node, spec) in nodes {
-        plan.push((
-            node,
-            spec,
-            decide_node(context, coordinator, wanted.file, node, &listing, &status).await?,
-        ));
-    }
+    let Plan { listing, nodes, .. } = plan;
     let mut up = Vec::new();
-    for (node, spec, action) in plan {
+    for (node, spec, action) in nodes {
         let done = bring(context, coordinator, wanted, (node, spec), action, &listing, &mut tell).await;
         up.push(done.with_context(|| format!("bringing up node {}", node.name))?);
     }
     Ok(up)
 }
 
-async fn decide_node(
-    context: &Context,
+async fn look_at<'a>(
+    context: &'a Context,
     coordinator: &Coordinator,
-    file: &ClusterFile,
-    node: &PlannedNode,
+    wanted: &Wanted<'a>,
+    node: &'a PlannedNode,
     listing: &Listing,
-    status: &ClusterStatus,
-) -> Result<Action> {
+    status: &'a ClusterStatus,
+) -> Result<Known<'a>> {
     let known = status.node(&node.name);
     let state = context.journal.state();
     let journalled = state.generations.get(&node.name).copied().unwrap_or_default();
     let next = coordinator.next_generation(&node.name).await?;
-    let known = Known {
+    Ok(Known {
         name: &node.name,
         role: node.role,
-        sole_server: !file.is_multi_server() && file.first_server().name == node.name,
+        sole_server: !wanted.file.is_multi_server() && wanted.file.first_server().name == node.name,
         exists: listing.node(&node.name).is_some(),
         registry: known.map_or(RegistryState::Planned, |known| known.registry),
         generation: known.map_or(0, |known| known.generation),
         reason: known.and_then(|known| known.reason.as_deref()),
         passed_gate: known.is_some_and(|known| known.passed_gate.is_some()),
+        data: wanted.data,
         ticket: state.tickets.get(&node.name),
         newest: journalled.max(next.saturating_sub(1)),
-    };
-    Ok(decide(&known, Timestamp::now())?)
+    })
 }
 
 async fn bring(
@@ -109,6 +138,15 @@ async fn bring(
         Action::Run => None,
         Action::Again => context.journal.state().tickets.get(&node.name).cloned(),
         Action::Make { generation } => Some(issue(context, wanted, node, generation)?),
+        Action::Begin { generation } => {
+            let copy = match wanted.data {
+                Some(Data::Restore(copy)) => Some(copy.as_path()),
+                _ => None,
+            };
+            // Before there is a ticket: whoever enrols with it begins so.
+            coordinator.replace_lost(&node.name, copy).await.context("giving up its data")?;
+            Some(issue(context, wanted, node, generation)?)
+        }
         Action::Replace { generation, why } => {
             tracing::warn!("node {} is made anew: {why}", node.name);
             tell(&node.name, "removing");

@@ -1,13 +1,15 @@
 //! `builder down`: the cluster and everything of it is gone.
 //!
-//! Nodes first, then the incarnation ends, then network and images, then the
-//! state; a run that is cut off is finished by the next one.
+//! Nodes first; the incarnation ends with its last server, even if another node
+//! cannot be removed; then network and images, then the state. A run that is cut
+//! off is finished by the next one.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use kiln_coordinator::{Coordinator, UnlockFile};
+use kiln_protocol::{NodeName, Role};
 use tokio::time::Instant;
 
 use super::context::Context;
@@ -69,8 +71,10 @@ pub(super) async fn remove_all(mut context: Context, logs: Option<&Path>) -> Res
     let mut left: Vec<String> = listing.foreign.iter().map(|(id, why)| format!("{id}: {why}")).collect();
     let (nodes, rest): (Vec<_>, Vec<_>) = listing.ours.iter().partition(|object| object.node().is_some());
     left.extend(delete(&mut context, &nodes).await);
+    let still = context.provider.list(&context.selector).await?;
+    let still: Vec<NodeName> = still.ours.iter().filter_map(|object| object.node().cloned()).collect();
+    end_incarnation(&mut context, &still).await;
     if left.is_empty() {
-        end_incarnation(&mut context).await;
         left.extend(delete(&mut context, &rest).await);
     }
     if left.is_empty() {
@@ -92,15 +96,21 @@ async fn delete(context: &mut Context, objects: &[&Object]) -> Vec<String> {
     left
 }
 
-/// No key of the cluster is worth anything after this. The state is removed
+/// Ends the incarnation once its last server is gone, whatever else is `still`
+/// there: no key of the cluster is worth anything after this. The state is removed
 /// next, so a state that cannot be opened is no reason to keep it.
-async fn end_incarnation(context: &mut Context) {
+async fn end_incarnation(context: &mut Context, still: &[NodeName]) {
     let dir = context.dir.coordinator();
     if context.journal.state().ended || !dir.exists() {
         return;
     }
     let end = async {
         let coordinator = open_coordinator(&dir, &context.unlock).await?;
+        let status = coordinator.status().await?;
+        let is_server = |name: &NodeName| status.node(name).is_none_or(|node| node.role == Role::Server);
+        if still.iter().any(is_server) {
+            return Ok(());
+        }
         coordinator.end().await?;
         context.journal.append(Event::Ended)
     };

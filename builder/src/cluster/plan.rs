@@ -11,6 +11,8 @@
 //! switched on. One that has none is worth nothing: it is given its ticket
 //! again, or is made anew.
 
+use std::path::PathBuf;
+
 use jiff::{SignedDuration, Timestamp};
 use kiln_protocol::admin::RegistryState;
 use kiln_protocol::{NodeName, Role};
@@ -40,11 +42,22 @@ pub struct Known<'a> {
     pub reason: Option<&'a str>,
     /// Whether its gate was passed: k3s may have run and may hold data.
     pub passed_gate: bool,
+    /// What the operator has said becomes of data that is lost.
+    pub data: Option<&'a Data>,
     /// The journal's ticket that is not known to be spent.
     pub ticket: Option<&'a Issued>,
     /// The newest generation there ever was, bound or not, known to registry
     /// or journal; 0 for none.
     pub newest: u32,
+}
+
+/// What the operator says of the data of a cluster whose only server is gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Data {
+    /// The next one begins with this copy of `server/db/state.db`.
+    Restore(PathBuf),
+    /// It begins with nothing.
+    Discard,
 }
 
 /// What has to be done for a node.
@@ -56,6 +69,12 @@ pub enum Action {
     Again,
     /// Make it with a new ticket.
     Make {
+        /// The ticket's generation.
+        generation: u32,
+    },
+    /// It was the only server and is gone: make it with a new ticket and with the
+    /// data that the operator named.
+    Begin {
         /// The ticket's generation.
         generation: u32,
     },
@@ -85,13 +104,97 @@ pub enum Refusal {
     },
     /// The cluster's data was on it.
     #[error(
-        "the machine of node {node} is gone, and with it the cluster's data: it was the only server. \
-         `builder down` ends the cluster; `builder up` then begins a new one"
+        "the machine of node {node} is gone, and with it the cluster's data: it was the only server. Say what \
+         becomes of the data: `builder up --restore FILE` begins with a copy of it, `builder up --discard-data` \
+         with nothing; or begin anew, with other secrets: `builder down`, then `builder up`"
     )]
     DataLost {
         /// Which node.
         node: NodeName,
     },
+    /// None of several servers is there, and so is none who could take another in.
+    #[error(
+        "the machine of every server of the cluster is gone, and with them its data and etcd's quorum: \
+         `builder down` ends the cluster; `builder up` then begins a new one"
+    )]
+    AllServersLost,
+    /// The operator has given up data that is not lost.
+    #[error(
+        "{0} is for a cluster whose only server is gone after it had begun, and nothing was done: {1}. If an \
+         earlier run was told so already, run `builder up` without it"
+    )]
+    NothingLost(&'static str, String),
+}
+
+impl Data {
+    /// The option that says so.
+    pub fn option(&self) -> &'static str {
+        match self {
+            Self::Restore(_) => "--restore",
+            Self::Discard => "--discard-data",
+        }
+    }
+}
+
+/// Refuses a word about data if no node of the plan needs one. `server` is the
+/// file's first.
+///
+/// # Errors
+/// Always [`Refusal::NothingLost`].
+pub fn check_word<'a>(
+    data: Option<&Data>,
+    actions: impl IntoIterator<Item = &'a Action>,
+    server: &NodeName,
+    multi_server: bool,
+) -> Result<(), Refusal> {
+    let begins = |action: &Action| matches!(action, Action::Begin { .. });
+    let Some(data) = data.filter(|_| !actions.into_iter().any(begins)) else { return Ok(()) };
+    let why = if multi_server {
+        "this one has several servers, and each has the data: those that are left take a new one in, and if none \
+         is, `builder down`, then `builder up`"
+            .to_owned()
+    } else {
+        format!("server {server} is there, or never held any data")
+    };
+    Err(Refusal::NothingLost(data.option(), why))
+}
+
+impl Action {
+    /// What is going to be done to a node that is not simply made or left alone,
+    /// as it is shown before anything is.
+    pub fn in_words(&self, node: &NodeName, data: Option<&Data>) -> Option<String> {
+        match (self, data) {
+            (Self::Run | Self::Again | Self::Make { generation: 1 }, _) => None,
+            (Self::Make { generation }, _) => {
+                Some(format!("node {node} is made anew (generation {generation}): its machine is gone"))
+            }
+            (Self::Replace { generation, why }, _) => {
+                Some(format!("node {node} is removed and made anew (generation {generation}): {why}"))
+            }
+            (Self::Begin { generation }, Some(Data::Restore(copy))) => Some(format!(
+                "node {node} is made anew (generation {generation}) and begins with the data in {}: keep that file \
+                 until it is ready; what came after it is lost",
+                copy.display()
+            )),
+            (Self::Begin { generation }, _) => Some(format!(
+                "node {node} is made anew (generation {generation}) and begins without data: what the cluster held \
+                 is lost"
+            )),
+        }
+    }
+}
+
+/// Refuses a cluster of several servers all of which are gone after they had begun.
+///
+/// # Errors
+/// [`Refusal::AllServersLost`].
+pub fn check_servers<'a>(nodes: impl IntoIterator<Item = &'a Known<'a>>) -> Result<(), Refusal> {
+    let mut servers = nodes.into_iter().filter(|known| known.role == Role::Server).peekable();
+    let several = servers.peek().is_some_and(|known| !known.sole_server);
+    // One that has not begun may be the one that starts the datastore.
+    let lost =
+        |known: &Known<'_>| !known.exists && known.passed_gate && known.registry == RegistryState::Bound;
+    if several && servers.all(lost) { Err(Refusal::AllServersLost) } else { Ok(()) }
 }
 
 /// Decides what has to be done for a node at `now`.
@@ -122,7 +225,11 @@ pub fn decide(known: &Known<'_>, now: Timestamp) -> Result<Action, Refusal> {
             Ok(Action::Replace { generation: next, why: why.into() })
         }
         (false, false) if known.sole_server && bound > 0 && known.passed_gate => {
-            Err(Refusal::DataLost { node: known.name.clone() })
+            if known.data.is_some() {
+                Ok(Action::Begin { generation: next })
+            } else {
+                Err(Refusal::DataLost { node: known.name.clone() })
+            }
         }
         (false, false) => Ok(Action::Make { generation: next }),
     }
@@ -162,6 +269,7 @@ mod tests {
             generation: 0,
             reason: None,
             passed_gate: false,
+            data: None,
             ticket: None,
             newest: 0,
         }
@@ -233,9 +341,66 @@ mod tests {
             passed_gate: true,
             ..new_node(&name)
         };
-        assert!(at_epoch(&lost).unwrap_err().to_string().contains("builder down"));
+        let refusal = at_epoch(&lost).unwrap_err().to_string();
+        for way in ["--restore FILE", "--discard-data", "builder down"] {
+            assert!(refusal.contains(way), "{refusal}");
+        }
+        let told = Known { data: Some(&Data::Discard), ..lost.clone() };
+        assert_eq!(at_epoch(&told), Ok(Action::Begin { generation: 2 }));
+        let there = Known { exists: true, ..told };
+        assert_eq!(at_epoch(&there), Ok(Action::Run), "a word about data touches nobody who has it");
         let no_data_yet = Known { passed_gate: false, ..lost };
         assert_eq!(at_epoch(&no_data_yet), Ok(Action::Make { generation: 2 }));
+    }
+
+    #[test]
+    fn servers_that_are_all_gone_are_not_waited_for() {
+        let name = "s1".parse().unwrap();
+        let gone = Known {
+            role: Role::Server,
+            registry: RegistryState::Bound,
+            generation: 1,
+            newest: 1,
+            passed_gate: true,
+            ..new_node(&name)
+        };
+        assert_eq!(check_servers([&gone, &gone, &new_node(&name)]), Err(Refusal::AllServersLost));
+        let there = Known { exists: true, ..gone.clone() };
+        let not_begun = Known { passed_gate: false, ..gone.clone() };
+        for other in [there, not_begun] {
+            assert_eq!(check_servers([&gone, &other]), Ok(()));
+        }
+        // What becomes of a sole one's data is asked for elsewhere.
+        assert_eq!(check_servers([&Known { sole_server: true, ..gone }]), Ok(()));
+    }
+
+    #[test]
+    fn a_word_about_data_that_is_not_lost_is_refused() {
+        let (node, restore) = ("s1".parse().unwrap(), Data::Restore("/b/state.db".into()));
+        let lost = [Action::Run, Action::Begin { generation: 2 }];
+        for data in [None, Some(&restore), Some(&Data::Discard)] {
+            assert_eq!(check_word(data, &lost, &node, false), Ok(()));
+        }
+        assert_eq!(check_word(None, &[Action::Run], &node, false), Ok(()));
+        let said =
+            |data, several| check_word(Some(data), &[Action::Run], &node, several).unwrap_err().to_string();
+        assert!(said(&restore, false).starts_with("--restore is for"), "{}", said(&restore, false));
+        assert!(said(&Data::Discard, false).contains("server s1 is there"));
+        assert!(said(&Data::Discard, true).contains("several servers"));
+    }
+
+    #[test]
+    fn what_is_done_to_data_is_said_before_it_is_done() {
+        let (node, restore) = ("s1".parse().unwrap(), Data::Restore("/b/state.db".into()));
+        let begin = Action::Begin { generation: 2 };
+        assert!(
+            begin.in_words(&node, Some(&restore)).unwrap().contains("begins with the data in /b/state.db")
+        );
+        assert!(
+            begin.in_words(&node, Some(&Data::Discard)).unwrap().contains("what the cluster held is lost")
+        );
+        assert_eq!(Action::Run.in_words(&node, None), None);
+        assert_eq!(Action::Make { generation: 1 }.in_words(&node, None), None);
     }
 
     #[test]
@@ -254,6 +419,7 @@ mod tests {
             exists: bool,
             sole_server: bool,
             passed_gate: bool,
+            told: bool,
             state in 0usize..7,
             generation in 0u32..4,
             ticket_generation in proptest::option::of(1u32..5),
@@ -266,13 +432,16 @@ mod tests {
             let ticket = ticket_generation.map(|generation| ticket(generation, minutes));
             let newest = generation.max(ticket_generation.unwrap_or_default());
             let known = Known {
-                exists, sole_server, passed_gate, registry, generation, newest,
+                exists, sole_server, passed_gate, data: told.then_some(&Data::Discard), registry, generation, newest,
                 ticket: ticket.as_ref(), ..new_node(&name)
             };
             let Ok(action) = at_epoch(&known) else { return Ok(()) };
             match action {
                 Action::Make { generation: new } | Action::Replace { generation: new, .. } => {
                     prop_assert!(new > newest);
+                }
+                Action::Begin { generation: new } => {
+                    prop_assert!(new > newest && told && sole_server && !exists);
                 }
                 Action::Again => {
                     let bound = if registry == Bound { generation } else { 0 };
@@ -281,7 +450,7 @@ mod tests {
                 }
                 Action::Run => prop_assert!(exists && registry == Bound),
             }
-            if matches!(action, Action::Make { .. }) {
+            if matches!(action, Action::Make { .. } | Action::Begin { .. }) {
                 prop_assert!(!exists, "made beside one that exists");
             }
             // With a key and no newer ticket it is left alone.

@@ -84,6 +84,7 @@ pub async fn run(image: &Path, options: Options) -> Result<SmokeReport> {
     let file = cluster_file(&version, &k3s, memory_mib, image.disk.virtual_size, &firmware)?;
     let clones = firmware.iter().map(|firmware| Ok((name_of(*firmware).parse::<NodeName>()?, *firmware)));
     let order = Order {
+        data: None,
         file: &file,
         image: &image,
         firmware: clones.collect::<Result<BTreeMap<_, _>>>()?,

@@ -13,6 +13,7 @@ use super::bring_up::{Order, bring_up, preflight, undo};
 use super::context::Context;
 use super::down;
 use super::paths::StateDir;
+use super::plan::Data;
 use super::screen::{Screen, print_json};
 use super::summary::Summary;
 use super::target::{self, Image};
@@ -34,6 +35,8 @@ pub struct Options {
     pub state: Option<PathBuf>,
     /// Where nodes are told to look for the coordinator.
     pub advertise: Option<SubjectAltName>,
+    /// What becomes of the data of a sole server that is gone.
+    pub data: Option<Data>,
     /// When everything must be done.
     pub timeout: Duration,
     /// What runs the guests.
@@ -55,6 +58,7 @@ pub async fn up(options: Options) -> Result<()> {
         image: &image,
         firmware: BTreeMap::new(),
         advertise: options.advertise.clone(),
+        data: options.data.clone(),
         deadline,
     };
     let asked = Provider::Qemu(Qemu::new(&state));
@@ -78,6 +82,12 @@ pub async fn up(options: Options) -> Result<()> {
 
 async fn read(options: &Options) -> Result<(ClusterFile, Image, StateDir)> {
     let file = target::read_file(&options.file)?;
+    if let Some(Data::Restore(copy)) = &options.data
+        && !copy.is_file()
+    {
+        let why = format!("--restore {}: there is no such file: give the copy of state.db", copy.display());
+        return Err(BadInput(why).into());
+    }
     let image = target::read_image(&options.image, &file.image().to_string()).await?;
     Ok((file, image, StateDir::resolve(options.state.clone())?))
 }

@@ -26,6 +26,8 @@ pub(crate) struct World {
     pub(crate) nodes_made: u32,
     /// The keys that consoles show.
     pub(crate) consoles: BTreeMap<NodeName, Fingerprint>,
+    /// What cannot be removed.
+    pub(crate) stuck: Option<String>,
 }
 
 /// Something that exists.
@@ -171,6 +173,9 @@ impl Fake {
                     bail!("{} {why}", object.id);
                 }
             }
+        }
+        if world.stuck.as_ref() == Some(&object.id) {
+            bail!("{} does not go away", object.id);
         }
         world.objects.remove(&object.id);
         drop(world);
