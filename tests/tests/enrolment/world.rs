@@ -360,11 +360,6 @@ impl Agent {
         fs::read_to_string(self.machine.console()).unwrap_or_default()
     }
 
-    /// What k3s was given in place of the token that it was started with.
-    pub(crate) fn server_token(&self) -> Option<String> {
-        self.machine.units().server_token.as_ref().map(|token| token.expose().to_owned())
-    }
-
     pub(crate) fn k3s_starts(&self) -> usize {
         self.machine.units().starts
     }
@@ -426,7 +421,7 @@ impl Agent {
         self.until(|seen| seen.contains("[ready]")).await;
     }
 
-    pub(crate) async fn wait(&self, condition: impl Fn() -> bool) {
+    async fn wait(&self, condition: impl Fn() -> bool) {
         let end = Instant::now() + PATIENCE;
         while !condition() {
             assert!(Instant::now() < end, "not within {PATIENCE:?}; the console says:\n{}", self.console());
