@@ -1,7 +1,7 @@
 # The verbs a user types. Everything else is `builder --help`.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build media demo test soak lint man bake up down clean
+.PHONY: help setup build media demo test soak lint man transcripts bake up down clean
 
 VERSION ?= alma9-k3-node-amd64-v1.28.5-v1
 CLUSTER ?= examples/demo.toml
@@ -9,7 +9,7 @@ COUNT ?= 20
 BUILDER := target/release/builder
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 14
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
 
 setup:  ## install what is missing on a Debian 12 machine (root or sudo)
 	./tests/setup
@@ -39,6 +39,9 @@ down: build  ## take CLUSTER down
 
 soak: setup  ## bakes with faults injected, COUNT of them; the result goes to docs/soak.md
 	./tests/soak/run --count $(COUNT)
+
+transcripts: setup  ## docs/transcripts.md, from what the coordinator says
+	KILN_WRITE_TRANSCRIPTS=1 cargo test -p kiln-coordinator --locked --test cli transcripts
 
 man: build  ## man pages of builder and coordinator, into target/man
 	$(BUILDER) man target/man

@@ -15,6 +15,7 @@
 //! | `backup`, `unlock`, `unlocking` | copies of the state; what its secrets are sealed under |
 //! | `contacts` | when each machine was last heard, and which server does the chores |
 //! | `server` | the listener of nodes and admins, the socket, the status page |
+//! | `hardening` | no core dumps |
 //! | `news` | who waits for a change |
 //! | [`client`] | the admin's side of it |
 //! | [`cli`] | the program `coordinator` |
@@ -24,6 +25,7 @@ mod backup;
 pub mod cli;
 pub mod client;
 mod contacts;
+mod hardening;
 pub mod k3s;
 mod news;
 mod pin_change;
@@ -65,6 +67,7 @@ use store::{Store, Transaction, sealed};
 use strangers::Strangers;
 use transition::status::Look;
 
+pub use hardening::limit_core_dumps;
 pub use server::{Limits, Listeners, Server};
 pub use unlock::{UnlockFile, UnlockKey};
 

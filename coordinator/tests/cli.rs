@@ -2,6 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is how a test fails")]
 
+#[allow(dead_code, reason = "the other tests use the rest of it")]
+#[path = "api/common.rs"]
+mod common;
+#[path = "cli/life.rs"]
+mod life;
+#[path = "cli/transcripts.rs"]
+mod transcripts;
+
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
@@ -110,6 +118,11 @@ impl Serving {
     }
 
     fn start_with(host: &Host, more: &[&str]) -> Self {
+        Self::start_logging(host, more, "info", Stdio::piped())
+    }
+
+    /// With so much in its log, which goes there.
+    fn start_logging(host: &Host, more: &[&str], level: &str, log: Stdio) -> Self {
         let socket = host.path("notify");
         let _ = fs::remove_file(&socket);
         let notified = UnixDatagram::bind(&socket).unwrap();
@@ -120,7 +133,8 @@ impl Serving {
             .args(["--status-listen", "127.0.0.1:0"])
             .args(more)
             .env("NOTIFY_SOCKET", &socket)
-            .stderr(Stdio::piped())
+            .env("KILN_LOG", level)
+            .stderr(log)
             .spawn()
             .unwrap();
         let serving = Self(child);

@@ -5,6 +5,7 @@
 //! `CHECKSUM.asc`; both are read. Only text that was signed is ever looked at:
 //! what stands before or behind a signed block is not.
 
+use data_encoding::HEXUPPER;
 use pgp::composed::{CleartextSignedMessage, Deserializable as _, DetachedSignature, SignedPublicKey};
 use pgp::crypto::hash::HashAlgorithm;
 use pgp::packet::{Signature, SignatureType};
@@ -51,7 +52,7 @@ impl Key {
 
     /// The fingerprint, in upper-case hex.
     pub fn fingerprint(&self) -> String {
-        hex(self.key.fingerprint().as_bytes())
+        HEXUPPER.encode(self.key.fingerprint().as_bytes())
     }
 
     /// The text inside a cleartext-signed message.
@@ -98,14 +99,6 @@ fn is_strong(signature: &Signature) -> bool {
             signature.hash_alg(),
             Some(HashAlgorithm::Sha256 | HashAlgorithm::Sha384 | HashAlgorithm::Sha512)
         )
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02X}");
-        text
-    })
 }
 
 #[cfg(test)]

@@ -158,6 +158,9 @@ pub(crate) fn create_private_from(
 /// Replaces a file as a whole: whoever reads it sees the old or the new one.
 pub(crate) fn replace_private(path: &Path, content: &[u8]) -> Result<()> {
     let at = || format!("writing {}", path.display());
+    // Such as /dev/null, which root would replace for everybody.
+    let special = fs::metadata(path).is_ok_and(|found| !found.is_file());
+    ensure!(!special, "{} is there already, and is not a file: name another place", path.display());
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(format!(".{}", std::process::id()));
     let temporary = PathBuf::from(temporary);
@@ -226,6 +229,11 @@ mod tests {
         assert!(create_private(&path, b"two").is_err());
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         replace_private(&path, b"two").unwrap();
+        // What is not a file is not replaced by one.
+        let socket = dir.socket();
+        let _bound = std::os::unix::net::UnixDatagram::bind(&socket).unwrap();
+        assert!(replace_private(&socket, b"two").unwrap_err().to_string().contains("not a file"));
+        assert!(!fs::metadata(&socket).unwrap().is_file());
         assert_eq!(fs::read(&path).unwrap(), b"two");
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
     }
