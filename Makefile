@@ -1,7 +1,7 @@
 # The verbs a user types. Everything else is `builder --help`.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build media demo test bench soak fuzz lint man bake up down clean
+.PHONY: help setup build media demo test bench soak fuzz lint man transcripts bake up down clean
 
 VERSION ?= alma9-k3-node-amd64-v1.28.5-v1
 CLUSTER ?= examples/demo.toml
@@ -11,7 +11,7 @@ SECONDS ?= 300
 BUILDER := target/release/builder
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 14
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
 
 setup:  ## install what is missing on a Debian 12 machine (root or sudo)
 	./tests/setup
@@ -48,6 +48,9 @@ soak: setup  ## bakes with faults injected, COUNT of them (docs/soak.md); crashe
 
 fuzz: setup  ## every decoder under libFuzzer, SECONDS each (docs/fuzz.md)
 	for target in fuzz/corpus/*; do fuzz/run $${target##*/} -max_total_time=$(SECONDS) || exit 1; done
+
+transcripts: setup  ## docs/transcripts.md, from what the coordinator says
+	KILN_WRITE_TRANSCRIPTS=1 cargo test -p kiln-coordinator --locked --test cli transcripts
 
 man: build  ## man pages of builder and coordinator, into target/man
 	$(BUILDER) man target/man

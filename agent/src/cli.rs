@@ -9,7 +9,7 @@ use kiln_protocol::Fingerprint;
 use kiln_protocol::seed::Contact;
 use kiln_protocol::ticket::Address;
 
-use crate::{install, progress, run};
+use crate::{hardening, install, progress, run};
 
 /// The only Kiln program that runs on a node.
 #[derive(Debug, Parser)]
@@ -63,6 +63,7 @@ impl Cli {
             }
             Command::Run => {
                 log_to_journal();
+                hardening::no_core_dumps();
                 run::command()
             }
             Command::Status { json } => progress::command(json),

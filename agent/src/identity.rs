@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, Result, bail};
 use kiln_protocol::{Fingerprint, Identity};
+use zeroize::Zeroizing;
 
 use crate::root::{Access, Root};
 
@@ -68,7 +69,7 @@ pub(crate) fn drop_next(root: &Root) -> Result<()> {
 }
 
 fn read(root: &Root, file: &str) -> Result<Option<Identity>> {
-    let Some(pem) = root.read_text(file)? else { return Ok(None) };
+    let Some(pem) = root.read_text(file)?.map(Zeroizing::new) else { return Ok(None) };
     let identity = Identity::from_pem(&pem).with_context(|| format!("reading {}", root.shown(file)))?;
     Ok(Some(identity))
 }

@@ -8,6 +8,7 @@
 //! | [`seed`] | where a ticket and first settings are found |
 //! | `identity`, `bond` | the node's key; its ratchet and what it knows of its coordinator |
 //! | `client`, `retry` | requests to the coordinator, waits |
+//! | `hardening` | no core dumps |
 //! | `apply`, `applied` | making the host what the configuration says, and what was made so |
 //! | [`host`], `systemd` | what is done to the machine other than writing files |
 //! | [`progress`] | telling how far the node is |
@@ -22,6 +23,7 @@ mod client;
 mod clock;
 pub mod decoders;
 mod facts;
+mod hardening;
 pub mod host;
 mod identity;
 pub mod install;

@@ -1,68 +1,110 @@
 //! Backups: one file with everything of a state but the unlock key.
 //!
 //! ```text
-//! "kiln-backup 1 " SHA-256 of the rest, 64 hex digits "\n"
+//! "kiln-backup 2 " KEYID " " MAC, 64 hex digits "\n"
 //! the database, as SQLite's VACUUM INTO copies it
+//!
+//! MAC = HMAC-SHA256(the unlock key's for "backup", "kiln-backup 2 " || KEYID || "\0" || SHA-256(database))
 //! ```
 //!
-//! The database holds sealed copies of the key files, so that nothing else is
-//! needed to be the same coordinator again; the unlock key, which opens them,
-//! is in no backup. A restored state knows that it is one: it begins an epoch
+//! What is sealed in the database cannot be altered unnoticed anyway; the rest,
+//! such as who is an admin, is under the MAC, so that nobody without the unlock
+//! key makes a backup that restores. KEYID names that key (`unlock`). A backup of
+//! an older Kiln begins with `kiln-backup 1` and a bare SHA-256, which anybody
+//! can make: it is restored only when told so.
+//!
+//! The database holds the coordinator's key, sealed, so that nothing else is
+//! needed to be the same coordinator again; the unlock key, which opens it, is
+//! in no backup. A restored state knows that it is one: it begins an epoch
 //! of its own, and the tickets that were unused in it are void.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Seek as _, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
+use data_encoding::HEXLOWER;
 use jiff::Timestamp;
+use ring::hmac;
 use rusqlite::{Connection, OpenFlags};
 use sha2::{Digest as _, Sha256};
 
-use crate::k3s::hex;
 use crate::store::dir::{self, StateDir};
-use crate::store::events::Actor;
-use crate::store::sealed::{self, KeyFile};
-use crate::store::{self, Transaction};
+use crate::store::events::{self, Actor, Event, What};
+use crate::store::{self, Transaction, sealed};
 use crate::transition;
-use crate::unlock::UnlockFile;
+use crate::unlock::{KeyId, UnlockFile, UnlockKey};
+use crate::unlocking;
 
-const MAGIC: &[u8] = b"kiln-backup 1 ";
-const DIGEST_HEX: usize = 64;
+const MAGIC: &str = "kiln-backup 2 ";
+const MAGIC_V1: &str = "kiln-backup 1 ";
+/// Longer than any header is.
+const MAX_HEADER: u64 = 128;
 
-/// Backs a state up, whether a coordinator serves it or not; nothing of the
-/// state is changed.
-pub(crate) fn back_up(state: &StateDir, file: &Path) -> Result<()> {
+/// Whether a backup may be taken that nothing vouches for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Trust {
+    /// Only one that was made with the unlock key.
+    Authentic,
+    /// Also an older Kiln's, which somebody else may have altered.
+    Anybodys,
+}
+
+/// Backs a state up, whether a coordinator serves it or not. The audit trail
+/// says so, in the backup too.
+pub(crate) fn back_up(state: &StateDir, file: &Path, unlock: &UnlockFile, actor: &Actor) -> Result<()> {
     state.check()?;
     let copy = Temporary::beside(file)?;
+    let key = unlocking::matching(state, unlock)?;
+    store::beside(&state.database(), |tx| note(tx, file, actor, Timestamp::now()))?;
     store::copy(&state.database(), copy.path())?;
-    pack(copy.path(), file)
+    pack(copy.path(), file, &key)
+}
+
+/// Notes that a backup is made: before it is, so that there is none that the
+/// trail does not know of.
+pub(crate) fn note(tx: &Transaction<'_>, file: &Path, actor: &Actor, now: Timestamp) -> Result<()> {
+    let detail = format!("to {}", file.display());
+    events::note(tx, actor, &Event::about_all(What::Backup, &detail), now).map(drop)
 }
 
 /// Makes a backup of a database's copy.
-pub(crate) fn pack(copy: &Path, file: &Path) -> Result<()> {
+pub(crate) fn pack(copy: &Path, file: &Path, key: &UnlockKey) -> Result<()> {
     let at = || format!("writing the backup {}", file.display());
     let mut database = File::open(copy).with_context(at)?;
-    let digest = digest(&mut database).with_context(at)?;
+    let (digest, id) = (digest(&mut database).with_context(at)?, key.id());
+    let mac = hmac::sign(&key.mac_key(MAC_KIND), &message(&id, &digest));
     database.rewind().with_context(at)?;
     dir::create_private_from(file, |backup| {
-        backup.write_all(MAGIC)?;
-        writeln!(backup, "{digest}")?;
+        writeln!(backup, "{MAGIC}{id} {}", HEXLOWER.encode(mac.as_ref()))?;
         io::copy(&mut database, backup).map(drop)
     })
     .with_context(at)
 }
 
-/// A backup of a database that is in memory.
+/// A backup of a database that is in memory, as an older Kiln made it: nothing
+/// vouches for it.
 pub(crate) fn frame(database: &[u8]) -> Vec<u8> {
-    let digest = hex(&Sha256::digest(database));
-    [MAGIC, digest.as_bytes(), b"\n", database].concat()
+    let digest = HEXLOWER.encode(&Sha256::digest(database));
+    [MAGIC_V1.as_bytes(), digest.as_bytes(), b"\n", database].concat()
+}
+
+const MAC_KIND: &str = "backup";
+
+fn message(id: &KeyId, digest: &[u8]) -> Vec<u8> {
+    [MAGIC.as_bytes(), id.to_string().as_bytes(), b"\0", digest].concat()
 }
 
 /// Makes a new state from a backup. Nothing is touched unless the backup is
-/// whole, is a coordinator's, opens with this unlock key, and there is no state
-/// yet. Returns what begins, in words.
-pub(crate) fn restore(file: &Path, state: &Path, unlock: &UnlockFile) -> Result<String> {
+/// whole, was made with this unlock key (or is trusted all the same), is a
+/// coordinator's, and there is no state yet. Returns what begins, in words.
+pub(crate) fn restore(
+    file: &Path,
+    state: &Path,
+    unlock: &UnlockFile,
+    trust: Trust,
+    actor: &Actor,
+) -> Result<String> {
     ensure!(
         fs::read_dir(state).map_or(true, |mut entries| entries.next().is_none()),
         "{} is not empty: a restore never overwrites; move it away, or name another place with --state",
@@ -73,7 +115,7 @@ pub(crate) fn restore(file: &Path, state: &Path, unlock: &UnlockFile) -> Result<
     let new = PathBuf::from(new);
     // What a restore that was cut off left.
     let _ = fs::remove_dir_all(&new);
-    let built = build(file, &StateDir::new(&new), unlock);
+    let built = build(file, &StateDir::new(&new), unlock, trust, actor);
     if built.is_err() {
         let _ = fs::remove_dir_all(&new);
     }
@@ -83,15 +125,24 @@ pub(crate) fn restore(file: &Path, state: &Path, unlock: &UnlockFile) -> Result<
     Ok(summary)
 }
 
-fn build(file: &Path, state: &StateDir, unlock: &UnlockFile) -> Result<String> {
-    let mut backup = File::open(file)?;
-    let digest = header(&mut backup)?;
+fn build(file: &Path, state: &StateDir, unlock: &UnlockFile, trust: Trust, actor: &Actor) -> Result<String> {
+    let mut backup = BufReader::new(File::open(file)?);
+    let header = header(&mut backup)?;
+    let key = unlock.read()?;
+    if let Header::Made { by, .. } = &header {
+        ensure!(
+            *by == key.id(),
+            "it was made under the unlock key {by}, and {} holds the unlock key {}: name the file with the \
+             right one with --unlock-key",
+            unlock.path().display(),
+            key.id()
+        );
+    }
     state.create()?;
     dir::create_private_from(&state.database(), |database| io::copy(&mut backup, database).map(drop))?;
-    let mut database = File::open(state.database())?;
-    ensure!(self::digest(&mut database)? == digest, "it is damaged or cut off: its digest does not fit");
+    let digest = digest(&mut File::open(state.database())?)?;
+    let from = vouched(&header, &digest, &key, trust)?;
     examine(&state.database())?;
-    let key = unlock.read()?;
     let under = store::once(&state.database(), None, sealed::under)?;
     ensure!(
         under.as_ref() == Some(&key.id()),
@@ -101,27 +152,58 @@ fn build(file: &Path, state: &StateDir, unlock: &UnlockFile) -> Result<String> {
         key.id()
     );
     let now = Timestamp::now();
-    let (files, summary) = store::once(&state.database(), Some(&key), |tx: &Transaction<'_>| {
-        let mut files = Vec::new();
-        for file in KeyFile::ALL {
-            files.push((file, sealed::key_file(tx, file)?));
-        }
-        Ok((files, transition::restore::restored(tx, &Actor::local(), now)?))
-    })?;
-    for (file, content) in files {
-        let Some(content) = content else { bail!("it holds no {}", file.as_str()) };
-        dir::create_private(&state.path().join(file.as_str()), content.expose().as_bytes())?;
-    }
-    Ok(summary)
+    store::once(&state.database(), Some(&key), |tx: &Transaction<'_>| {
+        sealed::settle(tx)?;
+        sealed::own_key(tx)?.context("it holds no key of the coordinator")?;
+        transition::restore::restored(tx, &format!("{}{from}", file.display()), actor, now)
+    })
 }
 
-/// Reads the first line; the digest in it.
-fn header(backup: &mut impl Read) -> Result<String> {
-    let mut line = [0; MAGIC.len() + DIGEST_HEX + 1];
-    let read = backup.read_exact(&mut line);
-    let text = read.ok().and_then(|()| line.strip_prefix(MAGIC)).and_then(|rest| rest.strip_suffix(b"\n"));
-    let text = text.and_then(|text| std::str::from_utf8(text).ok());
-    Ok(text.context("it is no backup of a coordinator, or of a newer Kiln")?.to_owned())
+/// What the first line of a backup says.
+#[derive(Debug, PartialEq, Eq)]
+enum Header {
+    /// Of an older Kiln: a digest.
+    Older(Vec<u8>),
+    /// By whom it was made, and what proves that.
+    Made { by: KeyId, mac: Vec<u8> },
+}
+
+fn header(backup: &mut impl BufRead) -> Result<Header> {
+    let mut line = Vec::new();
+    backup.take(MAX_HEADER).read_until(b'\n', &mut line)?;
+    let line = std::str::from_utf8(&line).ok().and_then(|line| line.strip_suffix('\n'));
+    line.and_then(parse)
+        .context("it is no backup of a coordinator, or of a newer Kiln, or its first line is damaged")
+}
+
+fn parse(line: &str) -> Option<Header> {
+    let hex = |text: &str| HEXLOWER.decode(text.as_bytes()).ok().filter(|bytes| bytes.len() == 32);
+    if let Some(digest) = line.strip_prefix(MAGIC_V1) {
+        return Some(Header::Older(hex(digest)?));
+    }
+    let (by, mac) = line.strip_prefix(MAGIC)?.split_once(' ')?;
+    Some(Header::Made { by: by.parse().ok()?, mac: hex(mac)? })
+}
+
+/// Refuses a database that the header does not speak for; returns what the audit
+/// trail adds to the backup's name.
+fn vouched(header: &Header, digest: &[u8], key: &UnlockKey, trust: Trust) -> Result<&'static str> {
+    match header {
+        Header::Made { by, mac } => {
+            let verified = hmac::verify(&key.mac_key(MAC_KIND), &message(by, digest), mac);
+            verified.ok().context("it is damaged, cut off, or was altered after it was made")?;
+            Ok("")
+        }
+        Header::Older(expected) => {
+            ensure!(expected == digest, "it is damaged or cut off: its digest does not fit");
+            ensure!(
+                trust == Trust::Anybodys,
+                "it is an older Kiln's, and nothing in it tells whether somebody altered it: if it was kept where \
+                 nobody else can write, run it again with --unauthenticated"
+            );
+            Ok(", which nothing vouched for")
+        }
+    }
 }
 
 /// Refuses a database that is not a coordinator's, is a newer one's, or is not sound.
@@ -136,8 +218,8 @@ fn examine(database: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The SHA-256 of what remains to be read, in hex.
-fn digest(from: &mut impl Read) -> io::Result<String> {
+/// The SHA-256 of what remains to be read.
+fn digest(from: &mut impl Read) -> io::Result<Vec<u8>> {
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 64 * 1024];
     loop {
@@ -146,7 +228,7 @@ fn digest(from: &mut impl Read) -> io::Result<String> {
             read => hasher.update(&buffer[..read]),
         }
     }
-    Ok(hex(&hasher.finalize()))
+    Ok(hasher.finalize().to_vec())
 }
 
 /// An empty private file, removed when dropped.

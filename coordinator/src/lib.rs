@@ -16,6 +16,7 @@
 //! | `backup`, `unlock`, `unlocking` | copies of the state; what its secrets are sealed under |
 //! | `contacts` | when each machine was last heard, and which server does the chores |
 //! | `server` | the listener of nodes and admins, the socket, the status page |
+//! | `hardening` | no core dumps |
 //! | `news` | who waits for a change |
 //! | [`client`] | the admin's side of it |
 //! | [`cli`] | the program `coordinator` |
@@ -27,6 +28,7 @@ pub mod cli;
 pub mod client;
 mod contacts;
 pub mod decoders;
+mod hardening;
 pub mod k3s;
 mod news;
 mod pin_change;
@@ -45,7 +47,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use jiff::Timestamp;
 use kiln_protocol::admin::{self, AdminStatus, ApproveAnswer, ClusterStatus, TicketRecord};
 use kiln_protocol::config::Incarnation;
@@ -66,16 +68,13 @@ use plan::ClusterFile;
 use stamps::Stamps;
 use store::dir::{self, StateDir};
 use store::events::{self, Actor, Event, What};
-use store::sealed::{self, KeyFile};
-use store::{Store, Transaction};
+use store::{Store, Transaction, sealed};
 use strangers::Strangers;
 use transition::status::Look;
 
+pub use hardening::limit_core_dumps;
 pub use server::{Limits, Listeners, Server};
 pub use unlock::{UnlockFile, UnlockKey};
-
-/// What the admin key that `init` makes is called.
-const FIRST_ADMIN: &str = "cli";
 
 /// One cluster's coordinator, on one state directory. Clones are handles to
 /// the same one; the state is closed when the last is dropped.
@@ -99,8 +98,8 @@ struct Inner {
 }
 
 impl Coordinator {
-    /// Makes a state directory (0700): the coordinator's key, an admin's key and an
-    /// empty registry. An error if there is one already. The recovery key that is
+    /// Makes a state directory (0700): an empty registry and, sealed in it, the
+    /// coordinator's key. An error if there is one already. The recovery key that is
     /// returned is kept nowhere: [`Coordinator::change_pin`] needs it.
     ///
     /// The unlock key of its secrets is the file beside the directory, made if
@@ -115,39 +114,31 @@ impl Coordinator {
         state.create()?;
         state.check()?;
         let guard = state.lock()?;
-        let shown = path.display();
-        ensure!(!state.coordinator_key().exists(), "there is a coordinator in {shown} already");
-        if state.database().exists() {
-            bail!(
-                "{shown} holds a registry but no coordinator.key: either an init was interrupted, then \
-                 remove {shown} and run it again; or the key was lost, then restore it from a backup"
-            );
-        }
+        let (shown, database) = (path.display(), state.database());
+        ensure!(store::pin::at(&database)?.is_none(), "there is a coordinator in {shown} already");
+        ensure!(
+            !state.clear_keys().iter().any(|path| path.exists()),
+            "{shown} holds a coordinator.key, but no registry that knows it: restore both from a backup, or \
+             remove {shown} to begin anew"
+        );
         unlock.check_outside(path)?;
         let unlock = unlock.read_or_make()?;
-        let (identity, admin) = (Identity::generate()?, Identity::generate()?);
-        let recovery = RecoverySeed::generate();
-        // An init that was interrupted between these left no registry behind.
-        let _ = std::fs::remove_file(state.admin_key());
-        let (pem, admin_pem) = (identity.to_pem(), admin.to_pem());
-        dir::create_private(&state.admin_key(), admin_pem.expose().as_bytes())?;
-        dir::create_private(&state.database(), b"")?;
-        let (key, admin_key, now) = (identity.fingerprint(), admin.fingerprint(), Timestamp::now());
-        let public = recovery.public_key();
-        let files = [(KeyFile::Coordinator, pem.clone()), (KeyFile::Admin, admin_pem)];
-        store::once(&state.database(), Some(&unlock), move |tx| {
-            sealed::settle(tx, &files)?;
+        let (identity, recovery) = (Identity::generate()?, RecoverySeed::generate());
+        // An init that was cut off may have left one, with nothing in it.
+        if !database.exists() {
+            dir::create_private(&database, b"")?;
+        }
+        let (key, public, now) = (identity.fingerprint(), recovery.public_key(), Timestamp::now());
+        // All of it or nothing: from here on there is a coordinator.
+        store::once(&database, Some(&unlock), |tx| {
+            sealed::set_own_key(tx, &identity.to_pem())?;
             store::keys::note(tx, &key, store::keys::Kind::Coordinator, "coordinator", now)?;
-            store::keys::note(tx, &admin_key, store::keys::Kind::Admin, FIRST_ADMIN, now)?;
-            store::admins::add(tx, &admin_key, FIRST_ADMIN, now)?;
             store::keys::note_recovery(tx, &public, now)?;
             store::pin::set_recovery(tx, &public)?;
-            let detail = format!("coordinator {key}, admin {FIRST_ADMIN} {admin_key}");
+            let detail = format!("coordinator {key}");
             events::note(tx, &Actor::local(), &Event::about_all(What::Init, &detail), now)?;
             Ok(())
         })?;
-        // Last: with it, the state is complete.
-        dir::create_private(&state.coordinator_key(), pem.expose().as_bytes())?;
         drop(guard);
         Ok(recovery)
     }
@@ -179,26 +170,19 @@ impl Coordinator {
     }
 
     /// As [`Coordinator::open`], with the unlock key elsewhere.
+    #[expect(clippy::unused_async, reason = "its callers are async anyway, and it need not stay so")]
     pub async fn open_with(path: &Path, unlock: &UnlockFile) -> Result<Self> {
         let state = StateDir::new(path);
         state.check()?;
         ensure!(
-            state.coordinator_key().exists() || state.next_coordinator_key().exists(),
+            store::pin::at(&state.database())?.is_some(),
             "there is no coordinator in {0}: make it with: coordinator init --state {0}",
             path.display()
         );
         let guard = state.lock()?;
-        let (identity, pin_change) = pin_change::settle(&state)?;
         let unlock = unlocking::unlock(&state, unlock)?;
-        unlocking::settle(&state, &unlock)?;
+        let (identity, pin_change) = unlocking::settle(&state, &unlock)?;
         let store = Store::open(&state.database(), unlock, guard)?;
-        let key = identity.fingerprint();
-        let owner = store.read(move |tx| store::keys::owner(tx, &key)).await?;
-        ensure!(
-            owner == Some(registry::KeyOwner::Coordinator),
-            "coordinator.key and state.db in {} do not belong together: restore both from one backup",
-            path.display()
-        );
         let strangers = Mutex::default();
         let arrivals = Arc::default();
         let Limits { quiet, slot, .. } = Limits::default();
@@ -215,6 +199,12 @@ impl Coordinator {
             contacts,
         };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The pin of the coordinator in a state directory, open or not, without its
+    /// unlock key; none if there is no coordinator.
+    pub fn pin_at(path: &Path) -> Result<Option<Fingerprint>> {
+        store::pin::at(&StateDir::new(path).database())
     }
 
     /// The coordinator's key, which tickets pin.
@@ -308,16 +298,28 @@ impl Coordinator {
     /// yet, while everything goes on.
     pub async fn backup(&self, file: &Path) -> Result<()> {
         let copy = backup::Temporary::beside(file)?;
+        let noted = file.to_owned();
+        let note = move |tx: &Transaction<'_>| {
+            backup::note(tx, &noted, &Actor::local(), Timestamp::now())?;
+            tx.unlock().cloned()
+        };
+        let unlock = self.change(note).await?;
         self.inner.store.backup(copy.path()).await?;
-        backup::pack(copy.path(), file)
+        backup::pack(copy.path(), file, &unlock)
     }
 
-    /// Makes a state directory from a backup, which opens with this unlock key.
+    /// Makes a state directory from a backup that was made with this unlock key.
     /// The tickets that were unused in it are void. Returns what was done, in words.
     /// An error, before anything is touched, if there is a state already or the
-    /// backup is damaged, foreign, or sealed under another key.
+    /// backup is damaged, altered, foreign, an older Kiln's, or made with another key.
     pub fn restore(file: &Path, path: &Path, unlock: &UnlockFile) -> Result<String> {
-        backup::restore(file, path, unlock)
+        backup::restore(file, path, unlock, backup::Trust::Authentic, &Actor::local())
+    }
+
+    /// As [`Coordinator::restore`], also from an older Kiln's backup, of which
+    /// nothing tells whether somebody altered it.
+    pub fn restore_unauthenticated(file: &Path, path: &Path, unlock: &UnlockFile) -> Result<String> {
+        backup::restore(file, path, unlock, backup::Trust::Anybodys, &Actor::local())
     }
 
     /// Seals everything under a new unlock key, in the place of the old one or in
@@ -489,6 +491,12 @@ impl Coordinator {
     /// Every admin's key there ever was, oldest first.
     pub async fn admins(&self) -> Result<Vec<AdminStatus>> {
         self.inner.store.read(store::admins::list).await
+    }
+
+    /// Gives a key the rights of an admin, who may then ask from elsewhere.
+    /// Idempotent.
+    pub async fn add_admin(&self, name: &AdminName, key: Fingerprint) -> Result<()> {
+        self.add_admin_as(name.clone(), key, Actor::local()).await
     }
 
     async fn add_admin_as(&self, name: AdminName, key: Fingerprint, actor: Actor) -> Result<()> {

@@ -1,19 +1,15 @@
-//! Another key for the coordinator, by the recovery key's word.
-//!
-//! The new key is on the disk before the registry knows of it, and takes the
-//! old one's place last; [`settle`] finishes what was interrupted in between.
+//! Another key for the coordinator, by the recovery key's word: one transaction.
 
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use jiff::Timestamp;
-use kiln_protocol::recovery::{PinChange, RecoverySeed};
+use kiln_protocol::recovery::RecoverySeed;
 use kiln_protocol::{Fingerprint, Identity};
 
-use crate::store::dir::{self, StateDir};
+use crate::store::dir::StateDir;
 use crate::store::events::{self, Actor, Event, What};
-use crate::store::sealed::{self, KeyFile};
-use crate::store::{self, Transaction, keys, pin};
+use crate::store::{self, Transaction, keys, pin, sealed};
 use crate::transition::epoch;
 use crate::unlock::UnlockFile;
 use crate::unlocking;
@@ -38,15 +34,14 @@ pub(crate) fn change(path: &Path, recovery: &RecoverySeed, unlock: &UnlockFile) 
         Some(_) => {}
     }
     let unlock = unlocking::unlock(&state, unlock)?;
+    // What an older Kiln left in the clear goes first.
+    unlocking::settle(&state, &unlock)?;
     let identity = Identity::generate().context("making the new key")?;
-    let (new, now, pem) = (identity.fingerprint(), Timestamp::now(), identity.to_pem());
-    dir::replace_private(&state.next_coordinator_key(), pem.expose().as_bytes())?;
+    let (new, now) = (identity.fingerprint(), Timestamp::now());
     store::once(&state.database(), Some(&unlock), |tx| {
-        // Backups hold the key that the registry names.
-        sealed::settle(tx, &[(KeyFile::Coordinator, pem)])?;
+        sealed::set_own_key(tx, &identity.to_pem())?;
         note(tx, &new, recovery, now)
     })?;
-    dir::rename(&state.next_coordinator_key(), &state.coordinator_key())?;
     drop(guard);
     Ok(new)
 }
@@ -60,29 +55,4 @@ fn note(tx: &Transaction<'_>, new: &Fingerprint, recovery: &RecoverySeed, now: T
     events::note(tx, &Actor::local(), &Event::about_all(What::PinChange, &format!("to key {new}")), now)?;
     epoch::raise(tx, "the coordinator's key was changed", &Actor::local(), now)?;
     Ok(())
-}
-
-/// The key to serve with, and the statement to show with it: finishes a change
-/// that was interrupted, and refuses a key that was replaced.
-pub(crate) fn settle(state: &StateDir) -> Result<(Identity, Option<PinChange>)> {
-    let last = store::once(&state.database(), None, pin::last_change)?;
-    let reading = || format!("opening the state in {}", state.path().display());
-    let Some((pin, change)) = last else {
-        return Ok((StateDir::read_key(&state.coordinator_key()).with_context(reading)?, None));
-    };
-    if let Ok(identity) = StateDir::read_key(&state.coordinator_key())
-        && identity.fingerprint() == pin
-    {
-        return Ok((identity, Some(change)));
-    }
-    if let Ok(identity) = StateDir::read_key(&state.next_coordinator_key())
-        && identity.fingerprint() == pin
-    {
-        dir::rename(&state.next_coordinator_key(), &state.coordinator_key())?;
-        return Ok((identity, Some(change)));
-    }
-    bail!(
-        "coordinator.key in {} is not the key {pin} that took its place: restore both from one backup",
-        state.path().display()
-    )
 }

@@ -13,6 +13,8 @@
 //! `place` says what it is and where it stands (table, row, column), so that a
 //! secret that was moved to another place does not open there. KEYID names the
 //! unlock key without telling anything of it, so that a wrong one is called so.
+//! What must not be altered, and is no secret, carries an HMAC-SHA256 under
+//! HKDF-SHA256("", unlock key, "kiln/1 mac\0" || kind).
 //! AES-256-GCM and HKDF are ring's, as TLS's are.
 
 use std::fmt;
@@ -20,15 +22,16 @@ use std::fs::{self, File};
 use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use data_encoding::HEXLOWER;
 use ring::rand::{SecureRandom as _, SystemRandom};
-use ring::{aead, hkdf};
+use ring::{aead, hkdf, hmac};
 use zeroize::Zeroizing;
 
-use crate::k3s::hex;
 use crate::store::dir;
 
 const FILE_PREFIX: &str = "kiln-unlock-1-";
@@ -47,6 +50,15 @@ pub struct UnlockKey(Zeroizing<[u8; KEY_BYTES]>);
 /// Names an unlock key: 16 hex digits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyId(String);
+
+impl FromStr for KeyId {
+    type Err = anyhow::Error;
+    fn from_str(text: &str) -> Result<Self> {
+        let fits = text.len() == 16 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        ensure!(fits, "an unlock key's name is 16 hex digits");
+        Ok(Self(text.to_owned()))
+    }
+}
 
 impl fmt::Display for KeyId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -72,7 +84,7 @@ impl UnlockKey {
         let key = self.extract(&[]);
         let okm = key.expand(&[b"kiln/1 unlock key id"], Eight).expect("eight bytes are few");
         okm.fill(&mut id).expect("it is as long as was asked for");
-        KeyId(hex(&id))
+        KeyId(HEXLOWER.encode(&id))
     }
 
     /// Seals a secret for one place in the state.
@@ -106,6 +118,13 @@ impl UnlockKey {
         let length = opened.ok().context("it was changed, or belongs elsewhere").with_context(opening)?.len();
         text.truncate(length);
         Ok(text)
+    }
+
+    /// The key that says of one kind of thing that it was made by who has this key.
+    pub(crate) fn mac_key(&self, kind: &str) -> hmac::Key {
+        let info = [b"kiln/1 mac\0", kind.as_bytes()];
+        let key = self.extract(&[]);
+        hmac::Key::from(key.expand(&info, hmac::HMAC_SHA256).expect("a key is short"))
     }
 
     /// Always the same one.

@@ -14,6 +14,7 @@ use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use zeroize::Zeroize as _;
 
 use crate::recovery::{self, PinChange};
 use crate::secret::Secret;
@@ -228,7 +229,8 @@ pub enum IdentityError {
     Envelope(#[source] rcgen::Error),
 }
 
-/// A P-256 key of our own, with the envelope to show it in.
+/// A P-256 key of our own, with the envelope to show it in. Dropping it wipes
+/// the encoded key; what ring made of it to sign with is not ours to wipe.
 pub struct Identity {
     key: KeyPair,
     certificate: CertificateDer<'static>,
@@ -302,6 +304,12 @@ fn envelope(key: &KeyPair, change: Option<&PinChange>) -> Result<CertificateDer<
         params.custom_extensions.push(extension);
     }
     Ok(params.self_signed(key).map_err(IdentityError::Envelope)?.der().clone())
+}
+
+impl Drop for Identity {
+    fn drop(&mut self) {
+        self.key.zeroize();
+    }
 }
 
 impl fmt::Debug for Identity {

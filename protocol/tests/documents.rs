@@ -22,7 +22,7 @@ fn rows() -> Vec<(String, String)> {
 }
 
 #[test]
-fn every_test_named_in_the_security_table_exists() {
+fn every_test_named_in_the_security_table_is_a_test_that_runs() {
     let rows = rows();
     assert!(rows.len() > 50, "{} rows", rows.len());
     for (attack, tests) in rows {
@@ -33,9 +33,26 @@ fn every_test_named_in_the_security_table_exists() {
             let (file, function) = name.rsplit_once("::").unwrap();
             let source = std::fs::read_to_string(root().join(file));
             let source = source.unwrap_or_else(|error| panic!("{attack:?} names {file}: {error}"));
-            assert!(source.contains(&format!("fn {function}(")), "{attack:?}: {file} has no {function}");
+            assert!(runs(&source, function), "{attack:?}: {file} has no test {function} that is run");
         }
     }
+}
+
+/// Whether a function is marked as a test, and not as one to leave out.
+fn runs(source: &str, function: &str) -> bool {
+    let Some((before, _)) = source.split_once(&format!("fn {function}(")) else { return false };
+    let above = before.rsplit_once('\n').map_or("", |(above, _)| above);
+    let marks: Vec<&str> = above.lines().rev().take_while(|line| line.trim().starts_with("#[")).collect();
+    let is = |mark: &str| marks.iter().any(|line| line.trim().starts_with(mark));
+    (is("#[test]") || is("#[tokio::test")) && !is("#[ignore")
+}
+
+#[test]
+fn a_test_that_is_none_or_is_left_out_is_noticed() {
+    let source = "#[test]\nfn good() {}\n#[tokio::test(x)]\n#[expect(y)]\nasync fn waits() {}\n\
+                  #[test]\n#[ignore = \"slow\"]\nfn left_out() {}\nfn none() {}\n";
+    assert!(runs(source, "good") && runs(source, "waits"));
+    assert!(!runs(source, "left_out") && !runs(source, "none") && !runs(source, "missing"));
 }
 
 /// Written from the document alone, in another language.

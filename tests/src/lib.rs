@@ -4,7 +4,7 @@
 //!
 //! Everything expensive is made once and kept under `.cache/`, by the digest of
 //! what went into it; a test may be run alone and finds or makes what it needs.
-//! [`crash`] is for the programs' own tests.
+//! [`crash`] and [`secrets`] are for the programs' own tests.
 
 pub mod chaos;
 pub mod cluster;
@@ -13,6 +13,7 @@ pub mod lab;
 pub mod leftovers;
 pub mod mirror;
 pub mod process;
+pub mod secrets;
 
 pub use cluster::Cluster;
 pub use lab::{Lab, lab};

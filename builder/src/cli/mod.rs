@@ -94,6 +94,8 @@ enum Command {
 /// Parses the command line and runs it.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    // It holds tickets and, for a while, a cluster's secrets; so do its guests.
+    kiln_coordinator::limit_core_dumps();
     cli.color.apply();
     tracing_subscriber::fmt()
         .with_env_filter(

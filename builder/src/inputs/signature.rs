@@ -8,6 +8,7 @@
 
 use std::path::Path;
 
+use data_encoding::HEXUPPER;
 use pgp::composed::{CleartextSignedMessage, Deserializable as _, DetachedSignature, SignedPublicKey};
 use pgp::crypto::hash::HashAlgorithm;
 use pgp::packet::{Signature, SignatureType};
@@ -72,7 +73,7 @@ impl Key {
 
     /// The fingerprint, in upper-case hex.
     pub fn fingerprint(&self) -> String {
-        hex(self.key.fingerprint().as_bytes())
+        HEXUPPER.encode(self.key.fingerprint().as_bytes())
     }
 
     /// The text inside a cleartext-signed message.
@@ -137,8 +138,8 @@ impl Packet {
     /// Who signed, as the signature itself says: a fingerprint, or the end of
     /// one, in upper-case hex.
     pub fn issuer(&self) -> String {
-        let print = self.0.issuer_fingerprint().first().map(|print| hex(print.as_bytes()));
-        let id = || self.0.issuer_key_id().first().map(|id| hex(id.as_ref()));
+        let print = self.0.issuer_fingerprint().first().map(|print| HEXUPPER.encode(print.as_bytes()));
+        let id = || self.0.issuer_key_id().first().map(|id| HEXUPPER.encode(id.as_ref()));
         print.or_else(id).unwrap_or_else(|| "a key it does not name".to_owned())
     }
 }
@@ -155,14 +156,6 @@ fn is_strong(signature: &Signature) -> bool {
             signature.hash_alg(),
             Some(HashAlgorithm::Sha256 | HashAlgorithm::Sha384 | HashAlgorithm::Sha512)
         )
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02X}");
-        text
-    })
 }
 
 #[cfg(test)]

@@ -511,6 +511,8 @@ pub(super) struct Man {
 pub(super) struct Backup {
     #[command(flatten)]
     pub(super) state: State,
+    #[command(flatten)]
+    pub(super) unlock: Unlock,
     /// The file to make (mode 0600); it must not be there yet
     #[arg(value_name = "FILE")]
     pub(super) file: PathBuf,
@@ -522,6 +524,9 @@ pub(super) struct Restore {
     pub(super) state: State,
     #[command(flatten)]
     pub(super) unlock: Unlock,
+    /// Take an older Kiln's backup, of which nothing tells whether somebody altered it
+    #[arg(long)]
+    pub(super) unauthenticated: bool,
     /// The backup
     #[arg(value_name = "FILE")]
     pub(super) file: PathBuf,

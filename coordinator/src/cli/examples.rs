@@ -105,7 +105,8 @@ Examples:
 
 pub(super) const BACKUP: &str = "\
 Examples:
-  coordinator backup /srv/backups/kiln-monday";
+  coordinator backup /srv/backups/kiln-monday
+  coordinator backup --unlock-key /etc/kiln-coordinator/unlock-key /srv/backups/kiln-monday";
 
 pub(super) const RESTORE: &str = "\
 Examples:

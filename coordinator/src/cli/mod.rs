@@ -8,7 +8,6 @@ mod connect;
 mod duration;
 mod events;
 mod examples;
-mod hardening;
 mod recovery;
 mod serve;
 mod state;
@@ -26,6 +25,7 @@ use anyhow::{Context as _, Result};
 use clap::Parser as _;
 
 use crate::client::ClientError;
+use crate::hardening;
 use crate::store::dir;
 use arguments::{Arguments, Command};
 

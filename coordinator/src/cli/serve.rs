@@ -20,8 +20,7 @@ use crate::{Coordinator, Limits, Listeners};
 
 pub(super) fn init(arguments: &Init) -> Result<()> {
     let path = &arguments.state.state;
-    let state = StateDir::new(path);
-    if !(arguments.if_missing && state.coordinator_key().exists()) {
+    if !(arguments.if_missing && Coordinator::pin_at(path)?.is_some()) {
         let unlock = arguments.unlock.file(path);
         let recovery = Coordinator::init_with(path, &unlock)?;
         eprintln!(
@@ -31,7 +30,8 @@ pub(super) fn init(arguments: &Init) -> Result<()> {
         );
         recovery::hand_over(path, &recovery, arguments.recovery_out.as_deref())?;
     }
-    print(&format!("{}\n", StateDir::read_key(&state.coordinator_key())?.fingerprint()))
+    let pin = Coordinator::pin_at(path)?;
+    print(&format!("{}\n", pin.with_context(|| format!("there is no coordinator in {}", path.display()))?))
 }
 
 pub(super) async fn serve(arguments: &Serve) -> Result<()> {
@@ -47,6 +47,13 @@ pub(super) async fn serve(arguments: &Serve) -> Result<()> {
     let state = StateDir::new(&arguments.state.state);
     if state.recovery_key().exists() {
         tracing::warn!("{} is still here: keep it offline", state.recovery_key().display());
+    }
+    if state.admin_key().exists() {
+        tracing::warn!(
+            "{} is in the clear, and whoever copies the directory is an admin: move it out of there, or take it \
+             its rights (coordinator admin remove cli) and delete it",
+            state.admin_key().display()
+        );
     }
     let mut listeners = Listeners::nodes(
         TcpListener::bind(arguments.listen)

@@ -12,6 +12,7 @@ mod kubeconfig;
 mod token;
 
 use anyhow::{Context as _, Result};
+use data_encoding::HEXLOWER;
 use jiff::Timestamp;
 use kiln_protocol::chores::JoinToken;
 use kiln_protocol::config::{CaFiles, CaSet};
@@ -121,7 +122,7 @@ impl ClusterSecrets {
     pub fn node_password(&self, node: &NodeName) -> Secret {
         let key = hmac::Key::new(hmac::HMAC_SHA256, self.node_secret.expose().as_bytes());
         let message = [NODE_PASSWORD_LABEL, node.as_str().as_bytes()].concat();
-        Secret::new(hex(hmac::sign(&key, &message).as_ref())).expect("hex digits are printable")
+        Secret::new(HEXLOWER.encode(hmac::sign(&key, &message).as_ref())).expect("hex digits are printable")
     }
 
     /// A kubeconfig for `user`, valid from now for `lifetime` seconds.
@@ -141,15 +142,7 @@ fn random_secret() -> Result<Secret> {
     let mut bytes = Zeroizing::new([0; SECRET_BYTES]);
     let random = ring::rand::SystemRandom::new();
     random.fill(&mut *bytes).ok().context("reading the system's randomness")?;
-    Ok(Secret::new(hex(&*bytes)).expect("hex digits are printable"))
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    Ok(Secret::new(HEXLOWER.encode(&*bytes)).expect("hex digits are printable"))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! show it.
 
 use anyhow::{Context as _, Result, bail, ensure};
+use data_encoding::HEXLOWER;
 use kiln_protocol::chores::{BootstrapId, JoinToken};
 use kiln_protocol::{NodeName, Secret};
 use ring::hmac;
@@ -75,7 +76,7 @@ pub(crate) fn ca_hash(bundle: &str) -> Result<String> {
         [.., root] => root,
         [] => unreachable!("checked above"),
     };
-    Ok(super::hex(&Sha256::digest(hashed)))
+    Ok(HEXLOWER.encode(&Sha256::digest(hashed)))
 }
 
 #[cfg(test)]
@@ -85,7 +86,7 @@ mod tests {
     use jiff::Timestamp;
 
     fn sha256(bytes: &[u8]) -> String {
-        crate::k3s::hex(&Sha256::digest(bytes))
+        HEXLOWER.encode(&Sha256::digest(bytes))
     }
 
     #[test]

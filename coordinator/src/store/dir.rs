@@ -2,17 +2,19 @@
 //!
 //! | file | what it holds |
 //! |---|---|
-//! | `coordinator.key` | the key that tickets pin |
-//! | `coordinator.key.next` | the one that is about to take its place, for a moment |
+//! | `state.db` | the registry; in it, sealed, the key that tickets pin and the cluster's secrets |
 //! | `recovery.key` | what `init` could show to nobody: to be taken elsewhere |
-//! | `admin.key` | the key of the CLI on this host |
-//! | `state.db` | the registry |
 //! | `lock` | locked by the one process that has the state open; its pid |
 //! | `endpoint.json` | where a running `serve` listens |
 //! | `admin.sock` | the admin's socket of a running `serve` |
 //!
 //! The directory is 0700, files are 0600. The key that the secrets in the
 //! registry are sealed under is outside of it (`unlock`).
+//!
+//! An older Kiln kept `coordinator.key` in the clear, and for a moment
+//! `coordinator.key.next`, which was about to take its place: they are taken
+//! into the registry and removed (`unlocking`). It also made `admin.key` here,
+//! which is an admin's, and stays until somebody moves it.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
@@ -31,18 +33,16 @@ impl StateDir {
         Self(path.to_owned())
     }
 
-    pub(crate) fn coordinator_key(&self) -> PathBuf {
-        self.0.join("coordinator.key")
-    }
-
-    pub(crate) fn next_coordinator_key(&self) -> PathBuf {
-        self.0.join("coordinator.key.next")
+    /// Where an older Kiln kept the coordinator's key in the clear.
+    pub(crate) fn clear_keys(&self) -> [PathBuf; 2] {
+        ["coordinator.key", "coordinator.key.next"].map(|name| self.0.join(name))
     }
 
     pub(crate) fn recovery_key(&self) -> PathBuf {
         self.0.join("recovery.key")
     }
 
+    /// Where an older Kiln made an admin's key.
     pub(crate) fn admin_key(&self) -> PathBuf {
         self.0.join("admin.key")
     }
@@ -122,7 +122,7 @@ impl StateDir {
     }
 
     /// As [`StateDir::read_key`], its text.
-    pub(crate) fn read_pem(path: &Path) -> Result<Secret> {
+    fn read_pem(path: &Path) -> Result<Secret> {
         let at = || format!("reading the key {}", path.display());
         let mut file = File::open(path).with_context(at)?;
         let mode = file.metadata().with_context(at)?.mode() & 0o777;
@@ -158,6 +158,9 @@ pub(crate) fn create_private_from(
 /// Replaces a file as a whole: whoever reads it sees the old or the new one.
 pub(crate) fn replace_private(path: &Path, content: &[u8]) -> Result<()> {
     let at = || format!("writing {}", path.display());
+    // Such as /dev/null, which root would replace for everybody.
+    let special = fs::metadata(path).is_ok_and(|found| !found.is_file());
+    ensure!(!special, "{} is there already, and is not a file: name another place", path.display());
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(format!(".{}", std::process::id()));
     let temporary = PathBuf::from(temporary);
@@ -171,6 +174,15 @@ pub(crate) fn replace_private(path: &Path, content: &[u8]) -> Result<()> {
 pub(crate) fn rename(from: &Path, to: &Path) -> Result<()> {
     fs::rename(from, to).with_context(|| format!("moving {} to {}", from.display(), to.display()))?;
     sync_parent(to)
+}
+
+/// Removes a file, for good; it may be gone already.
+pub(crate) fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        removed => removed.with_context(|| format!("removing {}", path.display()))?,
+    }
+    sync_parent(path)
 }
 
 fn sync_parent(path: &Path) -> Result<()> {
@@ -217,6 +229,11 @@ mod tests {
         assert!(create_private(&path, b"two").is_err());
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         replace_private(&path, b"two").unwrap();
+        // What is not a file is not replaced by one.
+        let socket = dir.socket();
+        let _bound = std::os::unix::net::UnixDatagram::bind(&socket).unwrap();
+        assert!(replace_private(&socket, b"two").unwrap_err().to_string().contains("not a file"));
+        assert!(!fs::metadata(&socket).unwrap().is_file());
         assert_eq!(fs::read(&path).unwrap(), b"two");
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
     }
@@ -224,7 +241,7 @@ mod tests {
     #[test]
     fn a_key_that_others_can_read_is_refused() {
         let (_outer, dir) = dir();
-        let path = dir.coordinator_key();
+        let [path, _] = dir.clear_keys();
         create_private(&path, Identity::generate().unwrap().to_pem().expose().as_bytes()).unwrap();
         StateDir::read_key(&path).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();

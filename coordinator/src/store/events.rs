@@ -52,6 +52,7 @@ pub(crate) enum What {
     AddAdmin,
     RemoveAdmin,
     RotateUnlockKey,
+    Backup,
     Restore,
     Clone,
     FormerKey,
@@ -91,6 +92,7 @@ impl What {
             Self::AddAdmin => "add_admin",
             Self::RemoveAdmin => "remove_admin",
             Self::RotateUnlockKey => "rotate_unlock_key",
+            Self::Backup => "backup",
             Self::Restore => "restore",
             Self::Clone => "clone_or_rollback",
             Self::FormerKey => "former_key_used",
@@ -169,8 +171,14 @@ pub(crate) fn newest(tx: &Transaction<'_>) -> Result<u64> {
 /// Whom the lines after `after` concern.
 pub(crate) fn concerned(tx: &Transaction<'_>, after: u64) -> Result<Concerned> {
     /// Of the whole cluster, and yet nothing to any node.
-    const NO_NODE: [What; 5] =
-        [What::Init, What::Kubeconfig, What::AddAdmin, What::RemoveAdmin, What::RotateUnlockKey];
+    const NO_NODE: [What; 6] = [
+        What::Init,
+        What::Kubeconfig,
+        What::AddAdmin,
+        What::RemoveAdmin,
+        What::RotateUnlockKey,
+        What::Backup,
+    ];
     let mut concerned = Concerned::default();
     let mut statement = tx.prepare_cached("SELECT what, seat FROM events WHERE id > ?1")?;
     let rows = statement.query_map([after], |row| Ok((row.get(0)?, row.get(1)?)))?;

@@ -182,11 +182,34 @@ pub(crate) fn once<T>(
 
 /// Writes a consistent copy of a database that may be in use.
 pub(crate) fn copy(path: &Path, file: &Path) -> Result<()> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let opened = Connection::open_with_flags(path, flags);
-    let connection = opened.with_context(|| format!("opening {}", path.display()))?;
+    let connection = connect_as_is(path)?;
     check_identity(&connection).with_context(|| format!("opening {}", path.display()))?;
     sqlite::copy(&connection, file)
+}
+
+/// Runs a transaction on a database that another process may have open, in which
+/// it changes nothing that this other one relies on.
+pub(crate) fn beside<T>(path: &Path, work: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
+    let mut connection = connect_as_is(path)?;
+    check_identity(&connection).with_context(|| format!("opening {}", path.display()))?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let result = work(&Transaction::on(&transaction, None))?;
+    transaction.commit().context("making the change durable")?;
+    Ok(result)
+}
+
+/// Looks at a database that another process may have open, in its version.
+pub(crate) fn as_it_is<T>(path: &Path, look: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
+    let connection = connect_as_is(path)?;
+    check_identity(&connection).with_context(|| format!("opening {}", path.display()))?;
+    look(&Transaction::on(&connection, None))
+}
+
+/// Opens a database that may be in use, without bringing it to another version.
+fn connect_as_is(path: &Path) -> Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    Connection::open_with_flags(path, flags).with_context(|| format!("opening {}", path.display()))
 }
 
 /// Refuses a database that is not a coordinator's, or a newer one's.

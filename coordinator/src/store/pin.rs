@@ -1,9 +1,11 @@
 //! The recovery key, and its last word about the coordinator's own key.
 
+use std::path::Path;
+
 use anyhow::{Context as _, Result};
 use kiln_protocol::Fingerprint;
 use kiln_protocol::recovery::{PinChange, RecoveryKey};
-use rusqlite::params;
+use rusqlite::{Connection, params};
 
 use super::Transaction;
 
@@ -18,6 +20,39 @@ pub(crate) fn recovery(tx: &Transaction<'_>) -> Result<Option<RecoveryKey>> {
 pub(crate) fn set_recovery(tx: &Transaction<'_>, key: &RecoveryKey) -> Result<()> {
     tx.execute("UPDATE coordinator SET recovery = ?1", [key.to_string()])?;
     Ok(())
+}
+
+/// The coordinator's pin, if there is one.
+pub(crate) fn own(tx: &Transaction<'_>) -> Result<Option<Fingerprint>> {
+    read(
+        tx,
+        "SELECT coalesce((SELECT pin FROM coordinator), (SELECT id FROM keys WHERE kind = 'coordinator'))",
+    )
+}
+
+/// As [`own`], of a database of any version, which stays as it is; none if there
+/// is no database, or one that `init` did not finish.
+pub(crate) fn at(database: &Path) -> Result<Option<Fingerprint>> {
+    if !database.exists() {
+        return Ok(None);
+    }
+    let look = || -> Result<Option<Fingerprint>> {
+        let connection = super::connect_as_is(database)?;
+        let has =
+            |table: &str| connection.prepare("SELECT 1 FROM sqlite_schema WHERE name = ?1")?.exists([table]);
+        match (has("keys")?, has("coordinator")?) {
+            (false, _) => Ok(None),
+            (true, true) => own(&Transaction::on(&connection, None)),
+            // Of a version in which it could not be changed yet.
+            (true, false) => read(&connection, "SELECT max(id) FROM keys WHERE kind = 'coordinator'"),
+        }
+    };
+    look().with_context(|| format!("reading {}", database.display()))
+}
+
+fn read(connection: &Connection, query: &str) -> Result<Option<Fingerprint>> {
+    let text: Option<String> = connection.query_row(query, [], |row| row.get(0))?;
+    text.map(|text| text.parse().context("reading the stored pin")).transpose()
 }
 
 /// The last change of the pin, and the key it was to; none if the key is

@@ -1,5 +1,5 @@
-//! What in the database is sealed under the unlock key: the secrets of each
-//! incarnation, and copies of the key files, which make a backup whole.
+//! What in the database is sealed under the unlock key: the coordinator's own
+//! key, and the secrets of each incarnation.
 
 use anyhow::{Context as _, Result, bail};
 use kiln_protocol::Secret;
@@ -10,26 +10,12 @@ use zeroize::Zeroizing;
 use super::{Transaction, incarnations};
 use crate::unlock::{self, KeyId, UnlockKey};
 
-/// A key file of the state directory, of which the database has a sealed copy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum KeyFile {
-    Coordinator,
-    Admin,
-}
+/// What the coordinator's own key, a PEM document, is called in its table. It
+/// once was a file of this name, of which the database had a copy.
+const OWN_KEY: &str = "coordinator.key";
 
-impl KeyFile {
-    pub(crate) const ALL: [Self; 2] = [Self::Coordinator, Self::Admin];
-
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Coordinator => "coordinator.key",
-            Self::Admin => "admin.key",
-        }
-    }
-
-    fn place(self) -> String {
-        format!("sealed/{}", self.as_str())
-    }
+fn own_place() -> String {
+    format!("sealed/{OWN_KEY}")
 }
 
 /// Where an incarnation's secrets stand.
@@ -38,22 +24,16 @@ pub(super) fn place(incarnation: Incarnation) -> String {
 }
 
 /// Brings the sealed secrets to what this program writes: seals what an older
-/// Kiln left in the clear, and notes the key files as they are now. An error
-/// if the state is sealed under another key.
-pub(crate) fn settle(tx: &Transaction<'_>, files: &[(KeyFile, Secret)]) -> Result<()> {
+/// Kiln left in the clear, and forgets the copy that it kept of an admin's key,
+/// which is that admin's business.
+pub(crate) fn settle(tx: &Transaction<'_>) -> Result<()> {
     for (incarnation, text) in live_secrets(tx)? {
         if text.starts_with('{') {
             let sealed = tx.unlock()?.seal(&place(incarnation), text.as_bytes())?;
             set_secrets(tx, incarnation, &sealed)?;
         }
     }
-    for (file, content) in files {
-        // Also what tells whether the unlock key is the right one.
-        let noted = key_file(tx, *file)?;
-        if noted.as_ref() != Some(content) {
-            set_key_file(tx, *file, content, tx.unlock()?)?;
-        }
-    }
+    tx.execute("DELETE FROM sealed WHERE name <> ?1", [OWN_KEY])?;
     Ok(())
 }
 
@@ -70,30 +50,33 @@ pub(crate) fn seal_anew(tx: &Transaction<'_>, key: &UnlockKey) -> Result<()> {
         let plain = tx.unlock()?.open(&place(incarnation), &text)?;
         set_secrets(tx, incarnation, &key.seal(&place(incarnation), &plain)?)?;
     }
-    for file in KeyFile::ALL {
-        if let Some(content) = key_file(tx, file)? {
-            set_key_file(tx, file, &content, key)?;
-        }
+    if let Some(pem) = own_key(tx)? {
+        seal_own_key(tx, &pem, key)?;
     }
     Ok(())
 }
 
-/// The copy of a key file.
-pub(crate) fn key_file(tx: &Transaction<'_>, file: KeyFile) -> Result<Option<Secret>> {
+/// The coordinator's own key, a PEM document; none before `init` has ended.
+pub(crate) fn own_key(tx: &Transaction<'_>) -> Result<Option<Secret>> {
     let mut statement = tx.prepare_cached("SELECT envelope FROM sealed WHERE name = ?1")?;
-    let sealed: Option<String> = statement.query_row([file.as_str()], |row| row.get(0)).optional()?;
+    let sealed: Option<String> = statement.query_row([OWN_KEY], |row| row.get(0)).optional()?;
     let Some(sealed) = sealed else { return Ok(None) };
-    let bytes = tx.unlock()?.open(&file.place(), &sealed)?;
-    let text = std::str::from_utf8(&bytes).context("a sealed key file is not text")?;
-    Ok(Some(Secret::new(text).context("reading a sealed key file")?))
+    let bytes = tx.unlock()?.open(&own_place(), &sealed)?;
+    let text = std::str::from_utf8(&bytes).context("the coordinator's sealed key is not text")?;
+    Ok(Some(Secret::new(text).context("reading the coordinator's sealed key")?))
 }
 
-fn set_key_file(tx: &Transaction<'_>, file: KeyFile, content: &Secret, key: &UnlockKey) -> Result<()> {
-    let sealed = key.seal(&file.place(), content.expose().as_bytes())?;
+/// Keeps the coordinator's own key, in the place of the one before.
+pub(crate) fn set_own_key(tx: &Transaction<'_>, pem: &Secret) -> Result<()> {
+    seal_own_key(tx, pem, tx.unlock()?)
+}
+
+fn seal_own_key(tx: &Transaction<'_>, pem: &Secret, key: &UnlockKey) -> Result<()> {
+    let sealed = key.seal(&own_place(), pem.expose().as_bytes())?;
     tx.execute(
         "INSERT INTO sealed (name, envelope) VALUES (?1, ?2)
          ON CONFLICT (name) DO UPDATE SET envelope = excluded.envelope",
-        params![file.as_str(), sealed],
+        params![OWN_KEY, sealed],
     )?;
     Ok(())
 }

@@ -1,9 +1,9 @@
 //! Who may do what: asked of the registry on every request.
 
 use super::common::{World, class, name};
+use kiln_protocol::ErrorClass;
 use kiln_protocol::admin::{self, NodeRequest, RegistryState};
 use kiln_protocol::api::{Step, StepState};
-use kiln_protocol::{ErrorClass, Identity};
 use reqwest::Method;
 
 const ADMIN_ROUTES: [(Method, &str); 14] = [
@@ -26,11 +26,10 @@ const ADMIN_ROUTES: [(Method, &str); 14] = [
 #[tokio::test]
 async fn only_admins_may_use_the_admin_api() {
     let world = World::new().await;
-    let coordinator_key = std::fs::read_to_string(world.dir.join("coordinator.key")).unwrap();
     let callers = [
         ("a node", world.enrolled("s1").await),
         ("nobody known", world.machine()),
-        ("the coordinator itself", world.machine_with(&Identity::from_pem(&coordinator_key).unwrap())),
+        ("the coordinator itself", world.machine_with(&world.own_identity())),
     ];
     for (who, caller) in callers {
         for (method, path) in ADMIN_ROUTES {

@@ -67,7 +67,7 @@ impl World {
         let coordinator = Coordinator::open(&dir).await.unwrap();
         coordinator.apply(&cluster_file(servers)).await.unwrap();
         let server = serve(&coordinator, limits).await;
-        Self { outer, dir, coordinator, server }
+        Self { outer, dir, coordinator, server }.add_admin().await
     }
 
     /// As [`World::new`], with the recovery key that its making gave.
@@ -75,7 +75,7 @@ impl World {
         let outer = tempfile::tempdir().unwrap();
         let dir = outer.path().join("state");
         let recovery = Coordinator::init(&dir).unwrap();
-        let world = Self::at(outer, dir).await;
+        let world = Self::at(outer, dir).await.add_admin().await;
         world.coordinator.apply(&cluster_file(1)).await.unwrap();
         (world, recovery)
     }
@@ -142,8 +142,23 @@ impl World {
         machine
     }
 
+    /// An admin's key, which is nowhere in the state.
     pub(crate) fn admin_identity(&self) -> Identity {
-        Identity::from_pem(&std::fs::read_to_string(self.dir.join("admin.key")).unwrap()).unwrap()
+        Identity::from_pem(&std::fs::read_to_string(self.outer.path().join("admin.key")).unwrap()).unwrap()
+    }
+
+    /// Makes it, and has it trusted.
+    async fn add_admin(self) -> Self {
+        let identity = Identity::generate().unwrap();
+        std::fs::write(self.outer.path().join("admin.key"), identity.to_pem().expose()).unwrap();
+        self.coordinator.add_admin(&"cli".parse().unwrap(), identity.fingerprint()).await.unwrap();
+        self
+    }
+
+    /// The coordinator's own key: what whoever has both the state and its unlock
+    /// key has.
+    pub(crate) fn own_identity(&self) -> Identity {
+        unsealed_key(&self.dir.join("state.db"), &self.outer.path().join("state.unlock-key"))
     }
 
     pub(crate) fn admin(&self) -> Client {
@@ -164,6 +179,29 @@ impl World {
         let events = self.coordinator.events(0, 10_000).await.unwrap();
         events.iter().filter(|event| event.what == what).count()
     }
+}
+
+/// Opens the sealed copy of the coordinator's key as `coordinator::unlock`
+/// describes it, from the description alone.
+pub(crate) fn unsealed_key(database: &std::path::Path, unlock: &std::path::Path) -> Identity {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    use ring::{aead, hkdf};
+    let database = rusqlite::Connection::open(database).unwrap();
+    let query = "SELECT envelope FROM sealed WHERE name = 'coordinator.key'";
+    let sealed: String = database.query_row(query, [], |row| row.get(0)).unwrap();
+    let (id, envelope) = sealed.strip_prefix("kiln-sealed-1.").unwrap().split_once('.').unwrap();
+    let envelope = URL_SAFE_NO_PAD.decode(envelope).unwrap();
+    let text = std::fs::read_to_string(unlock).unwrap();
+    let unlock = URL_SAFE_NO_PAD.decode(text.trim().strip_prefix("kiln-unlock-1-").unwrap()).unwrap();
+    let (salt, sealed) = envelope.split_at(16);
+    let info = [&b"kiln/1 seal\0"[..], b"sealed/coordinator.key"];
+    let key = hkdf::Salt::new(hkdf::HKDF_SHA256, salt).extract(&unlock);
+    let key = aead::LessSafeKey::new(key.expand(&info, &aead::AES_256_GCM).unwrap().into());
+    let aad = format!("kiln/1 sealed\0{id}\0sealed/coordinator.key");
+    let (nonce, mut pem) = (aead::Nonce::assume_unique_for_key([0; 12]), sealed.to_vec());
+    let pem = key.open_in_place(nonce, aead::Aad::from(aad.as_bytes()), &mut pem).unwrap();
+    Identity::from_pem(std::str::from_utf8(pem).unwrap()).unwrap()
 }
 
 async fn serve(coordinator: &Coordinator, limits: Limits) -> Server {

@@ -6,6 +6,7 @@ use super::transport::{PATIENCE, connect, drain};
 use kiln_protocol::ratchet::{Notch, OpenRequest, Turn};
 use kiln_protocol::{ErrorClass, Identity, admin, api, tls};
 use reqwest::Method;
+use ring::rand::SecureRandom as _;
 use rustls::client::{ClientConnection, ResolvesClientCert, Resumption};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -374,4 +375,82 @@ async fn json_bombs_are_format_errors_and_change_nothing() {
         }
     }
     assert!(machine.config().await.is_ok());
+}
+
+/// One TLS element: a length of `N` bytes, then these contents.
+fn sized<const N: usize>(parts: &[&[u8]]) -> Vec<u8> {
+    let body = parts.concat();
+    let length = body.len().to_be_bytes();
+    [&length[length.len() - N..], &body].concat()
+}
+
+/// A `ClientHello` (RFC 8446, 4.1.2) that claims to resume a session by a ticket and a
+/// binder of nobody's making, and to send data with it at once.
+fn forged_hello() -> Vec<u8> {
+    let extension = |kind: u16, content: &[u8]| [&kind.to_be_bytes()[..], &sized::<2>(&[content])].concat();
+    let random = |n: usize| {
+        let mut bytes = vec![0; n];
+        ring::rand::SystemRandom::new().fill(&mut bytes).unwrap();
+        bytes
+    };
+    let share = [&[0, 29][..], &sized::<2>(&[&random(32)])].concat();
+    let identity = [sized::<2>(&[&random(120)]), random(4)].concat();
+    let binder = sized::<1>(&[&random(32)]);
+    let extensions = [
+        extension(43, &sized::<1>(&[&[3, 4]])),  // supported_versions: TLS 1.3
+        extension(10, &sized::<2>(&[&[0, 29]])), // supported_groups: x25519
+        extension(13, &sized::<2>(&[&[4, 3]])),  // signature_algorithms: ecdsa_secp256r1_sha256
+        extension(51, &sized::<2>(&[&share])),   // key_share
+        extension(45, &sized::<1>(&[&[1]])),     // psk_key_exchange_modes: psk_dhe_ke
+        extension(42, &[]),                      // early_data
+        // pre_shared_key, which comes last
+        extension(41, &[sized::<2>(&[&identity]), sized::<2>(&[&binder])].concat()),
+    ];
+    let hello = [
+        &[3, 3][..],
+        &random(32),
+        &sized::<1>(&[&random(32)]),
+        &sized::<2>(&[&[0x13, 0x01, 0x13, 0x02]]),
+        &sized::<1>(&[&[0]]),
+        &sized::<2>(&[&extensions.concat()]),
+    ];
+    let handshake = [&[1][..], &sized::<3>(&hello)].concat();
+    [&[0x16, 3, 1][..], &sized::<2>(&[&handshake])].concat()
+}
+
+/// The kinds of extensions in a `ServerHello` that begins a record.
+fn server_hello_extensions(record: &[u8]) -> Vec<u16> {
+    assert_eq!((record[0], record[5]), (0x16, 2), "it answers with a ServerHello");
+    // Record and handshake header, version, random; the session's name; suite, compression.
+    let at = 5 + 4 + 2 + 32;
+    let at = at + 1 + usize::from(record[at]) + 2 + 1;
+    let mut rest = &record[at + 2..][..usize::from(u16::from_be_bytes([record[at], record[at + 1]]))];
+    let mut kinds = Vec::new();
+    while let [a, b, c, d, ..] = rest {
+        kinds.push(u16::from_be_bytes([*a, *b]));
+        rest = &rest[4 + usize::from(u16::from_be_bytes([*c, *d]))..];
+    }
+    kinds
+}
+
+#[tokio::test]
+async fn a_forged_session_with_early_data_is_no_session_and_its_data_is_not_heard() {
+    let world = World::new().await;
+    let before = world.coordinator.events(0, 1000).await.unwrap();
+    // What it would send early: something like a record, and the request in the clear.
+    let sealed = [&[0x17, 3, 3][..], &sized::<2>(&[&[0x5a; 200]])].concat();
+    let clear = [&[0x17, 3, 3][..], &sized::<2>(&[b"GET /v1/status HTTP/1.1\r\nhost: x\r\n\r\n"])].concat();
+    for early in [sealed, clear] {
+        let mut tcp = TcpStream::connect(world.address()).await.unwrap();
+        tcp.write_all(&[forged_hello(), early].concat()).await.unwrap();
+        let answer = drain(&mut tcp).await;
+        let kinds = server_hello_extensions(&answer);
+        assert!(kinds.contains(&43) && kinds.contains(&51), "a handshake of its own: {kinds:?}");
+        assert!(!kinds.contains(&41), "it took up a session that never was");
+        assert!(!answer.windows(4).any(|part| part == b"HTTP"), "it answered early data");
+    }
+    // A second hello of the same client is no help either: nobody came in.
+    assert_eq!(world.coordinator.events(0, 1000).await.unwrap(), before);
+    assert!(world.coordinator.status().await.unwrap().strangers.is_empty());
+    assert!(world.enrolled("a1").await.config().await.is_ok());
 }

@@ -1,6 +1,6 @@
 //! The coordinator gets another key.
 
-use super::common::{Machine, World, class};
+use super::common::{Machine, World, class, unsealed_key};
 use kiln_coordinator::Coordinator;
 use kiln_protocol::recovery::{PinChange, RecoverySeed};
 use kiln_protocol::tls::{self, PinMismatch, Trust};
@@ -99,27 +99,44 @@ async fn tickets_of_the_old_key_are_void_and_new_ones_are_good() {
 }
 
 #[tokio::test]
-async fn an_interrupted_change_of_the_pin_is_finished_and_the_old_key_serves_no_more() {
+async fn what_an_older_kiln_left_of_a_change_in_the_clear_is_removed_and_the_old_key_serves_no_more() {
     let (world, recovery, old) = closed().await;
+    let before = world.own_identity();
     let World { outer, dir, coordinator, server } = world;
     server.shutdown().await;
     drop(coordinator);
-    let (key, next) = (dir.join("coordinator.key"), dir.join("coordinator.key.next"));
-    let before = std::fs::read(&key).unwrap();
     let new = Coordinator::change_pin(&dir, &recovery).unwrap();
-    // As if the power had gone before the last step.
-    std::fs::rename(&key, &next).unwrap();
-    std::fs::write(&key, &before).unwrap();
-    std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    assert_ne!(new, old);
+    let after = unsealed_key(&dir.join("state.db"), &outer.path().join("state.unlock-key"));
+    assert_eq!((before.fingerprint(), after.fingerprint()), (old, new));
+    let put = |name: &str, identity: &Identity| {
+        let path = dir.join(name);
+        std::fs::write(&path, identity.to_pem().expose()).unwrap();
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        path
+    };
+    // As if the power had gone before the last step; then the old key, out of an old copy.
+    let both = [put("coordinator.key", &before), put("coordinator.key.next", &after)];
+    Coordinator::open(&dir).await.unwrap();
+    assert!(both.iter().all(|path| !path.exists()), "a key is still in the clear");
+    put("coordinator.key", &before);
     let world = World::at(outer, dir).await;
     assert_eq!(world.coordinator.pin(), new);
-    assert!(!next.exists());
+    assert!(!world.dir.join("coordinator.key").exists());
+}
+
+/// Takes the sealed key out of a state, as one that never had a sealed copy.
+fn forget_sealed_key(dir: &std::path::Path) {
+    rusqlite::Connection::open(dir.join("state.db")).unwrap().execute("DELETE FROM sealed", []).unwrap();
+}
+
+#[tokio::test]
+async fn a_state_whose_key_is_lost_says_which_and_what_to_do() {
+    let (world, _recovery, pin) = closed().await;
     let World { outer: _outer, dir, coordinator, server } = world;
     server.shutdown().await;
     drop(coordinator);
-    // The old key, out of an old backup.
-    std::fs::write(&key, &before).unwrap();
-    let error = Coordinator::open(&dir).await.unwrap_err().to_string();
-    assert!(error.contains("took its place"), "{error}");
-    assert_ne!(new, old);
+    forget_sealed_key(&dir);
+    let error = format!("{:#}", Coordinator::open(&dir).await.unwrap_err());
+    assert!(error.contains(&pin.to_string()) && error.contains("restore"), "{error}");
 }

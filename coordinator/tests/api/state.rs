@@ -1,6 +1,6 @@
 //! The state directory.
 
-use super::common::{Machine, World, class, name};
+use super::common::{Machine, World, class, name, unsealed_key};
 use kiln_coordinator::{Coordinator, UnlockFile};
 use kiln_protocol::{ErrorClass, Fingerprint, Identity, Ticket, api};
 use std::fs;
@@ -29,9 +29,10 @@ async fn everything_in_the_state_is_private() {
         assert_eq!(entry.metadata().unwrap().mode() & 0o777, 0o600, "{:?}", entry.file_name());
         names.push(entry.file_name().into_string().unwrap());
     }
-    for expected in ["admin.key", "coordinator.key", "lock", "state.db", "state.db-wal"] {
+    for expected in ["lock", "state.db", "state.db-wal"] {
         assert!(names.iter().any(|name| name == expected), "{expected} is not among {names:?}");
     }
+    assert!(names.iter().all(|name| Path::new(name).extension().is_none_or(|end| end != "key")), "{names:?}");
 }
 
 #[tokio::test]
@@ -39,12 +40,28 @@ async fn init_never_overwrites() {
     let outer = tempfile::tempdir().unwrap();
     let dir = outer.path().join("state");
     Coordinator::init(&dir).unwrap();
-    let key = fs::read(dir.join("coordinator.key")).unwrap();
+    let pin = Coordinator::pin_at(&dir).unwrap();
+    assert!(pin.is_some());
     assert!(Coordinator::init(&dir).unwrap_err().to_string().contains("already"));
-    assert_eq!(fs::read(dir.join("coordinator.key")).unwrap(), key);
-    fs::remove_file(dir.join("coordinator.key")).unwrap();
+    assert_eq!(Coordinator::pin_at(&dir).unwrap(), pin);
+    // An older Kiln's key without its registry may be all that is left of a coordinator.
+    fs::rename(dir.join("state.db"), outer.path().join("aside")).unwrap();
+    fs::write(dir.join("coordinator.key"), "").unwrap();
     let error = Coordinator::init(&dir).unwrap_err().to_string();
-    assert!(error.contains("no coordinator.key"), "{error}");
+    assert!(error.contains("no registry that knows it"), "{error}");
+}
+
+#[tokio::test]
+async fn an_init_that_was_cut_off_is_done_again() {
+    let outer = tempfile::tempdir().unwrap();
+    let dir = outer.path().join("state");
+    fs::create_dir(&dir).unwrap();
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).unwrap();
+    fs::write(dir.join("state.db"), "").unwrap();
+    let error = Coordinator::open(&dir).await.unwrap_err().to_string();
+    assert!(error.contains("coordinator init"), "{error}");
+    Coordinator::init(&dir).unwrap();
+    Coordinator::open(&dir).await.unwrap();
 }
 
 #[tokio::test]
@@ -62,9 +79,15 @@ async fn states_that_are_not_ours_are_refused_with_a_reason() {
 
     let other = outer.path().join("other");
     Coordinator::init(&other).unwrap();
-    fs::copy(other.join("coordinator.key"), dir.join("coordinator.key")).unwrap();
-    let error = Coordinator::open(&dir).await.unwrap_err().to_string();
+    // An older Kiln's key file, of another coordinator.
+    let stray = dir.join("coordinator.key");
+    fs::write(&stray, Identity::generate().unwrap().to_pem().expose()).unwrap();
+    fs::set_permissions(&stray, fs::Permissions::from_mode(0o600)).unwrap();
+    let error = format!("{:#}", Coordinator::open(&dir).await.unwrap_err());
     assert!(error.contains("do not belong together"), "{error}");
+    assert!(stray.exists(), "what is not ours was removed");
+    fs::remove_file(&stray).unwrap();
+    Coordinator::open(&dir).await.unwrap();
 
     rusqlite::Connection::open(other.join("state.db"))
         .unwrap()
@@ -155,13 +178,11 @@ async fn no_secret_of_the_cluster_is_in_the_database_its_log_a_backup_or_the_log
     assert!(secrets.len() > 10, "{} secrets", secrets.len());
     let backup = world.outer.path().join("backup");
     world.coordinator.backup(&backup).await.unwrap();
-    // Also of what the key files hold, a backup shows nothing.
-    let pem = fs::read_to_string(world.dir.join("coordinator.key")).unwrap();
-    let own: Vec<&str> = pem.lines().filter(|line| !line.starts_with("-----")).collect();
-    let bytes = fs::read(&backup).unwrap();
     let within =
         |bytes: &[u8], secret: &str| bytes.windows(secret.len()).any(|part| part == secret.as_bytes());
-    assert!(own.iter().all(|line| !within(&bytes, line)), "the coordinator's key is in a backup");
+    // The coordinator's own key.
+    let pem = world.own_identity().to_pem();
+    secrets.extend(pem.expose().lines().filter(|line| !line.starts_with("-----")).map(str::to_owned));
     let mut places = vec![backup];
     places.extend(files_below(&world.dir));
     assert!(places.iter().any(|path| path.ends_with("state.db-wal")), "{places:?}");
@@ -253,8 +274,13 @@ async fn the_state_of_an_older_kiln_is_opened_and_its_secrets_are_sealed() {
     for path in files_below(&dir) {
         let bytes = fs::read(&path).unwrap();
         let clear = bytes.windows(11).any(|part| part == b"PRIVATE KEY");
-        assert_eq!(clear, path.extension().is_some_and(|extension| extension == "key"), "{}", path.display());
+        // An admin's own key is left to them, with a warning.
+        assert_eq!(clear, path.ends_with("admin.key"), "{}", path.display());
     }
+    let own = unsealed_key(&dir.join("state.db"), UnlockFile::beside(&dir).path());
+    let before = fs::read_to_string(fixture.join("coordinator.key")).unwrap();
+    assert_eq!(own.fingerprint(), Identity::from_pem(&before).unwrap().fingerprint());
+    assert_eq!(Some(own.fingerprint()), Coordinator::pin_at(&dir).unwrap());
     // And from here on it opens with that unlock key only.
     fs::remove_file(UnlockFile::beside(&dir).path()).unwrap();
     assert!(Coordinator::open(&dir).await.is_err());
@@ -270,12 +296,73 @@ async fn a_backup_is_private_whole_and_made_while_the_coordinator_serves() {
     assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
     let error = world.coordinator.backup(&file).await.unwrap_err().to_string();
     assert!(error.contains("never overwrites"), "{error}");
-    // Nothing but the backup was left behind.
+    // Nothing but the backup was left behind, beside the unlock key and the admin's.
     let left = files_below(world.outer.path());
-    assert_eq!(left.len(), 2, "{left:?}");
+    assert_eq!(left.len(), 3, "{left:?}");
     let bytes = fs::read(&file).unwrap();
-    assert!(bytes.starts_with(b"kiln-backup 1 "));
-    assert_eq!(&bytes[79..94], b"SQLite format 3");
+    assert!(bytes.starts_with(b"kiln-backup 2 "));
+    assert_eq!(&bytes[HEADER..][..15], b"SQLite format 3");
+    assert_eq!(world.count_events("backup").await, 1);
+}
+
+/// How long the first line of a backup is: its kind, a key's name, a MAC.
+const HEADER: usize = 14 + 16 + 1 + 64 + 1;
+
+/// Other bytes for the database of a backup, with a first line that fits as
+/// far as it can without the unlock key.
+fn forged(backup: &[u8], change: impl FnOnce(&rusqlite::Connection)) -> (Vec<u8>, Vec<u8>) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state.db");
+    fs::write(&path, &backup[HEADER..]).unwrap();
+    let database = rusqlite::Connection::open(&path).unwrap();
+    change(&database);
+    drop(database);
+    let bytes = fs::read(&path).unwrap();
+    ([&backup[..HEADER], &bytes].concat(), older(&bytes))
+}
+
+/// A backup as an older Kiln made them: with a bare SHA-256.
+fn older(database: &[u8]) -> Vec<u8> {
+    // The SHA-256 of anything, in hex.
+    let digest = Fingerprint::of_spki(database);
+    [format!("kiln-backup 1 {digest}\n").as_bytes(), database].concat()
+}
+
+#[tokio::test]
+async fn a_backup_that_was_altered_lets_nobody_in_and_an_older_one_needs_the_operators_word() {
+    let (world, _server, _unused, file) = backed_up().await;
+    let (unlock, target) = (UnlockFile::beside(&world.dir), world.outer.path().join("restored"));
+    let tried = world.outer.path().join("tried");
+    let intruder = Identity::generate().unwrap().fingerprint();
+    let whole = fs::read(&file).unwrap();
+    // Whoever can write to the place of the backups makes an admin of himself.
+    let (same_line, older_line) = forged(&whole, |database| {
+        let statements = format!(
+            "INSERT INTO keys (id, kind, name, noted) VALUES ('{intruder}', 'admin', 'me', 0);
+             INSERT INTO admins (key, name, added) VALUES ('{intruder}', 'me', 0);"
+        );
+        database.execute_batch(&statements).unwrap();
+    });
+    for (forgery, why) in [(same_line, "altered after it was made"), (older_line, "--unauthenticated")] {
+        fs::write(&tried, forgery).unwrap();
+        let error = format!("{:#}", Coordinator::restore(&tried, &target, &unlock).unwrap_err());
+        assert!(error.contains(why), "{error}");
+        assert!(!target.exists());
+    }
+    // An older Kiln's, which the operator has kept well.
+    fs::write(&tried, older(&whole[HEADER..])).unwrap();
+    let summary = Coordinator::restore_unauthenticated(&tried, &target, &unlock).unwrap();
+    assert!(summary.contains("nothing vouched for"), "{summary}");
+    let restored = Coordinator::open_with(&target, &unlock).await.unwrap();
+    let events = restored.events(0, 1000).await.unwrap();
+    let line = events.iter().find(|event| event.what == "restore").unwrap();
+    assert!(line.detail.contains("nothing vouched for") && line.detail.contains("tried"), "{line:?}");
+    // And damage is still noticed in it.
+    fs::remove_dir_all(&target).unwrap();
+    let mut damaged = older(&whole[HEADER..]);
+    *damaged.last_mut().unwrap() ^= 1;
+    fs::write(&tried, damaged).unwrap();
+    assert!(Coordinator::restore_unauthenticated(&tried, &target, &unlock).is_err());
 }
 
 #[tokio::test]
@@ -329,8 +416,13 @@ async fn a_restored_backup_is_the_same_coordinator_with_bound_nodes_and_void_tic
     assert_eq!(server.config().await.unwrap(), before, "a bound node stays bound, with the same secrets");
     let late = Machine::new(&Identity::generate().unwrap(), serving.local_addr(), pin);
     assert_eq!(class(late.enrol(&unused).await), ErrorClass::Revoked);
-    let mode = |name: &str| fs::metadata(restored.join(name)).unwrap().mode() & 0o777;
-    assert_eq!(["coordinator.key", "admin.key", "state.db"].map(mode), [0o600; 3]);
+    assert_eq!(fs::metadata(restored.join("state.db")).unwrap().mode() & 0o777, 0o600);
+    // The trail says where the state comes from, and when that was made.
+    let events = coordinator.events(0, 1000).await.unwrap();
+    for what in ["backup", "restore"] {
+        let line = events.iter().find(|event| event.what == what).unwrap();
+        assert!(line.detail.contains(file.to_str().unwrap()), "{line:?}");
+    }
     assert_eq!(fs::metadata(&restored).unwrap().mode() & 0o777, 0o700);
 }
 
@@ -348,29 +440,31 @@ async fn damaged_foreign_and_unfitting_backups_are_refused_before_anything_is_to
         assert!(!target.with_extension("restoring").exists(), "{error}");
         error
     };
-    for cut in [0, 10, 79, 5000, whole.len() - 1] {
+    for cut in [0, 10, HEADER - 1, HEADER, 5000, whole.len() - 1] {
         refused(&whole[..cut], &unlock);
     }
-    for at in [0, 20, 78, 100, 5000, whole.len() - 1] {
+    for at in [0, 20, 60, HEADER - 1, HEADER + 20, 5000, whole.len() - 1] {
         let mut changed = whole.clone();
         changed[at] ^= 1;
         refused(&changed, &unlock);
     }
     // A whole one of something else.
     let foreign = |database: &[u8]| {
-        // The SHA-256 of anything, in hex.
-        let digest = Fingerprint::of_spki(database);
-        [format!("kiln-backup 1 {digest}\n").as_bytes(), database].concat()
+        let file = world.outer.path().join("tried");
+        fs::write(&file, older(database)).unwrap();
+        let error = Coordinator::restore_unauthenticated(&file, &target, &unlock).unwrap_err();
+        assert!(!target.exists(), "{error:#}");
+        format!("{error:#}")
     };
-    assert!(refused(&foreign(b"nothing"), &unlock).contains("database"));
+    assert!(foreign(b"nothing").contains("database"));
     let other = world.outer.path().join("other.db");
     rusqlite::Connection::open(&other).unwrap().execute_batch("CREATE TABLE t (x)").unwrap();
-    let error = refused(&foreign(&fs::read(&other).unwrap()), &unlock);
+    let error = foreign(&fs::read(&other).unwrap());
     assert!(error.contains("not a coordinator's"), "{error}");
     // Another unlock key, or none.
     let elsewhere = world.outer.path().join("elsewhere");
     Coordinator::init(&elsewhere).unwrap();
-    assert!(refused(&whole, &UnlockFile::beside(&elsewhere)).contains("sealed under the unlock key"));
+    assert!(refused(&whole, &UnlockFile::beside(&elsewhere)).contains("made under the unlock key"));
     assert!(refused(&whole, &UnlockFile::at("/nonexistent")).contains("no unlock key"));
     // A state that is there already.
     let error = Coordinator::restore(&file, &world.dir, &unlock).unwrap_err().to_string();

@@ -6,12 +6,11 @@
 //! be renewed; if no chain leads to a root, the file's bytes again.
 
 use anyhow::{Context, Result, bail};
+use data_encoding::HEXLOWER;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use sha2::{Digest, Sha256};
 use x509_parser::prelude::{FromDer, ParsedExtension, X509Certificate};
-
-use crate::files;
 
 /// The hash of a PEM bundle, in lower-case hexadecimal.
 pub(crate) fn of_bundle(pem: &[u8]) -> Result<String> {
@@ -20,7 +19,7 @@ pub(crate) fn of_bundle(pem: &[u8]) -> Result<String> {
         Some(root) if ders.len() > 1 => root,
         _ => pem,
     };
-    Ok(files::hex(&Sha256::digest(bytes)))
+    Ok(HEXLOWER.encode(&Sha256::digest(bytes)))
 }
 
 /// The certificates of a PEM bundle, of which there must be one.
@@ -106,7 +105,7 @@ mod tests {
     }
 
     fn sha(bytes: &[u8]) -> String {
-        files::hex(&Sha256::digest(bytes))
+        HEXLOWER.encode(&Sha256::digest(bytes))
     }
 
     /// Root, one between, leaf CA: as PEM texts, with the root's DER.

@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use data_encoding::HEXLOWER;
 use tracing::info;
 
 /// How long k3s waits for a token file that is not there yet
@@ -85,17 +86,7 @@ pub(crate) fn random_hex(bytes: usize) -> Result<String> {
     use ring::rand::{SecureRandom as _, SystemRandom};
     let mut random = vec![0; bytes];
     SystemRandom::new().fill(&mut random).ok().context("reading random bytes")?;
-    Ok(hex(&random))
-}
-
-/// Bytes in lower-case hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        use std::fmt::Write as _;
-        // Writing to a String does not fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    Ok(HEXLOWER.encode(&random))
 }
 
 #[cfg(test)]
@@ -135,8 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn hexadecimal_keeps_leading_zeros() {
-        assert_eq!(hex(&[0, 0x0f, 0xff]), "000fff");
+    fn random_digits_are_two_a_byte() {
         assert_eq!(random_hex(16).expect("random").len(), 32);
     }
 }

@@ -8,12 +8,13 @@
 
 use std::collections::BTreeMap;
 
+use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use crate::{files, node};
+use crate::node;
 
 /// A node that has said nothing for so long is no longer ready
 /// (kube-controller-manager's `node-monitor-grace-period` is 40 s; ours is
@@ -285,7 +286,7 @@ fn merge<T>(own: &mut Table<T>, other: Table<T>) -> bool {
 }
 
 fn hashed(salt: &str, password: &str) -> String {
-    format!("{salt}:{}", files::hex(&Sha256::digest(format!("{salt}:{password}"))))
+    format!("{salt}:{}", HEXLOWER.encode(&Sha256::digest(format!("{salt}:{password}"))))
 }
 
 #[cfg(test)]

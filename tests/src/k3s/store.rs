@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail};
+use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -188,7 +189,7 @@ impl Store {
 
 /// k3s's `keyHash`: the key under which bootstrap data is stored.
 fn token_key(password: &str) -> String {
-    files::hex(&Sha256::digest(password))[..12].to_owned()
+    HEXLOWER.encode(&Sha256::digest(password))[..12].to_owned()
 }
 
 fn now() -> u64 {
