@@ -108,7 +108,7 @@ impl Authenticator {
     /// Takes another server password from now on.
     pub(crate) fn replace(&self, server: &str) {
         let before = self.passwd().server;
-        self.passwd.lock().unwrap_or_else(PoisonError::into_inner).server = server.to_owned();
+        server.clone_into(&mut self.passwd.lock().unwrap_or_else(PoisonError::into_inner).server);
         if before != server {
             self.former.lock().unwrap_or_else(PoisonError::into_inner).push(before);
         }
