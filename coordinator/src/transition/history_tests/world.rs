@@ -216,7 +216,7 @@ impl World {
     }
 
     fn join(&mut self, at: usize, fate: Fate) -> Result<Heard<()>> {
-        let (key, ticket) = (self.machines[at].fingerprint(), self.machines[at].ticket);
+        let (key, ticket, now) = (self.machines[at].fingerprint(), self.machines[at].ticket, self.now);
         let heard = match ticket {
             Some(ticket) => {
                 let heard = self.enrol(ticket, key, fate)?;
@@ -228,7 +228,11 @@ impl World {
             None => self.ask(fate, |tx| match keys::owner(tx, &key)? {
                 None => Ok(Err(vouch::pending(key))),
                 Some(KeyOwner::Node { seat, .. }) => vouch::approved(tx, seat.id, &Facts::default()).map(Ok),
-                Some(other) => bail!("a key that was never bound is {other:?}"),
+                // A copy of a machine that was bound, and has another key since.
+                Some(KeyOwner::Former(seat)) => {
+                    Ok(Err(open::former_key_used(tx, seat.id, key, false, &Actor::local(), now)?))
+                }
+                Some(other) => bail!("a machine's key is {other:?}"),
             })?,
         };
         Ok(heard.map(|answer| {
