@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use kiln_protocol::install::Login;
 use serde::{Deserialize, Serialize};
 

@@ -432,7 +432,7 @@ impl World {
         let (now, sabotage) = (self.now, self.sabotage);
         // As `backup::restore` does it, before anybody is answered.
         if sabotage != Some(Sabotage::RestoreKeepsTickets) {
-            self.look(|tx| restore::restored(tx, &Actor::local(), now))?;
+            self.look(|tx| restore::restored(tx, "a backup", &Actor::local(), now))?;
         }
         Ok(true)
     }
