@@ -111,11 +111,12 @@ impl Child {
         self.nodes.insert("a1".to_owned(), doubted);
         self.say("release", By::Library).await?;
         self.rotate("a1").await?;
-        // With the state closed and opened again in between.
+        self.copied("a1").await?;
+        // With the state closed and opened again in between: who was heard is
+        // not known any more, so that another machine may be made.
         self.stop().await;
         self.start().await?;
         self.say("restart", By::Library).await?;
-        self.copied("a1").await?;
         let second = self.mint("a1", first + 1).await?;
         self.enrol("a1", &second).await?;
         self.coordinator().revoke(&name("a1")).await?;
