@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is how a test fails")]
 
 mod chaos;
+mod rotation;
 mod world;
 
 use std::time::Duration;

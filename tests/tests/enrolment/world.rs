@@ -400,6 +400,11 @@ impl Agent {
         found
     }
 
+    /// What k3s was given in place of the token that it was started with.
+    pub(crate) fn server_token(&self) -> Option<String> {
+        self.machine.units().server_token.as_ref().map(|token| token.expose().to_owned())
+    }
+
     /// The text of all files below a directory of its disk.
     pub(crate) fn everything_below(&self, path: &str) -> String {
         let read = |file: PathBuf| String::from_utf8_lossy(&fs::read(file).unwrap()).into_owned();
@@ -421,7 +426,8 @@ impl Agent {
         self.until(|seen| seen.contains("[ready]")).await;
     }
 
-    async fn wait(&self, condition: impl Fn() -> bool) {
+    /// Waits until the condition holds.
+    pub(crate) async fn wait(&self, condition: impl Fn() -> bool) {
         let end = Instant::now() + PATIENCE;
         while !condition() {
             assert!(Instant::now() < end, "not within {PATIENCE:?}; the console says:\n{}", self.console());
