@@ -167,7 +167,7 @@ class Place:
 
     def bake(self, cache: str, release: int, *more: str, k3s: Path | None = None, iso: str | None = None, smoke: bool = False) -> Timed:
         """Starts a bake of `-v<release>` with a cache of this name."""
-        words = [str(self.builder), "bake", "--version", VERSION.format(release), "--iso", iso or str(self.iso), "--k3s", str(k3s or self.k3s)]
+        words = [str(self.builder), "bake", "--version", VERSION.format(release), "--iso", iso or str(self.iso), "--k3s", str(k3s or self.k3s), "--no-k3s-selinux"]
         words += ["--agent", str(self.agent), "--out", str(self.home / "out"), "--cache", str(self.home / cache), *MACHINE, *more]
         if not smoke:
             words.append("--no-smoke")

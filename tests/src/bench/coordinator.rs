@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -62,7 +62,12 @@ impl Site {
         ensure!(init.status.success(), "init failed: {}", String::from_utf8_lossy(&init.stderr));
         let pin = String::from_utf8_lossy(&init.stdout).trim().parse().context("init printed no pin")?;
         fs::write(dir.path().join("cluster.toml"), cluster_file(agents))?;
-        self.serve(dir, pin).await
+        let coordinator = self.serve(dir, pin).await?;
+        let mut add = Command::new(&self.program);
+        add.args(["admin", "add", "bench", "--make"]).arg(coordinator.admin_key()).arg("--state").arg(&state);
+        let added = add.output().with_context(|| format!("starting {}", self.program.display()))?;
+        ensure!(added.status.success(), "no admin was added: {}", String::from_utf8_lossy(&added.stderr));
+        Ok(coordinator)
     }
 
     /// The same one, in a new process.
@@ -98,7 +103,7 @@ impl Site {
 
 impl Coordinator {
     async fn admins(&self) -> Result<Vec<Line>> {
-        let key = fs::read_to_string(self.state().join("admin.key")).context("reading the admin's key")?;
+        let key = fs::read_to_string(self.admin_key()).context("reading the admin's key")?;
         let admin = Agent::new(&Identity::from_pem(&key)?, self.pin, 0)?;
         let mut lines = Vec::new();
         for _ in 0..ADMINS {
@@ -107,8 +112,8 @@ impl Coordinator {
         Ok(lines)
     }
 
-    fn state(&self) -> PathBuf {
-        Path::new(self.dir.path()).join("state")
+    fn admin_key(&self) -> PathBuf {
+        self.dir.path().join("admin.key")
     }
 
     /// Tickets for these nodes.
