@@ -19,6 +19,8 @@ setup:  ## install what is missing on a Debian 12 machine (root or sudo)
 build:  ## build builder and coordinator, and the agent for the image
 	cargo build --release --locked -p kiln-builder -p kiln-coordinator
 	cargo build --profile node --locked -p kiln-agent
+# Where builder looks for it, unless --agent names another.
+	install -m 755 target/node/agent target/release/agent
 
 media: setup  ## make the stand-in install media and the stand-in k3s
 	./tests/media/build
