@@ -2,6 +2,8 @@
 //! may have said or written one.
 
 use std::collections::BTreeSet;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use aho_corasick::AhoCorasick;
 use base64::Engine as _;
@@ -10,6 +12,28 @@ use data_encoding::{HEXLOWER, HEXUPPER};
 
 /// What is shorter occurs by chance.
 const SHORTEST: usize = 12;
+
+/// A log that keeps everything, to be searched afterwards; its clones write to the same one.
+#[derive(Debug, Clone, Default)]
+pub struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    /// What was written so far.
+    pub fn kept(&self) -> Vec<u8> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
 
 /// Secrets, each under a name, in all their forms.
 #[derive(Debug, Default)]

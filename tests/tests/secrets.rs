@@ -9,31 +9,15 @@
 #[path = "enrolment/world.rs"]
 mod world;
 
-use std::io;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use kiln_protocol::Ticket;
-use kiln_tests::secrets::Secrets;
+use kiln_tests::secrets::{Log, Secrets};
 use tracing_subscriber::filter::LevelFilter;
 
 use world::{Agent, World};
-
-/// A log that keeps everything.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
 
 fn note_ticket(secrets: &mut Secrets, ticket: &Ticket) {
     let text = ticket.to_text();
@@ -128,7 +112,7 @@ async fn an_agents_whole_life_leaves_no_secret_where_it_does_not_belong() {
             places.push((place, content.into_bytes()));
         }
     }
-    let log = log.0.lock().unwrap().clone();
+    let log = log.kept();
     // Both sides have spoken.
     let said = String::from_utf8_lossy(&log).into_owned();
     assert!(

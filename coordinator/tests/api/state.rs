@@ -3,11 +3,10 @@
 use super::common::{Machine, World, class, name, unsealed_key};
 use kiln_coordinator::{Coordinator, UnlockFile};
 use kiln_protocol::{ErrorClass, Fingerprint, Identity, Ticket, api};
+use kiln_tests::secrets::Log;
 use std::fs;
-use std::io;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
 
 #[tokio::test]
 async fn a_second_opener_is_refused_and_told_who_the_first_is() {
@@ -136,20 +135,6 @@ fn secrets_in(document: &serde_json::Value) -> Vec<String> {
     }
 }
 
-/// A log that keeps everything.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 fn files_below(dir: &Path) -> Vec<PathBuf> {
     fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_file()).collect()
 }
@@ -192,7 +177,7 @@ async fn no_secret_of_the_cluster_is_in_the_database_its_log_a_backup_or_the_log
             assert!(!within(&bytes, secret), "a secret is in {}", path.display());
         }
     }
-    let log = log.0.lock().unwrap();
+    let log = log.kept();
     assert!(secrets.iter().all(|secret| !within(&log, secret)), "a secret is in the log");
 }
 
