@@ -22,6 +22,7 @@
 //! | [`cli`] | the program `coordinator` |
 //! | [`decoders`] | what the fuzz targets decode, and nobody else outside |
 
+mod acquainted;
 mod arrivals;
 mod backup;
 pub mod cli;
@@ -60,6 +61,7 @@ use kiln_protocol::{ApiError, ErrorClass, Fingerprint, Identity, NodeName, Secre
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use acquainted::Acquainted;
 use arrivals::Arrivals;
 use contacts::Contacts;
 use k3s::{ClusterSecrets, KubeUser, ServerUrl};
@@ -93,6 +95,7 @@ struct Inner {
     news: Arc<News>,
     strangers: Mutex<Strangers>,
     arrivals: Arc<Arrivals>,
+    acquainted: Acquainted,
     stamps: Arc<Stamps>,
     contacts: Arc<Mutex<Contacts>>,
 }
@@ -195,6 +198,7 @@ impl Coordinator {
             news: Arc::default(),
             strangers,
             arrivals,
+            acquainted: Acquainted::default(),
             stamps: Arc::default(),
             contacts,
         };
@@ -550,8 +554,16 @@ impl Coordinator {
         self.inner.store.read(|tx| Ok(store::epoch::newer(tx)?.is_some())).await
     }
 
+    /// Whether a key is no stranger's.
     async fn knows(&self, key: Fingerprint) -> Result<bool> {
-        self.inner.store.read(move |tx| store::keys::is_noted(tx, &key)).await
+        if self.inner.acquainted.has(&key) {
+            return Ok(true);
+        }
+        let noted = self.inner.store.read(move |tx| store::keys::is_noted(tx, &key)).await?;
+        if noted {
+            self.inner.acquainted.add(key);
+        }
+        Ok(noted)
     }
 
     /// Runs a transition, and says so if it changed anything.

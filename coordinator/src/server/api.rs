@@ -22,8 +22,8 @@ use super::observe::{Observer, current_request, observe};
 use super::{node, open, operator};
 use crate::Coordinator;
 use crate::registry::{KeyOwner, Seat};
-use crate::store::Fenced;
 use crate::store::events::Actor;
+use crate::store::{Fenced, Transaction, keys};
 
 /// Seconds between tries of what only an operator can cure.
 const OPERATOR_RETRY: u32 = 300;
@@ -224,6 +224,26 @@ impl Caller {
             return Err(open::former_key(coordinator, self, seat.id).await?.into());
         }
         Ok(())
+    }
+
+    /// Who a peer is, within a transaction that goes on to do what it asks.
+    pub(super) fn within(tx: &Transaction<'_>, peer: Peer) -> anyhow::Result<Self> {
+        let owner = keys::owner(tx, &peer.key)?;
+        Ok(Self { peer, owner })
+    }
+
+    /// The refusal of what was found wrong before it was asked who says it:
+    /// what follows from asking comes first.
+    pub(super) async fn refused(
+        peer: Peer,
+        coordinator: &Coordinator,
+        path: &str,
+        refused: Refused,
+    ) -> Refused {
+        match Self::look(peer, coordinator).await {
+            Ok(caller) => caller.noticed(coordinator, path).await.err().unwrap_or(refused),
+            Err(error) => error,
+        }
     }
 
     /// Asks the registry who a peer is at this moment.

@@ -137,6 +137,7 @@ async fn run(
 fn promote(standing: &Mutex<Standing>, shared: &Shared, key: Fingerprint) {
     let mut standing = standing.lock().unwrap_or_else(PoisonError::into_inner);
     if let Standing::Unknown { task, .. } = &*standing {
+        shared.coordinator.inner.acquainted.add(key);
         let place = shared.crowds.known.enter(key, task.clone());
         *standing = Standing::Known { _place: place };
     }

@@ -33,16 +33,32 @@ use crate::{Coordinator, locked, snapshot, transition};
 /// Between two looks for chores, if nothing changes.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
+/// Who asks and what becomes of it are one transaction.
 pub(super) async fn enrol(
     State(coordinator): State<Coordinator>,
-    caller: Caller,
-    Body(request): Body<EnrolRequest>,
+    Extension(peer): Extension<Peer>,
+    body: Result<Body<EnrolRequest>, Refused>,
 ) -> Result<Json<EnrolAnswer>, Refused> {
-    let (key, actor) = (caller.peer.key, caller.actor());
-    transition::enrol::check_proof(&request, &coordinator.pin(), &key)?;
-    let enrolled = coordinator
-        .change(move |tx| transition::enrol::enrol(tx, &request, key, &actor, Timestamp::now()))
-        .await??;
+    let key = peer.key;
+    let proven = body.and_then(|Body(request)| {
+        transition::enrol::check_proof(&request, &coordinator.pin(), &key)?;
+        Ok(request)
+    });
+    let request = match proven {
+        Ok(request) => request,
+        Err(refused) => return Err(Caller::refused(peer, &coordinator, api::ENROL, refused).await),
+    };
+    let enrol = move |tx: &Transaction<'_>| {
+        let caller = Caller::within(tx, peer)?;
+        if let Some(KeyOwner::Former(_)) = &caller.owner {
+            return Ok((caller, None));
+        }
+        let enrolled = transition::enrol::enrol(tx, &request, key, &caller.actor(), Timestamp::now())?;
+        Ok((caller, Some(enrolled)))
+    };
+    let (caller, enrolled) = coordinator.change(enrol).await?;
+    caller.noticed(&coordinator, api::ENROL).await?;
+    let enrolled = enrolled.context("a key that was replaced was not refused")??;
     coordinator.strangers().forget(&key);
     Ok(Json(enrolled))
 }

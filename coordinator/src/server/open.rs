@@ -5,57 +5,75 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use anyhow::Result;
-use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::{Extension, Json};
 use jiff::Timestamp;
-use kiln_protocol::ApiError;
 use kiln_protocol::ratchet::{OpenAnswer, OpenRequest};
 use kiln_protocol::rotation::RotateRequest;
+use kiln_protocol::{ApiError, api};
 
 use super::api::{Body, Caller, Refused};
+use super::connection::Peer;
 use crate::Coordinator;
 use crate::registry::KeyOwner;
 use crate::store::Transaction;
 use crate::transition;
 use crate::transition::open::Opened;
 
+/// Who asks and the turn of its ratchet are one transaction: this is asked at
+/// the beginning of every connection.
 pub(super) async fn open(
     State(coordinator): State<Coordinator>,
-    caller: Caller,
-    Body(request): Body<OpenRequest>,
+    Extension(peer): Extension<Peer>,
+    body: Result<Body<OpenRequest>, Refused>,
 ) -> Result<Json<OpenAnswer>, Refused> {
-    // Whoever it is that shows it: our own signature is proof enough.
-    let (spki, actor) = (coordinator.inner.identity.spki(), caller.actor());
-    let (now, seen, noticed) = (Timestamp::now(), request.seen, actor.clone());
+    let request = match body {
+        Ok(Body(request)) => request,
+        Err(refused) => return Err(Caller::refused(peer, &coordinator, api::OPEN, refused).await),
+    };
+    let (now, seen) = (Timestamp::now(), request.seen);
     // One that is no later than what this process has promised says nothing.
     if seen.is_some_and(|seen| !coordinator.inner.stamps.covers(seen.reach)) {
+        // Whoever it is that shows it: our own signature is proof enough.
+        let spki = coordinator.inner.identity.spki();
+        let noticed = Caller::look(peer.clone(), &coordinator).await?.actor();
         coordinator
             .change(move |tx| transition::epoch::notice(tx, seen.as_ref(), &spki, &noticed, now))
             .await?;
     }
-    let (seat, arrival) = (caller.unopened_node()?.id, caller.peer.arrival);
+    let (opened, arrival) = (Arc::clone(&peer.opened), peer.arrival);
     let arrivals = Arc::clone(&coordinator.inner.arrivals);
     let stamps = Arc::clone(&coordinator.inner.stamps);
     let open = move |tx: &Transaction<'_>| {
-        transition::epoch::check(tx)?;
+        let caller = Caller::within(tx, peer)?;
+        let seat = match caller.unopened_node() {
+            Ok(seat) => seat.id,
+            Err(refused) => return Ok((caller, Err(refused))),
+        };
+        // Nothing was changed yet: as a value, it leaves the caller known.
+        if let Err(stale) = transition::epoch::check(tx) {
+            return Ok((caller, Err(stale.into())));
+        }
         let overtaken = arrivals.overtaken(seat, arrival);
-        let opened = transition::open::open(tx, seat, request.turn, overtaken, &actor, now)?;
+        let opened = transition::open::open(tx, seat, request.turn, overtaken, &caller.actor(), now)?;
         if opened.is_ok() {
             arrivals.turned(seat);
         }
-        Ok(opened)
+        Ok((caller, opened.map_err(Refused::from)))
     };
-    let durable = move |opened: &Result<Opened, ApiError>| {
+    let durable = move |(_, opened): &(Caller, Result<Opened, Refused>)| {
         if let Ok(opened) = opened {
             stamps.reached(opened.reach);
         }
     };
     // That a node opens a connection is no news to anybody; that it may not, is.
-    let opened = coordinator.change_quietly(open, durable).await??;
-    caller.peer.opened.store(true, Ordering::Release);
-    let stamp = coordinator.inner.stamps.stamp(opened.reach, &coordinator.inner.identity);
-    Ok(Json(OpenAnswer { stamp, rotate: opened.rotate }))
+    let (caller, turned) = coordinator.change_quietly(open, durable).await?;
+    caller.noticed(&coordinator, api::OPEN).await?;
+    let turned = turned?;
+    opened.store(true, Ordering::Release);
+    let stamp = coordinator.inner.stamps.stamp(turned.reach, &coordinator.inner.identity);
+    Ok(Json(OpenAnswer { stamp, rotate: turned.rotate }))
 }
 
 pub(super) async fn rotate(
