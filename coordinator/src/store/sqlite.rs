@@ -139,11 +139,13 @@ pub(super) fn connect(path: &Path, synchronous: Synchronous) -> Result<Connectio
         #[cfg(test)]
         Synchronous::Off => "OFF",
     };
+    // Temporary files would be in /var/tmp: what undoes one change of a group, which
+    // holds whole pages of the tables.
     connection
         .execute_batch(&format!(
             "PRAGMA journal_mode = WAL; PRAGMA synchronous = {synchronous}; PRAGMA foreign_keys = OFF;
              PRAGMA secure_delete = ON; PRAGMA trusted_schema = OFF;
-             PRAGMA cache_size = -{CACHE_KIB};"
+             PRAGMA cache_size = -{CACHE_KIB}; PRAGMA temp_store = MEMORY;"
         ))
         .with_context(at)?;
     schema::migrate(&mut connection).with_context(at)?;
@@ -183,6 +185,7 @@ mod tests {
         let mode: String =
             engine.connection.pragma_query_value(None, "journal_mode", |row| row.get(0)).unwrap();
         assert_eq!(mode, "wal");
+        assert_eq!(pragma("temp_store").unwrap(), 2, "nothing of the state is in /var/tmp");
     }
 
     #[test]
