@@ -73,6 +73,15 @@ impl Cluster {
         command
     }
 
+    /// A call of coordinator on this cluster's own.
+    pub fn coordinator(&self, subcommand: &str) -> Command {
+        let name = self.file.file_stem().expect("the file has a name");
+        let state = self.state().join("kiln/clusters").join(name).join("coordinator");
+        let mut command = lab().coordinator();
+        command.arg(subcommand).arg("--state").arg(state);
+        command
+    }
+
     /// `builder up` of the golden image.
     pub fn up(&self) -> Command {
         let mut command = self.call("up");

@@ -23,6 +23,33 @@ fn exposed_below(top: &Path) -> Vec<PathBuf> {
     files_below(top).into_iter().filter(readable).collect()
 }
 
+/// A coordinator stays for a while where the nodes look for it, and gives their
+/// cluster other tokens, while k3s runs.
+fn rotate_tokens(cluster: &Cluster) {
+    let said = cluster.console(&cluster.server);
+    let (_, asked) = said.split_once("[enrol] asking 10.0.2.2:").expect("the server was told where to enrol");
+    let port: String = asked.chars().take_while(char::is_ascii_digit).collect();
+    let mut serve = cluster.coordinator("serve");
+    serve.arg("--unlock-key").arg(cluster.state().join("kiln.unlock-key"));
+    serve.args(["--no-status", "--listen", &format!("127.0.0.1:{port}")]);
+    let mut serving = start(serve);
+    let status = || -> Option<serde_json::Value> {
+        let mut status = cluster.coordinator("status");
+        let output = status.arg("--json").output().expect("running coordinator");
+        serde_json::from_slice(&output.stdout).ok()
+    };
+    wait_until(SOON, || status().is_some() || serving.ended()).expect("the coordinator does not answer");
+    run(cluster.coordinator("rotate-tokens"), SOON).success().says(&["coordinator status"]);
+    let rotated = || !status().expect("it answers")["live"]["tokens"]["rotated"].is_null();
+    wait_until(JOIN, || rotated() || serving.ended())
+        .unwrap_or_else(|_| panic!("{}", cluster.console(&cluster.server)));
+    // The agent has another join token, which it will start with.
+    let follows = || cluster.console(&cluster.agent).contains("has new token");
+    wait_until(JOIN, follows).unwrap_or_else(|_| panic!("{}", cluster.console(&cluster.agent)));
+    serving.signal("TERM");
+    serving.wait(SOON).success();
+}
+
 #[test]
 fn from_up_to_down_and_once_more() {
     let cluster = Cluster::new("life");
@@ -35,6 +62,8 @@ fn from_up_to_down_and_once_more() {
     let (first, command) = cluster.machine(&cluster.agent).expect("the agent's machine runs");
     assert!(!command.contains("kiln1."), "a ticket is in a command line: {command}");
 
+    rotate_tokens(&cluster);
+
     // Again: nothing is made or restarted.
     let again = run(cluster.up(), JOIN).success();
     assert_eq!(cluster.machine(&cluster.agent).map(|(pid, _)| pid), Some(first), "{up}\n{again}");
@@ -44,6 +73,10 @@ fn from_up_to_down_and_once_more() {
     assert!(status.contains("ready"), "{status}");
     let mut reboot = cluster.call("reboot");
     reboot.arg(&cluster.agent);
+    run(reboot, JOIN).success();
+    // And k3s on the server is under the token that it finds.
+    let mut reboot = cluster.call("reboot");
+    reboot.arg(&cluster.server);
     run(reboot, JOIN).success();
 
     cluster.down();

@@ -48,6 +48,8 @@ pub(crate) struct Progress<'a> {
     boot_id: String,
     sequence: Cell<u64>,
     told: Cell<Option<Instant>>,
+    /// What was said last of a step that is finished.
+    finished: RefCell<Option<(Step, String)>>,
     status: RefCell<Status>,
     pub(crate) queue: Queue,
 }
@@ -60,6 +62,7 @@ impl<'a> Progress<'a> {
             boot_id: clock::boot_id(),
             sequence: Cell::new(0),
             told: Cell::new(None),
+            finished: RefCell::default(),
             status: RefCell::new(Status::default()),
             queue: Queue::default(),
         }
@@ -92,6 +95,13 @@ impl<'a> Progress<'a> {
 
     /// The step is finished; `note` says with what result.
     pub(crate) fn done(&self, step: Step, note: &str, facts: Facts) {
+        // Another result of the same step is news, however soon it comes: a node
+        // may follow a change in the second after it became ready.
+        let finished = Some((step, note.to_owned()));
+        if *self.finished.borrow() != finished {
+            self.told.set(None);
+        }
+        self.finished.replace(finished);
         self.tell(step, StepState::Done, note, Some(facts));
     }
 
@@ -160,5 +170,26 @@ impl<'a> Progress<'a> {
         if let Err(error) = status.write(self.root) {
             tracing::debug!("{error:#}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_result_of_a_finished_step_is_told_at_once_and_the_same_is_not() {
+        let dir = crate::testing::tempdir().unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        let device = dir.path().join("console");
+        std::fs::write(&device, "").unwrap();
+        let console = Console::to(vec![device.clone()]);
+        let progress = Progress::new(&root, &console);
+        for note in ["a is an agent", "a is an agent", "a has new token", "a has new token"] {
+            progress.done(Step::Ready, note, crate::facts::collect(&root));
+        }
+        let said = std::fs::read_to_string(device).unwrap();
+        let lines: Vec<&str> = said.lines().collect();
+        assert_eq!(lines, ["kiln: [ready] a is an agent", "kiln: [ready] a has new token"]);
     }
 }
