@@ -79,10 +79,13 @@ impl Inputs {
 pub enum State {
     /// Here: given by path, or in the cache.
     Here,
-    /// A bake would download it.
+    /// A bake would download it, or fail for want of a network.
     Away {
         /// From here first.
         url: String,
+        /// Why it would not be downloaded, and what to do.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        forbidden: Option<String>,
     },
     /// It cannot be told which file that would be.
     Unknown {
@@ -121,7 +124,8 @@ impl fmt::Display for Seen {
         let name = self.name.as_deref().unwrap_or_default();
         match &self.state {
             State::Here => write!(f, "{name}, {digest}"),
-            State::Away { url } => write!(f, "would be downloaded from {url}, {digest}"),
+            State::Away { forbidden: Some(why), .. } => write!(f, "{why} ({digest})"),
+            State::Away { url, forbidden: None } => write!(f, "would be downloaded from {url}, {digest}"),
             State::Unknown { why } => write!(f, "unknown: {why}"),
         }
     }
@@ -179,8 +183,8 @@ impl Looker<'_> {
                 self.seen.push(Seen { input: input.to_owned(), name, sha256, state: State::Here });
                 Ok(Some(path))
             }
-            Sight::Away { name, url, sha256 } => {
-                let state = State::Away { url };
+            Sight::Away { name, url, sha256, offline } => {
+                let state = State::Away { url, forbidden: offline.map(|offline| offline.to_string()) };
                 self.seen.push(Seen { input: input.to_owned(), name: Some(name), sha256, state });
                 Ok(None)
             }
@@ -282,14 +286,20 @@ fn as_image(seen: &[Seen], k3s: &K3sVersion, locked: Option<&Image>) -> Image {
 
 #[cfg(test)]
 mod tests {
+    use super::super::cache::InputCache;
+    use super::super::fetch::Fetcher;
+    use super::super::network::Network;
+    use super::super::selinux::Policy;
+    use super::super::signature::Key;
     use super::*;
+    use crate::run::RunId;
 
     #[test]
     fn an_input_is_told_with_what_is_known_of_it() {
         let seen = |sha256, state| Seen { input: "iso".into(), name: Some("dvd.iso".into()), sha256, state };
         let digest = Some(Digest::of(b""));
         assert_eq!(seen(digest, State::Here).to_string(), "dvd.iso, sha256 e3b0c44298fc…");
-        let away = seen(None, State::Away { url: "http://m/dvd.iso".into() });
+        let away = seen(None, State::Away { url: "http://m/dvd.iso".into(), forbidden: None });
         assert_eq!(
             away.to_string(),
             "would be downloaded from http://m/dvd.iso, digest not known before it is here"
@@ -299,6 +309,44 @@ mod tests {
         assert_eq!(unknown.to_string(), "unknown: no network");
         let json = serde_json::to_value(&away).unwrap();
         assert_eq!((&json["state"], &json["url"]), (&"away".into(), &"http://m/dvd.iso".into()));
+        assert!(json.get("forbidden").is_none(), "{json}");
+    }
+
+    #[tokio::test]
+    async fn offline_an_input_that_is_not_here_is_said_to_be_forbidden() {
+        let version: VersionName = "alma9-k3-node-amd64-v1.28.5-v1".parse().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let (hasher, progress) = (Hasher::new(dir.path()), Progress::silent());
+        let key = Key::almalinux(version.major).unwrap();
+        let seen = async |offline| {
+            let network = Network { offline, ..Network::default() };
+            let cache = InputCache::new(dir.path(), &hasher);
+            let fetcher = Fetcher::new(&network, cache, &progress, RunId::generate());
+            let k3s_version = &version.k3s.first_build();
+            let resolver = Resolver {
+                version: &version,
+                k3s_version,
+                network: &network,
+                fetcher: &fetcher,
+                key: &key,
+                pins: None,
+            };
+            let mut looker = Looker { resolver: &resolver, hasher: &hasher, seen: vec![], locks: vec![] };
+            let asked = resolver.selinux(&Policy::Pinned).unwrap().unwrap();
+            looker.look("k3s-selinux", Ok(asked), |_| Ok(())).await.unwrap();
+            looker.seen.remove(0)
+        };
+        let forbidden = seen(true).await;
+        let told = forbidden.to_string();
+        for words in ["is not in the cache and --offline forbids to download it", "--k3s-selinux FILE"] {
+            assert!(told.contains(words), "{told}");
+        }
+        assert!(!told.contains("would be downloaded"), "{told}");
+        // Programs still learn which file that is.
+        let json = serde_json::to_value(&forbidden).unwrap();
+        assert_eq!(json["state"], "away");
+        assert!(json["url"].is_string() && json["forbidden"].is_string(), "{json}");
+        assert!(seen(false).await.to_string().starts_with("would be downloaded from "));
     }
 
     #[test]

@@ -77,6 +77,8 @@ pub(super) enum Sight {
         url: String,
         /// Its digest, where that is known.
         sha256: Option<Digest>,
+        /// What a bake without a network would fail with.
+        offline: Option<Offline>,
     },
 }
 
@@ -378,10 +380,13 @@ impl Resolver<'_> {
             Asked::File(path) => return Ok(Sight::Here(Found::file(path))),
             Asked::Download(download) => download,
         };
-        Ok(match self.fetcher.cached(&wish).await? {
-            Some(kept) => Sight::Here(Found::fetched(Fetched { kept, url: None }, from, first)),
-            None => Sight::Away { name: wish.name, url: first, sha256: wish.sha256 },
-        })
+        if let Some(kept) = self.fetcher.cached(&wish).await? {
+            return Ok(Sight::Here(Found::fetched(Fetched { kept, url: None }, from, first)));
+        }
+        let Wish { name, sha256, advice, .. } = wish;
+        // As `Fetcher::fetch` would refuse it.
+        let offline = self.network.offline.then(|| Offline { name: name.clone(), advice });
+        Ok(Sight::Away { name, url: first, sha256, offline })
     }
 
     /// Fetches, and says where from when that is not the first place.
