@@ -48,8 +48,8 @@ pub(crate) struct Progress<'a> {
     boot_id: String,
     sequence: Cell<u64>,
     told: Cell<Option<Instant>>,
-    /// What was said last of a step that is finished.
-    finished: RefCell<Option<(Step, String)>>,
+    /// The last result of a step that was finished.
+    result: RefCell<Option<(Step, String)>>,
     status: RefCell<Status>,
     pub(crate) queue: Queue,
 }
@@ -62,7 +62,7 @@ impl<'a> Progress<'a> {
             boot_id: clock::boot_id(),
             sequence: Cell::new(0),
             told: Cell::new(None),
-            finished: RefCell::default(),
+            result: RefCell::default(),
             status: RefCell::new(Status::default()),
             queue: Queue::default(),
         }
@@ -95,13 +95,6 @@ impl<'a> Progress<'a> {
 
     /// The step is finished; `note` says with what result.
     pub(crate) fn done(&self, step: Step, note: &str, facts: Facts) {
-        // Another result of the same step is news, however soon it comes: a node
-        // may follow a change in the second after it became ready.
-        let finished = Some((step, note.to_owned()));
-        if *self.finished.borrow() != finished {
-            self.told.set(None);
-        }
-        self.finished.replace(finished);
         self.tell(step, StepState::Done, note, Some(facts));
     }
 
@@ -137,11 +130,18 @@ impl<'a> Progress<'a> {
 
     fn tell(&self, step: Step, state: StepState, line: &str, facts: Option<Facts>) {
         let now = Instant::now();
-        let said_before = self.status.borrow().state_of(step) == Some(&state);
+        // A finished step's state holds no result, and another one is news however
+        // soon it comes: a node may follow a change in the second after it became ready.
+        let result = (state == StepState::Done).then(|| (step, line.to_owned()));
+        let another_result = result.is_some() && *self.result.borrow() != result;
+        let said_before = self.status.borrow().state_of(step) == Some(&state) && !another_result;
         if said_before && self.told.get().is_some_and(|told| now.duration_since(told) < AGAIN) {
             return;
         }
         self.told.set(Some(now));
+        if another_result {
+            self.result.replace(result);
+        }
         if matches!(state, StepState::Failed { .. }) {
             tracing::warn!("[{step}] {line}");
         } else {
