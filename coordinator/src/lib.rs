@@ -544,11 +544,6 @@ impl Coordinator {
         Ok(self.change(raise).await?.reach)
     }
 
-    /// What a key was noted for, if it was.
-    async fn owner(&self, key: Fingerprint) -> Result<Option<registry::KeyOwner>> {
-        self.inner.store.read(move |tx| store::keys::owner(tx, &key)).await
-    }
-
     /// Whether the state is known to be an old copy.
     async fn is_stale(&self) -> Result<bool> {
         self.inner.store.read(|tx| Ok(store::epoch::newer(tx)?.is_some())).await

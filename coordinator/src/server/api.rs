@@ -248,8 +248,7 @@ impl Caller {
 
     /// Asks the registry who a peer is at this moment.
     pub(super) async fn look(peer: Peer, coordinator: &Coordinator) -> Result<Self, Refused> {
-        let owner = coordinator.owner(peer.key).await?;
-        Ok(Self { peer, owner })
+        Ok(coordinator.inner.store.read(move |tx| Self::within(tx, peer)).await?)
     }
 
     /// For the audit trail.

@@ -27,7 +27,7 @@ use super::connection::{Peer, stopped};
 use super::observe::Stop;
 use super::park::Words;
 use crate::registry::KeyOwner;
-use crate::store::{Transaction, keys};
+use crate::store::Transaction;
 use crate::{Coordinator, locked, snapshot, transition};
 
 /// Between two looks for chores, if nothing changes.
@@ -53,7 +53,8 @@ pub(super) async fn enrol(
         if let Some(KeyOwner::Former(_)) = &caller.owner {
             return Ok((caller, None));
         }
-        let enrolled = transition::enrol::enrol(tx, &request, key, &caller.actor(), Timestamp::now())?;
+        let (owner, actor, now) = (caller.owner.as_ref(), caller.actor(), Timestamp::now());
+        let enrolled = transition::enrol::enrol(tx, &request, key, owner, &actor, now)?;
         Ok((caller, Some(enrolled)))
     };
     let (caller, enrolled) = coordinator.change(enrol).await?;
@@ -174,17 +175,16 @@ async fn look_for_configuration(
     coordinator: &Coordinator,
     peer: Peer,
 ) -> Result<(Caller, Option<Config>), Refused> {
-    let (key, now) = (peer.key, Timestamp::now());
+    let now = Timestamp::now();
     let look = move |tx: &Transaction<'_>| {
-        let owner = keys::owner(tx, &key)?;
-        let config = match &owner {
+        let caller = Caller::within(tx, peer)?;
+        let config = match &caller.owner {
             Some(KeyOwner::Node { seat, .. }) => Some(transition::node::config(tx, seat, now)),
             _ => None,
         };
-        Ok((owner, config))
+        Ok((caller, config))
     };
-    let (owner, config) = coordinator.inner.store.read(look).await?;
-    Ok((Caller { peer, owner }, config))
+    Ok(coordinator.inner.store.read(look).await?)
 }
 
 /// The configuration of a caller that may have it, and its tag.

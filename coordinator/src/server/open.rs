@@ -48,17 +48,17 @@ pub(super) async fn open(
     let open = move |tx: &Transaction<'_>| {
         let caller = Caller::within(tx, peer)?;
         let seat = match caller.unopened_node() {
-            Ok(seat) => seat.id,
+            Ok(seat) => seat,
             Err(refused) => return Ok((caller, Err(refused))),
         };
         // Nothing was changed yet: as a value, it leaves the caller known.
         if let Err(stale) = transition::epoch::check(tx) {
             return Ok((caller, Err(stale.into())));
         }
-        let overtaken = arrivals.overtaken(seat, arrival);
+        let overtaken = arrivals.overtaken(seat.id, arrival);
         let opened = transition::open::open(tx, seat, request.turn, overtaken, &caller.actor(), now)?;
         if opened.is_ok() {
-            arrivals.turned(seat);
+            arrivals.turned(seat.id);
         }
         Ok((caller, opened.map_err(Refused::from)))
     };

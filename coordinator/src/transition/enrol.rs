@@ -7,7 +7,7 @@ use kiln_protocol::{ApiError, ErrorClass, Fingerprint, Role};
 
 use super::{clear_up, cluster, epoch as standing, forget_datastore, live};
 use crate::registry::enrol::{Consequence, Enrolment, decide};
-use crate::registry::{Seat, State, operator};
+use crate::registry::{KeyOwner, Seat, State, operator};
 use crate::store::events::{self, Actor, Event, What};
 use crate::store::{Transaction, epoch, incarnations, keys, pin, seats};
 
@@ -27,18 +27,18 @@ pub(crate) fn check_proof(
     ))
 }
 
-/// Runs an enrolment whose proof is good.
+/// Runs an enrolment whose proof is good; `owner` is what the key was noted for.
 pub(crate) fn enrol(
     tx: &Transaction<'_>,
     request: &EnrolRequest,
     key: Fingerprint,
+    owner: Option<&KeyOwner>,
     actor: &Actor,
     now: Timestamp,
 ) -> Result<Result<EnrolAnswer, ApiError>> {
     standing::check(tx)?;
     let seat = seats::by_ticket(tx, &request.ticket)?;
-    let owner = keys::owner(tx, &key)?;
-    match (decide(seat.as_ref(), key, owner.as_ref(), now), seat) {
+    match (decide(seat.as_ref(), key, owner, now), seat) {
         (Enrolment::Refuse(error, consequence), Some(seat)) => {
             follow(tx, &seat, key, consequence, actor, now)?;
             Ok(Err(error))

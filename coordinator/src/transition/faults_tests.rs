@@ -69,7 +69,11 @@ impl World {
         let key = key(name);
         let request =
             EnrolRequest { ticket: ticket.public_key(), proof: ticket.prove(&key), facts: Facts::default() };
-        self.run(move |tx| enrol::enrol(tx, &request, key, &Actor::local(), now)).unwrap()
+        let enrol = move |tx: &Transaction<'_>| {
+            let owner = keys::owner(tx, &key)?;
+            enrol::enrol(tx, &request, key, owner.as_ref(), &Actor::local(), now)
+        };
+        self.run(enrol).unwrap()
     }
 
     fn gate(&self, name: &str, node_clock: Timestamp, now: Timestamp) -> Result<GateAnswer, ApiError> {

@@ -18,21 +18,20 @@ pub(crate) struct Opened {
     pub(crate) rotate: bool,
 }
 
-/// Opens a connection of the node of `seat`; see [`judge`] for `overtaken`. A
-/// refusal that has consequences is a value, so that they last.
+/// Opens a connection of the node of `seat`, as that is now; see [`judge`] for
+/// `overtaken`. A refusal that has consequences is a value, so that they last.
 pub(crate) fn open(
     tx: &Transaction<'_>,
-    seat: i64,
+    seat: &Seat,
     turn: Turn,
     overtaken: bool,
     actor: &Actor,
     now: Timestamp,
 ) -> Result<Result<Opened, ApiError>> {
-    let seat = seats::by_id(tx, seat)?;
     if let Some(refusal) = seat.refusal() {
         return Ok(Err(refusal));
     }
-    if let Err(refusal) = turned(tx, &seat, turn, overtaken, actor, now)? {
+    if let Err(refusal) = turned(tx, seat, turn, overtaken, actor, now)? {
         return Ok(Err(refusal));
     }
     Ok(Ok(Opened { reach: epoch::reach(tx)?, rotate: ratchets::rotation_asked(tx, seat.id)? }))

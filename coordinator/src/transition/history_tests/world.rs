@@ -195,10 +195,11 @@ impl World {
         };
         let (now, sabotage) = (self.now, self.sabotage);
         self.ask(fate, |tx| {
-            if let Some(KeyOwner::Former(seat)) = keys::owner(tx, &key)? {
+            let owner = keys::owner(tx, &key)?;
+            if let Some(KeyOwner::Former(seat)) = &owner {
                 return Ok(Err(open::former_key_used(tx, seat.id, key, false, &Actor::local(), now)?));
             }
-            let answer = enrol::enrol(tx, &request, key, &Actor::local(), now)?;
+            let answer = enrol::enrol(tx, &request, key, owner.as_ref(), &Actor::local(), now)?;
             spoil::enrolment(sabotage, tx, &request.ticket, key, answer)
         })
     }
@@ -254,7 +255,7 @@ impl World {
             Some(KeyOwner::Node { seat, .. }) => {
                 epoch::check(tx)?;
                 spoil::opening(sabotage, tx, seat.id, turn)?;
-                open::open(tx, seat.id, turn, false, &Actor::local(), now)
+                open::open(tx, &seat, turn, false, &Actor::local(), now)
             }
             Some(KeyOwner::Former(seat)) => {
                 Ok(Err(open::former_key_used(tx, seat.id, key, false, &Actor::local(), now)?))
@@ -352,7 +353,7 @@ impl World {
         let heard = self.ask(Fate::Answered, |tx| match keys::owner(tx, &key)? {
             Some(KeyOwner::Node { seat, .. }) => {
                 epoch::check(tx)?;
-                open::open(tx, seat.id, turn, true, &Actor::local(), now)
+                open::open(tx, &seat, turn, true, &Actor::local(), now)
             }
             _ => Ok(Err(ApiError::new(ErrorClass::Policy, "this key has not enrolled"))),
         })?;
