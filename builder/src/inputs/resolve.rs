@@ -383,10 +383,8 @@ impl Resolver<'_> {
         if let Some(kept) = self.fetcher.cached(&wish).await? {
             return Ok(Sight::Here(Found::fetched(Fetched { kept, url: None }, from, first)));
         }
-        let Wish { name, sha256, advice, .. } = wish;
-        // As `Fetcher::fetch` would refuse it.
-        let offline = self.network.offline.then(|| Offline { name: name.clone(), advice });
-        Ok(Sight::Away { name, url: first, sha256, offline })
+        let offline = self.network.offline.then(|| wish.offline());
+        Ok(Sight::Away { name: wish.name, url: first, sha256: wish.sha256, offline })
     }
 
     /// Fetches, and says where from when that is not the first place.

@@ -63,6 +63,13 @@ pub struct Wish {
     pub advice: String,
 }
 
+impl Wish {
+    /// What it fails with when it is not here and the user wants no network.
+    pub fn offline(&self) -> Offline {
+        Offline { name: self.name.clone(), advice: self.advice.clone() }
+    }
+}
+
 /// A file that was fetched, now or before.
 #[derive(Debug)]
 pub struct Fetched {
@@ -110,7 +117,7 @@ impl<'a> Fetcher<'a> {
             return Ok(Fetched { kept, url: None });
         }
         if self.network.offline {
-            return Err(Offline { name: wish.name.clone(), advice: wish.advice.clone() }.into());
+            return Err(wish.offline().into());
         }
         let key = match (wish.sha256, wish.urls.first()) {
             (Some(digest), _) => digest.to_string(),
