@@ -589,12 +589,11 @@ impl Coordinator {
         // The store has a thread of its own; its lines belong to this request.
         let span = tracing::Span::current();
         let transition = move |tx: &Transaction<'_>| {
-            let (before, newest) = (tx.total_changes(), events::newest(tx)?);
+            let before = tx.total_changes();
             let result = span.in_scope(|| transition(tx))?;
-            let changed = tx.total_changes() != before;
-            let anything = changed && (!quietly || events::newest(tx)? != newest);
-            let concerned = if anything { Some(events::concerned(tx, newest)?) } else { None };
-            Ok((result, concerned))
+            let (changed, concerned) = (tx.total_changes() != before, tx.take_concerned());
+            let anything = changed && (!quietly || concerned.anybody);
+            Ok((result, anything.then_some(concerned)))
         };
         let (result, concerned) = self.inner.store.write_then(transition, |(result, _)| then(result)).await?;
         if let Some(concerned) = concerned {

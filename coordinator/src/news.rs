@@ -201,7 +201,7 @@ mod tests {
 
     #[tokio::test]
     async fn news_during_a_look_are_not_missed_and_others_news_are_not_heard() {
-        let of = |seats: &[i64], all: bool| Concerned { all, seats: seats.to_vec() };
+        let of = |seats: &[i64], all: bool| Concerned { all, seats: seats.to_vec(), ..Concerned::default() };
         assert_eq!(third_look(|news| news.tell(&of(&[2, 1], false))).await, Some(3));
         assert_eq!(third_look(|news| news.tell(&of(&[], true))).await, Some(3));
         assert_eq!(third_look(|news| news.tell(&of(&[2], false))).await, None);
@@ -211,11 +211,11 @@ mod tests {
     async fn what_is_told_between_the_mark_and_the_waiting_is_news() {
         let news = Arc::new(News::default());
         let mut ear = news.listen(1);
-        let own = Concerned { all: false, seats: vec![1] };
+        let own = Concerned { seats: vec![1], ..Concerned::default() };
         news.tell(&own);
         ear.news().await;
         ear.mark();
-        news.tell(&Concerned { all: true, seats: Vec::new() });
+        news.tell(&Concerned { all: true, ..Concerned::default() });
         ear.news().await;
         ear.mark();
         let heard = std::pin::pin!(ear.news());

@@ -11,6 +11,8 @@ mod ca;
 mod kubeconfig;
 mod token;
 
+use std::sync::OnceLock;
+
 use anyhow::{Context as _, Result};
 use data_encoding::HEXLOWER;
 use jiff::Timestamp;
@@ -50,7 +52,22 @@ pub struct ClusterSecrets {
     /// What join tokens are made of since they were rotated; `node_secret` before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     join_secret: Option<Secret>,
+    #[serde(skip)]
+    ca_hash: CaHash,
 }
+
+/// What tokens pin, once it was asked for: every configuration does.
+#[derive(Debug, Clone, Default)]
+struct CaHash(OnceLock<String>);
+
+impl PartialEq for CaHash {
+    /// It follows from the CAs.
+    fn eq(&self, _other: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for CaHash {}
 
 impl ClusterSecrets {
     /// Makes all of them.
@@ -66,6 +83,7 @@ impl ClusterSecrets {
             node_secret: random_secret()?,
             next_server_password: None,
             join_secret: None,
+            ca_hash: CaHash::default(),
         })
     }
 
@@ -76,7 +94,15 @@ impl ClusterSecrets {
 
     /// The server token in full form: pins the cluster's root, joins anything.
     pub fn server_token(&self) -> Result<Secret> {
-        token::full(self.ca.server.certificates.expose(), "server", &self.server_password)
+        token::full(self.ca_hash()?, "server", &self.server_password)
+    }
+
+    fn ca_hash(&self) -> Result<&str> {
+        if let Some(hash) = self.ca_hash.0.get() {
+            return Ok(hash);
+        }
+        let hash = ca_hash(self.ca.server.certificates.expose())?;
+        Ok(self.ca_hash.0.get_or_init(|| hash))
     }
 
     /// Makes the server token that is to come, and another secret for join tokens,
@@ -89,7 +115,7 @@ impl ClusterSecrets {
 
     /// The server token that is to come, if one is.
     pub(crate) fn next_server_token(&self) -> Result<Option<Secret>> {
-        let full = |password| token::full(self.ca.server.certificates.expose(), "server", password);
+        let full = |password| token::full(self.ca_hash()?, "server", password);
         self.next_server_password.as_ref().map(full).transpose()
     }
 
@@ -108,7 +134,7 @@ impl ClusterSecrets {
 
     /// A bootstrap token in full form: pins the cluster's root, joins one agent.
     pub fn full_join_token(&self, token: &JoinToken) -> Result<Secret> {
-        token::full_bootstrap(self.ca.server.certificates.expose(), token)
+        token::full_bootstrap(self.ca_hash()?, token)
     }
 
     /// The password servers are told to accept from agents, so that the server

@@ -19,17 +19,15 @@ const SECRET_LENGTH: usize = 16;
 /// Begins what is signed to make a secret half.
 const LABEL: &[u8] = b"kiln/1 bootstrap token\0";
 
-pub(super) fn full(bundle: &str, user: &str, password: &Secret) -> Result<Secret> {
-    let hash = ca_hash(bundle)?;
-    Ok(Secret::new(format!("K10{hash}::{user}:{}", password.expose()))?)
+pub(super) fn full(ca_hash: &str, user: &str, password: &Secret) -> Result<Secret> {
+    Ok(Secret::new(format!("K10{ca_hash}::{user}:{}", password.expose()))?)
 }
 
 /// k3s takes kubeadm-style bootstrap tokens from agents, and from agents only
 /// (docs.k3s.io/cli/token, k3s-io/k3s#6663): bearer tokens that are Secrets in
 /// the cluster, so that each can be deleted alone.
-pub(super) fn full_bootstrap(bundle: &str, token: &JoinToken) -> Result<Secret> {
-    let hash = ca_hash(bundle)?;
-    Ok(Secret::new(format!("K10{hash}::{}.{}", token.id, token.secret.expose()))?)
+pub(super) fn full_bootstrap(ca_hash: &str, token: &JoinToken) -> Result<Secret> {
+    Ok(Secret::new(format!("K10{ca_hash}::{}.{}", token.id, token.secret.expose()))?)
 }
 
 /// The public half of a seat's bootstrap token: it only has to be unique.

@@ -13,12 +13,14 @@
 //! [`Transaction`] stands for, and its tables' functions; the suite runs those
 //! functions and so judges both.
 
+use std::cell::RefCell;
 use std::ops::Deref;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use rusqlite::Connection;
 
+use super::events::Concerned;
 use super::recent::Recent;
 use crate::unlock::UnlockKey;
 
@@ -29,11 +31,13 @@ pub(crate) struct Transaction<'a> {
     connection: &'a Connection,
     unlock: Option<&'a UnlockKey>,
     recent: Option<&'a Recent>,
+    /// Whom what was noted in it concerns.
+    pub(super) concerned: RefCell<Concerned>,
 }
 
 impl<'a> Transaction<'a> {
     pub(super) fn on(connection: &'a Connection, unlock: Option<&'a UnlockKey>) -> Self {
-        Self { connection, unlock, recent: None }
+        Self { connection, unlock, recent: None, concerned: RefCell::default() }
     }
 
     /// With what the engine remembers.
@@ -44,6 +48,11 @@ impl<'a> Transaction<'a> {
     /// What the engine remembers, if it does.
     pub(super) fn recent(&self) -> Option<&'a Recent> {
         self.recent
+    }
+
+    /// Whom the lines of the audit trail concern that it has noted so far.
+    pub(crate) fn take_concerned(&self) -> Concerned {
+        self.concerned.take()
     }
 
     /// What the secrets in the tables are sealed under.
@@ -117,8 +126,9 @@ pub(super) fn attempt(
 
 /// [`Engine::rollback`] on a connection.
 pub(super) fn rollback(connection: &Connection) {
+    let run = || connection.prepare_cached("ROLLBACK")?.execute([]);
     if !connection.is_autocommit()
-        && let Err(error) = connection.execute_batch("ROLLBACK")
+        && let Err(error) = run()
     {
         tracing::error!("undoing a group of changes: {error}");
     }

@@ -155,50 +155,47 @@ pub(crate) fn note(tx: &Transaction<'_>, actor: &Actor, event: &Event<'_>, now: 
         ])
         .context("noting an event")?;
     if noted == 1 {
+        tx.concerned.borrow_mut().add(event);
         let from = actor.from.map_or(String::new(), |from| format!(" from {from}"));
         tracing::info!(who = actor.who, "{}: {detail}{from}", what.as_str());
     }
     Ok(noted == 1)
 }
 
-/// The number of the newest line; 0 before the first.
-pub(crate) fn newest(tx: &Transaction<'_>) -> Result<u64> {
-    let newest: Option<u64> =
-        tx.prepare_cached("SELECT max(id) FROM events")?.query_row([], |row| row.get(0))?;
-    Ok(newest.unwrap_or(0))
-}
-
-/// Whom the lines after `after` concern.
-pub(crate) fn concerned(tx: &Transaction<'_>, after: u64) -> Result<Concerned> {
+impl What {
     /// Of the whole cluster, and yet nothing to any node.
-    const NO_NODE: [What; 6] = [
-        What::Init,
-        What::Kubeconfig,
-        What::AddAdmin,
-        What::RemoveAdmin,
-        What::RotateUnlockKey,
-        What::Backup,
-    ];
-    let mut concerned = Concerned::default();
-    let mut statement = tx.prepare_cached("SELECT what, seat FROM events WHERE id > ?1")?;
-    let rows = statement.query_map([after], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    for row in rows {
-        let (what, seat): (String, Option<i64>) = row?;
-        match seat {
-            Some(seat) => concerned.seats.push(seat),
-            None => concerned.all |= NO_NODE.iter().all(|none| none.as_str() != what),
-        }
+    fn is_no_news(self) -> bool {
+        matches!(
+            self,
+            Self::Init
+                | Self::Kubeconfig
+                | Self::AddAdmin
+                | Self::RemoveAdmin
+                | Self::RotateUnlockKey
+                | Self::Backup
+        )
     }
-    Ok(concerned)
 }
 
-/// Whom a part of the trail concerns.
+/// Whom the lines concern that one transition noted.
 #[derive(Debug, Default)]
 pub(crate) struct Concerned {
+    /// There was one at all.
+    pub(crate) anybody: bool,
     /// Every node.
     pub(crate) all: bool,
     /// These seats.
     pub(crate) seats: Vec<i64>,
+}
+
+impl Concerned {
+    fn add(&mut self, event: &Event<'_>) {
+        self.anybody = true;
+        match event.seat {
+            Some(seat) => self.seats.push(seat),
+            None => self.all |= !event.what.is_no_news(),
+        }
+    }
 }
 
 /// The lines after `after`, in order, at most `limit`.

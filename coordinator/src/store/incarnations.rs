@@ -5,9 +5,8 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use jiff::Timestamp;
-use kiln_protocol::NodeName;
 use kiln_protocol::config::{Incarnation, Snapshot};
-use rusqlite::{OptionalExtension as _, params};
+use rusqlite::{OptionalExtension as _, Row, params};
 
 use super::{Transaction, millis, sealed, time};
 use crate::k3s::ClusterSecrets;
@@ -26,6 +25,7 @@ pub(crate) struct Live {
     pub(crate) lease: Lease,
     /// The copy of a datastore that the lease's next holder begins with.
     pub(crate) restore: Option<Restore>,
+    pub(crate) tokens: Tokens,
 }
 
 /// What has become of an incarnation's tokens.
@@ -94,17 +94,7 @@ pub(crate) fn set_secrets(tx: &Transaction<'_>, id: Incarnation, secrets: &Clust
 
 /// What has become of the live incarnation's tokens.
 pub(crate) fn tokens(tx: &Transaction<'_>) -> Result<Tokens> {
-    type Row = (u64, Option<i64>, Option<String>, Option<i64>);
-    let found: Option<Row> = tx
-        .prepare_cached(
-            "SELECT tokens_serial, tokens_asked, tokens_trouble, tokens_rotated FROM incarnations
-             WHERE ended IS NULL",
-        )?
-        .query_row([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
-        .optional()?;
-    let Some((serial, asked, trouble, rotated)) = found else { return Ok(Tokens::default()) };
-    let (asked, rotated) = (asked.map(time).transpose()?, rotated.map(time).transpose()?);
-    Ok(Tokens { serial, asked, trouble, rotated })
+    Ok(live(tx)?.map(|live| live.tokens).unwrap_or_default())
 }
 
 /// Keeps what has become of them.
@@ -135,34 +125,43 @@ pub(crate) fn live(tx: &Transaction<'_>) -> Result<Option<Live>> {
 }
 
 fn read_live(tx: &Transaction<'_>) -> Result<Option<Live>> {
-    type Row = (u64, i64, String, String, Option<u32>, Option<(String, u64, String)>);
-    let found: Option<Row> = tx
-        .prepare_cached(
-            "SELECT id, begun, cluster_file, lease_node, lease_generation, restore_path, restore_size,
-                 restore_sha256 FROM incarnations WHERE ended IS NULL",
-        )?
-        .query_row([], |row| {
-            let path: Option<String> = row.get(5)?;
-            let restore = path.map(|path| Ok::<_, rusqlite::Error>((path, row.get(6)?, row.get(7)?)));
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, restore.transpose()?))
-        })
-        .optional()?;
-    let Some((id, begun, file, node, generation, restore)) = found else { return Ok(None) };
-    let restore = restore
-        .map(|(path, size, sha256)| {
+    tx.prepare_cached(
+        "SELECT id, begun, cluster_file, lease_node, lease_generation, restore_path, restore_size,
+             restore_sha256, tokens_serial, tokens_asked, tokens_trouble, tokens_rotated
+         FROM incarnations WHERE ended IS NULL",
+    )?
+    .query_row([], |row| Ok(read(row)))
+    .optional()?
+    .transpose()
+}
+
+fn read(row: &Row<'_>) -> Result<Live> {
+    let moment = |column| row.get::<_, Option<i64>>(column)?.map(time).transpose();
+    let restore = match row.get::<_, Option<String>>("restore_path")? {
+        None => None,
+        Some(path) => {
+            let sha256: String = row.get("restore_sha256")?;
             let sha256 = sha256.parse().context("reading the digest of a datastore's copy")?;
-            Ok::<_, anyhow::Error>(Restore { path: path.into(), snapshot: Snapshot { size, sha256 } })
-        })
-        .transpose()?;
-    let plan = Arc::new(parse(&file)?);
-    let node: NodeName = node.parse().context("reading the lease's holder")?;
-    Ok(Some(Live {
-        id: Incarnation(id),
-        begun: time(begun)?,
-        plan,
-        lease: Lease { node, generation },
+            Some(Restore { path: path.into(), snapshot: Snapshot { size: row.get("restore_size")?, sha256 } })
+        }
+    };
+    let (file, node): (String, String) = (row.get("cluster_file")?, row.get("lease_node")?);
+    Ok(Live {
+        id: Incarnation(row.get("id")?),
+        begun: time(row.get("begun")?)?,
+        plan: Arc::new(parse(&file)?),
+        lease: Lease {
+            node: node.parse().context("reading the lease's holder")?,
+            generation: row.get("lease_generation")?,
+        },
         restore,
-    }))
+        tokens: Tokens {
+            serial: row.get("tokens_serial")?,
+            asked: moment("tokens_asked")?,
+            trouble: row.get("tokens_trouble")?,
+            rotated: moment("tokens_rotated")?,
+        },
+    })
 }
 
 /// The secrets of the live incarnation.

@@ -1,16 +1,20 @@
 //! The table of seats.
 
+use std::str::FromStr;
+
 use anyhow::{Context as _, Result, anyhow};
 use jiff::Timestamp;
 use kiln_protocol::admin::{Hints, TicketRecord};
 use kiln_protocol::api::Facts;
 use kiln_protocol::config::Incarnation;
 use kiln_protocol::{Fingerprint, NodeName, TicketKey};
+use rusqlite::types::FromSql;
 use rusqlite::{OptionalExtension as _, Row, ToSql, params};
 
 use super::{Transaction, millis, time};
 use crate::registry::{JoinState, ObjectState, Seat, State};
 
+/// In the order in which [`read`] takes them.
 const COLUMNS: &str = "id, incarnation, node, generation, role, ticket, not_before, expires, state, key, reason, \
                        bound, passed, ready, confirm_console, console_key, token, object, left";
 
@@ -141,15 +145,23 @@ pub(crate) fn set_state(tx: &Transaction<'_>, seat: i64, state: State, reason: O
     Ok(())
 }
 
-/// Binds a key to a seat; an agent's join token is wanted from then on. One
-/// statement, as this is what enrolling costs most.
-pub(crate) fn bind(tx: &Transaction<'_>, seat: &Seat, key: &Fingerprint, now: Timestamp) -> Result<()> {
+/// Binds a key to a seat, and keeps what the machine says of itself; an agent's
+/// join token is wanted from then on. One statement, as this is what enrolling
+/// costs most.
+pub(crate) fn bind(
+    tx: &Transaction<'_>,
+    seat: &Seat,
+    key: &Fingerprint,
+    facts: Option<&Facts>,
+    now: Timestamp,
+) -> Result<()> {
+    let facts = facts.map(serde_json::to_string).transpose().context("writing facts")?;
     tx.prepare_cached(
         "UPDATE seats SET state = 'bound', key = ?2, reason = NULL, bound = coalesce(bound, ?3),
-             token = iif(role = 'agent', 'wanted', token)
+             token = iif(role = 'agent', 'wanted', token), facts = coalesce(?4, facts)
          WHERE id = ?1",
     )?
-    .execute(params![seat.id, key.to_string(), millis(now)])?;
+    .execute(params![seat.id, key.to_string(), millis(now), facts])?;
     Ok(())
 }
 
@@ -248,13 +260,17 @@ fn many(tx: &Transaction<'_>, rest: &str, values: &[&dyn ToSql]) -> Result<Vec<S
 }
 
 fn read(row: &Row<'_>) -> Result<Seat> {
-    let text = |column: &str| row.get::<_, String>(column);
-    let moment = |column: &str| row.get::<_, Option<i64>>(column)?.map(time).transpose();
-    let key: Option<String> = row.get("key")?;
-    let key: Option<Fingerprint> = key.map(|key| key.parse()).transpose().context("reading a stored key")?;
-    let console_key = row.get::<_, Option<String>>("console_key")?.map(|key| key.parse());
+    let mut row = Fields { row, next: 0 };
+    let (id, incarnation) = (row.value()?, Incarnation(row.value()?));
+    let node = row.parsed("name")?;
+    let generation = row.value()?;
+    let role = row.parsed("role")?;
+    let ticket = TicketKey::try_from(row.value::<String>()?).context("reading a stored ticket")?;
+    let (not_before, expires) = (time(row.value()?)?, time(row.value()?)?);
+    let state = row.text()?.context("a seat has no state")?;
+    let key: Option<Fingerprint> = row.parsed_if_there("key")?;
     let known = key.context("a bound seat has no key");
-    let state = match text("state")?.as_str() {
+    let state = match state {
         "issued" => State::Issued,
         "bound" => State::Bound(known?),
         "held" => State::Held(known?),
@@ -262,36 +278,79 @@ fn read(row: &Row<'_>) -> Result<Seat> {
         "revoked" => State::Revoked(key),
         other => return Err(anyhow!("a seat's stored state is {other:?}")),
     };
+    let reason = row.value()?;
+    let (bound, passed, ready) = (row.moment()?, row.moment()?, row.moment()?);
+    let (confirm_console, console_key) = (row.value()?, row.parsed_if_there("key")?);
+    let token = match row.text()? {
+        None => None,
+        Some("wanted") => Some(JoinState::Wanted),
+        Some("made") => Some(JoinState::Made),
+        Some("unwanted") => Some(JoinState::Unwanted),
+        Some("gone") => Some(JoinState::Gone),
+        Some(other) => return Err(anyhow!("a seat's stored token is {other:?}")),
+    };
+    let object = match row.text()? {
+        None => ObjectState::Kept,
+        Some("doomed") => ObjectState::Doomed,
+        Some("gone") => ObjectState::Gone,
+        Some(other) => return Err(anyhow!("a seat's stored object is {other:?}")),
+    };
+    let left = row.moment()?;
     Ok(Seat {
-        id: row.get("id")?,
-        incarnation: Incarnation(row.get("incarnation")?),
-        node: text("node")?.parse().context("reading a stored name")?,
-        generation: row.get("generation")?,
-        role: text("role")?.parse().context("reading a stored role")?,
-        ticket: TicketKey::try_from(text("ticket")?).context("reading a stored ticket")?,
-        not_before: time(row.get("not_before")?)?,
-        expires: time(row.get("expires")?)?,
+        id,
+        incarnation,
+        node,
+        generation,
+        role,
+        ticket,
+        not_before,
+        expires,
         state,
-        confirm_console: row.get("confirm_console")?,
-        console_key: console_key.transpose().context("reading a stored key")?,
-        reason: row.get("reason")?,
-        bound: moment("bound")?,
-        passed: moment("passed")?,
-        ready: moment("ready")?,
-        token: match row.get::<_, Option<String>>("token")?.as_deref() {
-            None => None,
-            Some("wanted") => Some(JoinState::Wanted),
-            Some("made") => Some(JoinState::Made),
-            Some("unwanted") => Some(JoinState::Unwanted),
-            Some("gone") => Some(JoinState::Gone),
-            Some(other) => return Err(anyhow!("a seat's stored token is {other:?}")),
-        },
-        object: match row.get::<_, Option<String>>("object")?.as_deref() {
-            None => ObjectState::Kept,
-            Some("doomed") => ObjectState::Doomed,
-            Some("gone") => ObjectState::Gone,
-            Some(other) => return Err(anyhow!("a seat's stored object is {other:?}")),
-        },
-        left: moment("left")?,
+        confirm_console,
+        console_key,
+        reason,
+        bound,
+        passed,
+        ready,
+        token,
+        object,
+        left,
     })
+}
+
+/// A row's columns, one after the other: every request reads a seat, and looking
+/// for each column by its name took longer than all the rest of that.
+struct Fields<'a> {
+    row: &'a Row<'a>,
+    next: usize,
+}
+
+impl<'a> Fields<'a> {
+    fn value<T: FromSql>(&mut self) -> Result<T> {
+        self.next += 1;
+        Ok(self.row.get(self.next - 1)?)
+    }
+
+    fn text(&mut self) -> Result<Option<&'a str>> {
+        self.next += 1;
+        Ok(self.row.get_ref(self.next - 1)?.as_str_or_null()?)
+    }
+
+    fn parsed_if_there<T>(&mut self, what: &str) -> Result<Option<T>>
+    where
+        T: FromStr<Err: std::error::Error + Send + Sync + 'static>,
+    {
+        self.text()?.map(str::parse).transpose().with_context(|| format!("reading a stored {what}"))
+    }
+
+    fn parsed<T>(&mut self, what: &str) -> Result<T>
+    where
+        T: FromStr<Err: std::error::Error + Send + Sync + 'static>,
+    {
+        self.parsed_if_there(what)?.with_context(|| format!("a seat has no {what}"))
+    }
+
+    fn moment(&mut self) -> Result<Option<Timestamp>> {
+        self.value::<Option<i64>>()?.map(time).transpose()
+    }
 }

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use jiff::Timestamp;
-use kiln_protocol::api::{EnrolAnswer, EnrolRequest};
+use kiln_protocol::api::{EnrolAnswer, EnrolRequest, Facts};
 use kiln_protocol::{ApiError, ErrorClass, Fingerprint, Role};
 
 use super::{clear_up, cluster, epoch as standing, forget_datastore, live};
@@ -49,8 +49,7 @@ pub(crate) fn enrol(
             answer(tx, &seat).map(Ok)
         }
         (Enrolment::Bind, Some(seat)) => {
-            bind(tx, &seat, key, actor, now)?;
-            seats::set_facts(tx, seat.id, &request.facts)?;
+            bind(tx, &seat, key, Some(&request.facts), actor, now)?;
             answer(tx, &seat).map(Ok)
         }
         (decision, None) => anyhow::bail!("an unknown ticket led to {decision:?}"),
@@ -68,18 +67,23 @@ pub(super) fn answer(tx: &Transaction<'_>, seat: &Seat) -> Result<EnrolAnswer> {
     })
 }
 
-/// Makes a key that of a seat.
+/// Makes a key that of a seat, and keeps what its machine says of itself.
 pub(super) fn bind(
     tx: &Transaction<'_>,
     seat: &Seat,
     key: Fingerprint,
+    facts: Option<&Facts>,
     actor: &Actor,
     now: Timestamp,
 ) -> Result<()> {
-    standing::check(tx)?;
     let live = live(tx)?;
-    let (cluster, _) = cluster(tx, &live)?;
-    let lease = cluster.lease_after_bind(&seat.node, seat.generation);
+    // Nobody else's machine moves the lease: who is in the datastore is not asked.
+    let lease = if seat.node == live.lease.node {
+        let (cluster, _) = cluster(tx, &live)?;
+        cluster.lease_after_bind(&seat.node, seat.generation)
+    } else {
+        live.lease.generation
+    };
     let takes_lease = lease == Some(seat.generation) && seat.node == live.lease.node;
     let earlier: Vec<Seat> =
         seats::of_node(tx, &seat.node)?.into_iter().filter(|s| s.generation < seat.generation).collect();
@@ -94,7 +98,7 @@ pub(super) fn bind(
         clear_up(tx, earlier, earlier.role == Role::Server && live.plan.is_multi_server())?;
     }
     keys::note(tx, &key, keys::Kind::Node, &seat.label(), now)?;
-    seats::bind(tx, seat, &key, now)?;
+    seats::bind(tx, seat, &key, facts, now)?;
     epoch::advance(tx)?;
     if takes_lease {
         // It starts a datastore of its own: nobody was part of that.

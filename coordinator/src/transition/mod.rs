@@ -67,7 +67,7 @@ fn build(
         multi_server: live.plan.is_multi_server(),
         members: servers.iter().map(|seat| member(seat, heard(seat.id))).collect(),
         agents_passed: seats::agents_passed(tx, live.id)?,
-        rotating: incarnations::tokens(tx)?.asked.is_some(),
+        rotating: live.tokens.asked.is_some(),
         slot,
     };
     Ok((cluster, Arc::clone(&live.plan)))

@@ -34,7 +34,7 @@ pub(crate) fn config(tx: &Transaction<'_>, seat: &Seat, now: Timestamp) -> Resul
     let part = cluster.part(&member)?;
     let secrets = incarnations::secrets(tx)?.context("a live incarnation has no secrets")?;
     let restore = live.restore.filter(|_| matches!(part, Part::First { .. })).map(|copy| copy.snapshot);
-    let token_serial = incarnations::tokens(tx)?.done();
+    let token_serial = live.tokens.done();
     let subject =
         plan::Subject { node: planned, member: &member, part, seat: seat.id, restore, token_serial };
     let rotate = ratchets::rotation_asked(tx, seat.id)?;
