@@ -481,7 +481,7 @@ impl<'a> RawNode<'a> {
         let mut stream = connector.connect(name, tcp).await.unwrap();
         if let Some(cur) = self.ratchet.get() {
             let next = Notch::random();
-            let open = OpenRequest { turn: Turn { cur, next }, seen: None };
+            let open = OpenRequest::new(Turn { cur, next }, None);
             let answer = exchange(&mut stream, &Self::posting(OPEN, &open), b"}}").await;
             assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
             self.ratchet.set(Some(next));

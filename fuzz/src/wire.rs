@@ -14,7 +14,7 @@ use kiln_protocol::api::{
 use kiln_protocol::chores::{BootstrapId, Chores, ChoresRequest};
 use kiln_protocol::config::NodeConfig;
 use kiln_protocol::identity::TypedFingerprint;
-use kiln_protocol::ratchet::{OpenAnswer, OpenRequest};
+use kiln_protocol::ratchet::{ConfigAnswer, OpenAnswer, OpenRequest};
 use kiln_protocol::recovery::{PinChange, RecoverySeed};
 use kiln_protocol::rotation::RotateRequest;
 use kiln_protocol::seed::NodeSeed;
@@ -138,7 +138,11 @@ pub fn answers(data: &[u8]) {
         1 => drop(json::<NodeConfig>(body)),
         2 => drop(json::<GateAnswer>(body)),
         3 => drop(json::<Chores>(body)),
-        4 => drop(json::<OpenAnswer>(body)),
+        4 => {
+            if let Some(OpenAnswer { config: Some(ConfigAnswer::Is { config, .. }), .. }) = json(body) {
+                drop(json::<NodeConfig>(config.get().as_bytes()));
+            }
+        }
         _ => drop(json::<ApiError>(body)),
     }
 }

@@ -26,7 +26,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::rand::SecureRandom as _;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
+use crate::ApiError;
 use crate::identity::{Identity, Signature, verify_p256};
 
 /// `POST`: [`OpenRequest`] to [`OpenAnswer`]. The first request on every
@@ -95,7 +97,7 @@ pub struct Turn {
 }
 
 /// Opens a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpenRequest {
     /// The ratchet.
     #[serde(flatten)]
@@ -103,16 +105,67 @@ pub struct OpenRequest {
     /// The newest stamp this node was ever given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seen: Option<Stamp>,
+    /// Asks for the node's configuration in the same breath.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<ConfigAsked>,
+}
+
+impl OpenRequest {
+    /// Opens, and asks for nothing else.
+    pub fn new(turn: Turn, seen: Option<Stamp>) -> Self {
+        Self { turn, seen, config: None }
+    }
+}
+
+/// A node's configuration is asked for with the opening.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigAsked {
+    /// The tag of the one that the node has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seen: Option<String>,
 }
 
 /// The connection is open and `next` is held.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct OpenAnswer {
     /// How far the coordinator's state is.
     pub stamp: Stamp,
     /// An operator wants this node's key replaced: see [`crate::rotation`].
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub rotate: bool,
+    /// What was asked for with the opening.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<ConfigAnswer>,
+}
+
+/// What becomes of a configuration that was asked for with an opening. The
+/// opening stands, whatever it is.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ConfigAnswer {
+    /// The one whose tag was shown.
+    Unchanged,
+    /// Another one.
+    Is {
+        /// To be shown the next time.
+        tag: String,
+        /// The document, as it is answered where it is asked for alone: whoever
+        /// cannot read it has opened the connection all the same.
+        config: Box<RawValue>,
+    },
+    /// There is none for this node now.
+    Refused(ApiError),
+}
+
+impl fmt::Debug for ConfigAnswer {
+    /// Without the document, which is full of secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unchanged => f.write_str("Unchanged"),
+            Self::Is { tag, .. } => f.debug_struct("Is").field("tag", tag).finish_non_exhaustive(),
+            Self::Refused(error) => f.debug_tuple("Refused").field(error).finish(),
+        }
+    }
 }
 
 /// How far a coordinator's state is: `seq` grows with what nodes are promised,
@@ -166,12 +219,37 @@ mod tests {
     #[test]
     fn the_wire_form_of_an_opening_is_stable() {
         let turn = Turn { cur: Notch([0; 16]), next: Notch([255; 16]) };
-        let text = serde_json::to_string(&OpenRequest { turn, seen: None }).unwrap();
+        let text = serde_json::to_string(&OpenRequest::new(turn, None)).unwrap();
         assert_eq!(text, r#"{"cur":"AAAAAAAAAAAAAAAAAAAAAA","next":"_____________________w"}"#);
         assert_eq!(serde_json::from_str::<OpenRequest>(&text).unwrap().turn, turn);
         for wrong in [r#"{"cur":"AA","next":"AA"}"#, r#"{"cur":"AAAAAAAAAAAAAAAAAAAAAA"}"#, "{}"] {
             assert!(serde_json::from_str::<OpenRequest>(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_configuration_comes_with_the_opening_as_it_is_alone() {
+        let turn = Turn { cur: Notch([0; 16]), next: Notch([255; 16]) };
+        let asked = ConfigAsked { seen: Some("\"t\"".to_owned()) };
+        let text =
+            serde_json::to_string(&OpenRequest { config: Some(asked), ..OpenRequest::new(turn, None) });
+        assert!(text.unwrap().ends_with(r#","config":{"seen":"\"t\""}}"#));
+        let stamp = Stamp::sign(Reach { epoch: 1, seq: 7 }, &Identity::generate().unwrap());
+        let config = RawValue::from_string(r#"{"token": "hunter2", "new": [1]}"#.to_owned()).unwrap();
+        let is = ConfigAnswer::Is { tag: "\"t\"".to_owned(), config };
+        assert!(!format!("{is:?}").contains("hunter2"));
+        let answer = OpenAnswer { stamp, rotate: false, config: Some(is) };
+        let text = serde_json::to_string(&answer).unwrap();
+        assert!(
+            text.ends_with(r#""config":{"is":{"tag":"\"t\"","config":{"token": "hunter2", "new": [1]}}}}"#)
+        );
+        match serde_json::from_str::<OpenAnswer>(&text).unwrap().config.unwrap() {
+            ConfigAnswer::Is { config, .. } => {
+                assert_eq!(config.get(), r#"{"token": "hunter2", "new": [1]}"#)
+            }
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(serde_json::to_string(&ConfigAnswer::Unchanged).unwrap(), r#""unchanged""#);
     }
 
     #[test]

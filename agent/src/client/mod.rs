@@ -24,7 +24,7 @@ use kiln_protocol::api::{
 use kiln_protocol::chores::{CHORES, Chores, ChoresRequest};
 use kiln_protocol::config::NodeConfig;
 use kiln_protocol::error::ErrorClass;
-use kiln_protocol::ratchet::{OpenAnswer, OpenRequest};
+use kiln_protocol::ratchet::{ConfigAnswer, ConfigAsked, OpenAnswer, OpenRequest};
 use kiln_protocol::recovery::RecoveryKey;
 use kiln_protocol::rotation::RotateRequest;
 use kiln_protocol::ticket::Address;
@@ -43,6 +43,18 @@ use line::{Answer, Line, Question};
 const MAX_ANSWER: usize = 512 * 1024;
 /// Characters of a foreign answer that an error repeats.
 const SHOWN: usize = 80;
+
+/// The field of a request that says which configuration the node has.
+const SEEN: &str = "if-none-match";
+
+/// What became of an opening.
+enum Opening {
+    Done,
+    /// And the question that it was made for is answered with it.
+    Answered(Answer),
+    /// It, or what was asked for with it.
+    Refused(ApiError),
+}
 
 /// A client that shows one key and speaks to one coordinator.
 #[derive(Debug)]
@@ -212,7 +224,7 @@ impl Client {
         let mut question = Question::get(api::CONFIG);
         if let Some(tag) = seen {
             let prefer = format!("wait={}", wait.as_secs());
-            question.headers = vec![("if-none-match", tag.to_owned()), ("prefer", prefer)];
+            question.headers = vec![(SEEN, tag.to_owned()), ("prefer", prefer)];
             question.hold = wait;
         }
         let answer = self.exchange(&self.held, &question).await?;
@@ -306,12 +318,15 @@ impl Client {
         question: &Question<'_>,
     ) -> Result<Result<Answer, ApiError>, Failure> {
         for _ in 0..2 {
-            if let Some(bond) = self.bond.as_deref().filter(|_| !line.opened)
-                && let Err(refusal) = self.open(line, bond).await?
-                // Who may not open may still say how it is.
-                && !(question.path == api::REPORT && refusal.class.needs_operator())
-            {
-                return Ok(Err(refusal));
+            if let Some(bond) = self.bond.as_deref().filter(|_| !line.opened) {
+                match self.open(line, bond, question).await? {
+                    Opening::Done => {}
+                    Opening::Answered(answer) => return Ok(Ok(answer)),
+                    // Who may not open may still say how it is.
+                    Opening::Refused(refusal)
+                        if question.path == api::REPORT && refusal.class.needs_operator() => {}
+                    Opening::Refused(refusal) => return Ok(Err(refusal)),
+                }
             }
             let answer = line.ask(question).await?;
             if answer.status != StatusCode::PRECONDITION_REQUIRED {
@@ -323,23 +338,34 @@ impl Client {
         Ok(Err(ApiError::new(ErrorClass::Transient, message)))
     }
 
-    async fn open(&self, line: &mut Line, bond: &Bond) -> Result<Result<(), ApiError>, Failure> {
+    /// Opens a connection. What it is opened for is answered at once if that is
+    /// the node's configuration, which most connections begin with.
+    async fn open(&self, line: &mut Line, bond: &Bond, first: &Question<'_>) -> Result<Opening, Failure> {
         // One turn at a time, over whichever connection.
         let _turn = self.opening.lock().await;
         let turn = bond.turn()?;
-        let request = OpenRequest { turn, seen: bond.seen() };
+        let config = (first.path == api::CONFIG).then(|| ConfigAsked { seen: first.seen() });
+        let request = OpenRequest { config, ..OpenRequest::new(turn, bond.seen()) };
         let body = serde_json::to_vec(&request).context("writing a request as JSON")?;
         let question = Question { method: Method::POST, body: Some(body), ..Question::get(api::OPEN) };
         let Answer { status, body, .. } = line.ask(&question).await?;
         let answer = judge(status, body).and_then(|body| parse::<OpenAnswer>(api::OPEN, &body));
         let answer = match answer {
             Ok(answer) => answer,
-            Err(refusal) => return Ok(Err(refusal)),
+            Err(refusal) => return Ok(Opening::Refused(refusal)),
         };
         bond.answered(turn, answer.stamp)?;
         self.rotation_asked.set(answer.rotate);
         line.opened = true;
-        Ok(Ok(()))
+        Ok(match answer.config {
+            Some(ConfigAnswer::Is { tag, config }) => {
+                let body = String::from(Box::<str>::from(config)).into_bytes();
+                Opening::Answered(Answer { status: StatusCode::OK, tag: Some(tag), body })
+            }
+            Some(ConfigAnswer::Refused(refusal)) => Opening::Refused(refusal),
+            // Another one may still be waited for.
+            Some(ConfigAnswer::Unchanged) | None => Opening::Done,
+        })
     }
 }
 
@@ -347,6 +373,11 @@ impl<'a> Question<'a> {
     fn get(path: &'a str) -> Self {
         let (headers, hold) = (Vec::new(), Duration::ZERO);
         Self { method: Method::GET, path, body: None, headers, hold }
+    }
+
+    /// The tag of the configuration that the node has.
+    fn seen(&self) -> Option<String> {
+        self.headers.iter().find(|(name, _)| *name == SEEN).map(|(_, tag)| tag.clone())
     }
 }
 

@@ -203,7 +203,7 @@ async fn boot(lab: &Lab, made: &Made, node: &str) -> Booted {
     let request = EnrolRequest { ticket: ticket.public_key(), proof, facts: Facts::default() };
     booted.say(kiln_protocol::api::ENROL, &request).await;
     let turn = Turn { cur: Notch::random(), next: Notch::random() };
-    booted.say(kiln_protocol::api::OPEN, &OpenRequest { turn, seen: None }).await;
+    booted.say(kiln_protocol::api::OPEN, &OpenRequest::new(turn, None)).await;
     let report = Report {
         boot_id: "b".into(),
         sequence: 1,

@@ -35,6 +35,7 @@ pub(crate) mod ratchet;
 use jiff::Timestamp;
 use kiln_protocol::admin::RegistryState;
 use kiln_protocol::config::Incarnation;
+use kiln_protocol::ratchet::Turn;
 use kiln_protocol::{ApiError, ErrorClass, Fingerprint, NodeName, Role, TicketKey};
 
 /// One generation of one node.
@@ -66,6 +67,11 @@ pub(crate) struct Seat {
     pub(crate) object: ObjectState,
     /// When its datastore was known to lack it.
     pub(crate) left: Option<Timestamp>,
+    /// The turn of its clone ratchet that was taken last, if one was since it was
+    /// bound, released or restored.
+    pub(crate) turn: Option<Turn>,
+    /// An operator wants its key replaced, and that has not come to pass yet.
+    pub(crate) rotate: bool,
 }
 
 /// Where a join token is on its way into the cluster and out of it.
@@ -222,6 +228,8 @@ pub(crate) mod fixtures {
             token: None,
             object: ObjectState::Kept,
             left: None,
+            turn: None,
+            rotate: false,
         }
     }
 }

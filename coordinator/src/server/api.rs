@@ -154,15 +154,23 @@ impl From<anyhow::Error> for Refused {
     }
 }
 
-impl IntoResponse for Refused {
-    fn into_response(self) -> Response {
+impl Refused {
+    /// As it is told, and written to the journal.
+    pub(super) fn told(self) -> (StatusCode, ApiError) {
         let Self { status, mut error } = self;
-        let gone = matches!(error.class, ErrorClass::Revoked | ErrorClass::Superseded);
         if error.retry_after.is_none() && error.class.needs_operator() {
             error.retry_after = Some(OPERATOR_RETRY);
         }
         error.request = current_request();
         tracing::info!(class = %error.class, "refused: {}", error.message);
+        (status, error)
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let (status, error) = self.told();
+        let gone = matches!(error.class, ErrorClass::Revoked | ErrorClass::Superseded);
         let mut response = (status, Json(error)).into_response();
         if gone {
             // Whoever lost its rights for good needs no open connection.

@@ -5,7 +5,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
@@ -19,6 +18,7 @@ use kiln_protocol::api::{
 };
 use kiln_protocol::chores::{Chores, ChoresRequest};
 use kiln_protocol::config::NodeConfig;
+use serde_json::value::{RawValue, to_raw_value};
 use sha2::{Digest as _, Sha256};
 use tokio::time::{Instant, sleep_until};
 
@@ -126,9 +126,9 @@ pub(super) async fn config(
         caller.noticed(&coordinator, api::CONFIG).await?;
     }
     let seat = caller.node()?.id;
-    let (config, tag) = written(&caller, config)?;
+    let (config, tag) = allowed(&caller, config)?;
     let Some(Wait { seen, time, words }) = wait.filter(|wait| wait.seen == tag) else {
-        return Ok(tagged(&config, &tag));
+        return Ok(tagged(config, &tag));
     };
     drop((caller, config));
     let end = Instant::now() + time;
@@ -136,8 +136,8 @@ pub(super) async fn config(
         let (coordinator, seen, peer) = (coordinator.clone(), seen.clone(), peer.clone());
         async move {
             let (caller, config) = look_for_configuration(&coordinator, peer).await?;
-            let (config, tag) = written(&caller, config)?;
-            Ok::<_, Refused>((tag != seen).then(|| tagged(&config, &tag)))
+            let (config, tag) = allowed(&caller, config)?;
+            Ok::<_, Refused>((tag != seen).then(|| tagged(config, &tag)))
         }
     };
     let ear = if let Some(ear) = ear {
@@ -188,17 +188,22 @@ async fn look_for_configuration(
 }
 
 /// The configuration of a caller that may have it, and its tag.
-fn written(caller: &Caller, config: Option<Config>) -> Result<(Bytes, String), Refused> {
+fn allowed(caller: &Caller, config: Option<Config>) -> Result<(Box<RawValue>, String), Refused> {
     caller.node()?;
     let config = config.context("a node's configuration was not looked for")??;
-    let text = serde_json::to_vec(&config).context("writing a configuration")?;
-    let tag = Fingerprint::from_bytes(Sha256::digest(&text).into());
-    Ok((text.into(), format!("\"{tag}\"")))
+    Ok(written(&config)?)
 }
 
-fn tagged(config: &Bytes, tag: &str) -> Response {
+/// A configuration's document and its tag.
+pub(super) fn written(config: &NodeConfig) -> Result<(Box<RawValue>, String), anyhow::Error> {
+    let text = to_raw_value(config).context("writing a configuration")?;
+    let tag = Fingerprint::from_bytes(Sha256::digest(text.get()).into());
+    Ok((text, format!("\"{tag}\"")))
+}
+
+fn tagged(config: Box<RawValue>, tag: &str) -> Response {
     let headers = [(header::CONTENT_TYPE, "application/json"), (header::ETAG, tag)];
-    (headers, config.clone()).into_response()
+    (headers, String::from(Box::<str>::from(config))).into_response()
 }
 
 /// What a question that may be held open says.

@@ -9,12 +9,14 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::{Extension, Json};
 use jiff::Timestamp;
-use kiln_protocol::ratchet::{OpenAnswer, OpenRequest};
+use kiln_protocol::config::NodeConfig;
+use kiln_protocol::ratchet::{ConfigAnswer, ConfigAsked, OpenAnswer, OpenRequest};
 use kiln_protocol::rotation::RotateRequest;
 use kiln_protocol::{ApiError, api};
 
 use super::api::{Body, Caller, Refused};
 use super::connection::Peer;
+use super::node;
 use crate::Coordinator;
 use crate::registry::KeyOwner;
 use crate::store::Transaction;
@@ -32,7 +34,8 @@ pub(super) async fn open(
         Ok(Body(request)) => request,
         Err(refused) => return Err(Caller::refused(peer, &coordinator, api::OPEN, refused).await),
     };
-    let (now, seen) = (Timestamp::now(), request.seen);
+    let OpenRequest { turn, seen, config: asked } = request;
+    let now = Timestamp::now();
     // One that is no later than what this process has promised says nothing.
     if seen.is_some_and(|seen| !coordinator.inner.stamps.covers(seen.reach)) {
         // Whoever it is that shows it: our own signature is proof enough.
@@ -56,24 +59,37 @@ pub(super) async fn open(
             return Ok((caller, Err(stale.into())));
         }
         let overtaken = arrivals.overtaken(seat.id, arrival);
-        let opened = transition::open::open(tx, seat, request.turn, overtaken, &caller.actor(), now)?;
-        if opened.is_ok() {
+        let opened = transition::open::open(tx, seat, turn, overtaken, &caller.actor(), now)?;
+        let opened = opened.map_err(Refused::from).map(|opened| {
             arrivals.turned(seat.id);
-        }
-        Ok((caller, opened.map_err(Refused::from)))
+            // The opening stands, whatever becomes of this.
+            let config = asked.map(|asked| (asked, transition::node::config(tx, seat, now)));
+            (opened, config)
+        });
+        Ok((caller, opened))
     };
-    let durable = move |(_, opened): &(Caller, Result<Opened, Refused>)| {
-        if let Ok(opened) = opened {
+    let durable = move |(_, opened): &(Caller, Result<(Opened, _), Refused>)| {
+        if let Ok((opened, _)) = opened {
             stamps.reached(opened.reach);
         }
     };
     // That a node opens a connection is no news to anybody; that it may not, is.
     let (caller, turned) = coordinator.change_quietly(open, durable).await?;
     caller.noticed(&coordinator, api::OPEN).await?;
-    let turned = turned?;
+    let (Opened { reach, rotate }, config) = turned?;
     opened.store(true, Ordering::Release);
-    let stamp = coordinator.inner.stamps.stamp(turned.reach, &coordinator.inner.identity);
-    Ok(Json(OpenAnswer { stamp, rotate: turned.rotate }))
+    let stamp = coordinator.inner.stamps.stamp(reach, &coordinator.inner.identity);
+    let config = config.map(|(asked, config)| configured(&asked, config));
+    Ok(Json(OpenAnswer { stamp, rotate, config }))
+}
+
+/// What a node is told of the configuration that it asked for with its opening.
+fn configured(asked: &ConfigAsked, config: Result<NodeConfig>) -> ConfigAnswer {
+    match config.and_then(|config| node::written(&config)) {
+        Ok((_, tag)) if asked.seen.as_ref() == Some(&tag) => ConfigAnswer::Unchanged,
+        Ok((config, tag)) => ConfigAnswer::Is { tag, config },
+        Err(refused) => ConfigAnswer::Refused(Refused::from(refused).told().1),
+    }
 }
 
 pub(super) async fn rotate(

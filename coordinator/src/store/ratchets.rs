@@ -1,25 +1,11 @@
-//! Each seat's clone ratchet, and the operator's wish for another key.
+//! What is written of each seat's clone ratchet, and of the operator's wish for
+//! another key; both are read with the seat.
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use kiln_protocol::ratchet::Turn;
 use rusqlite::params;
 
 use super::Transaction;
-
-/// The turn that was taken last, if one was since the seat was bound, released
-/// or restored.
-pub(crate) fn last(tx: &Transaction<'_>, seat: i64) -> Result<Option<Turn>> {
-    let mut statement = tx.prepare_cached("SELECT ratchet_from, ratchet_held FROM seats WHERE id = ?1")?;
-    let row: (Option<String>, Option<String>) =
-        statement.query_row([seat], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    match row {
-        (Some(from), Some(held)) => {
-            let read = |text: String| text.try_into().context("reading a stored notch");
-            Ok(Some(Turn { cur: read(from)?, next: read(held)? }))
-        }
-        _ => Ok(None),
-    }
-}
 
 /// Keeps the turn that was taken.
 pub(crate) fn set(tx: &Transaction<'_>, seat: i64, turn: Turn) -> Result<()> {
@@ -43,10 +29,4 @@ pub(crate) fn forget_all(tx: &Transaction<'_>) -> Result<()> {
 /// Asks for another key at the node's next contact; false if that was asked before.
 pub(crate) fn ask_rotation(tx: &Transaction<'_>, seat: i64) -> Result<bool> {
     Ok(tx.execute("UPDATE seats SET rotate = 1 WHERE id = ?1 AND rotate = 0", [seat])? == 1)
-}
-
-/// Whether another key was asked for and has not come yet.
-pub(crate) fn rotation_asked(tx: &Transaction<'_>, seat: i64) -> Result<bool> {
-    let mut statement = tx.prepare_cached("SELECT rotate FROM seats WHERE id = ?1")?;
-    Ok(statement.query_row([seat], |row| row.get(0))?)
 }

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use kiln_protocol::admin::{Hints, TicketRecord};
 use kiln_protocol::api::Facts;
 use kiln_protocol::config::Incarnation;
+use kiln_protocol::ratchet::{Notch, Turn};
 use kiln_protocol::{Fingerprint, NodeName, TicketKey};
 use rusqlite::types::FromSql;
 use rusqlite::{OptionalExtension as _, Row, ToSql, params};
@@ -16,7 +17,8 @@ use crate::registry::{JoinState, ObjectState, Seat, State};
 
 /// In the order in which [`read`] takes them.
 const COLUMNS: &str = "id, incarnation, node, generation, role, ticket, not_before, expires, state, key, reason, \
-                       bound, passed, ready, confirm_console, console_key, token, object, left";
+                       bound, passed, ready, confirm_console, console_key, token, object, left, \
+                       ratchet_from, ratchet_held, rotate";
 
 /// Makes a seat for a ticket that was noted.
 pub(crate) fn insert(
@@ -296,6 +298,11 @@ fn read(row: &Row<'_>) -> Result<Seat> {
         Some(other) => return Err(anyhow!("a seat's stored object is {other:?}")),
     };
     let left = row.moment()?;
+    let turn = match (row.notch()?, row.notch()?) {
+        (Some(cur), Some(next)) => Some(Turn { cur, next }),
+        _ => None,
+    };
+    let rotate = row.value()?;
     Ok(Seat {
         id,
         incarnation,
@@ -315,6 +322,8 @@ fn read(row: &Row<'_>) -> Result<Seat> {
         token,
         object,
         left,
+        turn,
+        rotate,
     })
 }
 
@@ -348,6 +357,11 @@ impl<'a> Fields<'a> {
         T: FromStr<Err: std::error::Error + Send + Sync + 'static>,
     {
         self.parsed_if_there(what)?.with_context(|| format!("a seat has no {what}"))
+    }
+
+    fn notch(&mut self) -> Result<Option<Notch>> {
+        let text: Option<String> = self.value()?;
+        text.map(Notch::try_from).transpose().context("reading a stored notch")
     }
 
     fn moment(&mut self) -> Result<Option<Timestamp>> {

@@ -10,6 +10,7 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
 use super::engine::{self, Engine, Transaction, Work};
@@ -148,6 +149,9 @@ pub(super) fn connect(path: &Path, synchronous: Synchronous) -> Result<Connectio
              PRAGMA cache_size = -{CACHE_KIB}; PRAGMA temp_store = MEMORY;"
         ))
         .with_context(at)?;
+    // Otherwise a statement is compiled anew whenever its values are others, in
+    // case another index would do for these.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).with_context(at)?;
     schema::migrate(&mut connection).with_context(at)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     connection.pragma_update(None, "foreign_keys", true).with_context(at)?;

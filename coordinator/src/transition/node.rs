@@ -15,7 +15,7 @@ use crate::registry::{Seat, State, console};
 use crate::store::events::{self, Actor, Event, What};
 use crate::store::incarnations::Restore;
 use crate::store::seats::Moment;
-use crate::store::{Transaction, incarnations, ratchets, reports, seats};
+use crate::store::{Transaction, incarnations, reports, seats};
 
 /// A boot id is a uuid.
 const MAX_BOOT_ID: usize = 64;
@@ -37,8 +37,7 @@ pub(crate) fn config(tx: &Transaction<'_>, seat: &Seat, now: Timestamp) -> Resul
     let token_serial = live.tokens.done();
     let subject =
         plan::Subject { node: planned, member: &member, part, seat: seat.id, restore, token_serial };
-    let rotate = ratchets::rotation_asked(tx, seat.id)?;
-    Ok(NodeConfig { rotate, ..plan::derive(&plan, &secrets, &cluster, &subject)? })
+    Ok(NodeConfig { rotate: seat.rotate, ..plan::derive(&plan, &secrets, &cluster, &subject)? })
 }
 
 /// The copy of a datastore that the node is to begin with.

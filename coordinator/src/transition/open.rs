@@ -34,7 +34,7 @@ pub(crate) fn open(
     if let Err(refusal) = turned(tx, seat, turn, overtaken, actor, now)? {
         return Ok(Err(refusal));
     }
-    Ok(Ok(Opened { reach: epoch::reach(tx)?, rotate: ratchets::rotation_asked(tx, seat.id)? }))
+    Ok(Ok(Opened { reach: epoch::reach(tx)?, rotate: seat.rotate }))
 }
 
 /// Turns the ratchet, or says why not; a broken one holds the node.
@@ -46,7 +46,7 @@ pub(super) fn turned(
     actor: &Actor,
     now: Timestamp,
 ) -> Result<Result<(), ApiError>> {
-    match judge(ratchets::last(tx, seat.id)?, turn, overtaken) {
+    match judge(seat.turn, turn, overtaken) {
         Verdict::Take => {
             ratchets::set(tx, seat.id, turn)?;
             epoch::advance(tx)?;

@@ -26,8 +26,7 @@ pub(crate) fn rotate(
         Some(KeyOwner::Former(seat)) => {
             // A ratchet that was forgotten since takes whatever comes next, and
             // this comes from the machine that has the new key.
-            let last = ratchets::last(tx, seat.id)?;
-            if seat.state == State::Bound(new) && last.is_none_or(|last| last == request.turn) {
+            if seat.state == State::Bound(new) && seat.turn.is_none_or(|last| last == request.turn) {
                 return turned(tx, &seat, request.turn, overtaken, actor, now);
             }
             return former_key_used(tx, seat.id, key, overtaken, actor, now).map(Err);

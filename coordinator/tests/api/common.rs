@@ -17,7 +17,7 @@ use kiln_protocol::api::{
 };
 use kiln_protocol::chores::{CHORES, Chores, ChoresDone, ChoresRequest, EtcdMember};
 use kiln_protocol::config::{Incarnation, NodeConfig};
-use kiln_protocol::ratchet::{Notch, OpenAnswer, OpenRequest, Stamp, Turn};
+use kiln_protocol::ratchet::{ConfigAsked, Notch, OpenAnswer, OpenRequest, Stamp, Turn};
 use kiln_protocol::recovery::RecoverySeed;
 use kiln_protocol::ticket::{Address, Proof, Ticket, TicketKey, TicketSeed};
 use kiln_protocol::{ApiError, ErrorClass, Fingerprint, Identity, NodeName, Role};
@@ -282,8 +282,13 @@ impl Machine {
 
     /// Opens a connection, as an agent does before anything else.
     pub(crate) async fn open(&self) -> Result<OpenAnswer, ApiError> {
+        self.open_asking(None).await
+    }
+
+    /// Opens a connection, and may ask for the configuration with that.
+    pub(crate) async fn open_asking(&self, config: Option<ConfigAsked>) -> Result<OpenAnswer, ApiError> {
         let mut ratchet = self.ratchet.lock().await;
-        let request = OpenRequest { turn: ratchet.turn(), seen: ratchet.seen };
+        let request = OpenRequest { config, ..OpenRequest::new(ratchet.turn(), ratchet.seen) };
         let answer: OpenAnswer = self.post_unopened(api::OPEN, &request).await?;
         ratchet.answered();
         ratchet.seen = Some(answer.stamp);
@@ -293,7 +298,7 @@ impl Machine {
     /// As [`Machine::open`], but the answer is lost on the way.
     pub(crate) async fn open_and_lose_the_answer(&self) {
         let mut ratchet = self.ratchet.lock().await;
-        let request = OpenRequest { turn: ratchet.turn(), seen: ratchet.seen };
+        let request = OpenRequest::new(ratchet.turn(), ratchet.seen);
         let _: OpenAnswer = self.post_unopened(api::OPEN, &request).await.unwrap();
     }
 

@@ -204,7 +204,7 @@ async fn no_session_is_resumed_least_of_all_after_revocation() {
         let mut stream = connect(&world, config.clone()).await.unwrap();
         // A node's connection is opened before anything is asked on it.
         let turn = Turn { cur: notch.get(), next: Notch::random() };
-        let body = serde_json::to_string(&OpenRequest { turn, seen: None }).unwrap();
+        let body = serde_json::to_string(&OpenRequest::new(turn, None)).unwrap();
         let requests = format!(
             "POST /v1/open HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}\
              GET /v1/config HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",

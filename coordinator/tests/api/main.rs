@@ -10,6 +10,7 @@ mod enrol;
 mod gate;
 mod hostile;
 mod local;
+mod opening;
 mod pin;
 mod push;
 mod ratchet;

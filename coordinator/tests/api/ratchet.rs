@@ -162,7 +162,7 @@ async fn what_a_slow_network_delivers_late_is_refused_and_is_no_alarm() {
     on.open().await.unwrap();
     on.open().await.unwrap();
     // Now it arrives, over the connection that began before.
-    let request = serde_json::to_vec(&OpenRequest { turn: late, seen: None }).unwrap();
+    let request = serde_json::to_vec(&OpenRequest::new(late, None)).unwrap();
     let (status, body) = slow.raw(Method::POST, api::OPEN, request).await.unwrap();
     let refusal: kiln_protocol::ApiError = serde_json::from_slice(&body).unwrap();
     assert_eq!((status, refusal.class), (503, ErrorClass::Transient), "{refusal}");
@@ -279,7 +279,7 @@ async fn nobody_can_make_a_coordinator_believe_in_a_future_that_never_was() {
     // And whoever shows a genuine one needs no name here.
     let turn = Turn { cur: Notch::random(), next: Notch::random() };
     let stranger = world.machine();
-    let request = OpenRequest { turn, seen: Some(genuine) };
+    let request = OpenRequest::new(turn, Some(genuine));
     let refused = stranger.post::<OpenAnswer>(api::OPEN, &request).await;
     assert_eq!(class(refused), ErrorClass::Policy);
 }

@@ -25,7 +25,7 @@ async fn opened(world: &World, node: &str) -> Stream {
     let config = tls::client_config(&identity, world.coordinator.pin()).unwrap();
     let mut stream = connect(world, config).await.unwrap();
     let turn = machine.ratchet.lock().await.turn();
-    let body = serde_json::to_string(&OpenRequest { turn, seen: None }).unwrap();
+    let body = serde_json::to_string(&OpenRequest::new(turn, None)).unwrap();
     let length = body.len();
     let request = format!("POST {} HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n{body}", api::OPEN);
     stream.write_all(request.as_bytes()).await.unwrap();

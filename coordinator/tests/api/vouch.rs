@@ -10,7 +10,7 @@ use kiln_protocol::ticket::Ticket;
 use kiln_protocol::{ApiError, ErrorClass, Fingerprint, Role, api};
 
 /// A ticket of a node whose console is read.
-async fn read_ticket(world: &World, node: &str, role: Role) -> Ticket {
+pub(crate) async fn read_ticket(world: &World, node: &str, role: Role) -> Ticket {
     let now = Timestamp::now();
     let record = TicketRecord {
         node: name(node),
@@ -26,7 +26,7 @@ async fn read_ticket(world: &World, node: &str, role: Role) -> Ticket {
     ticket
 }
 
-async fn confirm(world: &World, node: &str, shown: Fingerprint) {
+pub(crate) async fn confirm(world: &World, node: &str, shown: Fingerprint) {
     let request = ConfirmRequest { node: name(node), generation: None, fingerprint: shown };
     world.admin().confirm(&request).await.unwrap();
 }

@@ -140,7 +140,7 @@ async fn go_on(coordinator: &Coordinator, server: &Server, kept: &Kept) -> Resul
         machine = Machine::new(&identity, server.local_addr(), pin);
         turn = Turn { cur: turn.next, next: kiln_protocol::ratchet::Notch::random() };
     }
-    let request = OpenRequest { turn, seen: kept.seen };
+    let request = OpenRequest::new(turn, kept.seen);
     let (status, answer) = machine.raw(Method::POST, api::OPEN, serde_json::to_vec(&request)?).await?;
     ensure!(status == 200, "its turn is refused: {}", String::from_utf8_lossy(&answer));
     let OpenAnswer { stamp, .. } = serde_json::from_slice(&answer)?;

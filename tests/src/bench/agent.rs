@@ -13,7 +13,7 @@ use hyper::header::{CONTENT_TYPE, ETAG, HOST};
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use kiln_protocol::api::{self, EnrolRequest, Facts, Report, Step, StepState};
-use kiln_protocol::ratchet::{Notch, OpenAnswer, OpenRequest, Stamp, Turn};
+use kiln_protocol::ratchet::{ConfigAnswer, ConfigAsked, Notch, OpenAnswer, OpenRequest, Stamp, Turn};
 use kiln_protocol::{Fingerprint, Identity, Ticket, tls};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -69,11 +69,24 @@ impl Agent {
 
     /// Opens a connection: the clone ratchet turns.
     pub(super) async fn open(&mut self, line: &mut Line) -> Result<()> {
+        self.opened(line, None).await.map(drop)
+    }
+
+    /// Opens a connection and fetches the configuration with that, as an agent
+    /// does that has a new connection for it; its tag.
+    pub(super) async fn open_for_config(&mut self, line: &mut Line) -> Result<String> {
+        match self.opened(line, Some(ConfigAsked::default())).await? {
+            Some(ConfigAnswer::Is { tag, .. }) => Ok(tag),
+            other => bail!("no configuration came with the opening: {other:?}"),
+        }
+    }
+
+    async fn opened(&mut self, line: &mut Line, config: Option<ConfigAsked>) -> Result<Option<ConfigAnswer>> {
         let turn = Turn { cur: self.notch, next: Notch::random() };
-        let answer = line.post(api::OPEN, &OpenRequest { turn, seen: self.seen }).await?;
-        let answer: OpenAnswer = serde_json::from_slice(&answer)?;
+        let request = OpenRequest { config, ..OpenRequest::new(turn, self.seen) };
+        let answer: OpenAnswer = serde_json::from_slice(&line.post(api::OPEN, &request).await?)?;
         (self.notch, self.seen) = (turn.next, Some(answer.stamp));
-        Ok(())
+        Ok(answer.config)
     }
 
     /// Its configuration's tag.

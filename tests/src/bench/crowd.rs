@@ -122,8 +122,7 @@ async fn join(mut agent: Agent, ticket: Ticket, to: SocketAddr, begun: Instant) 
 async fn step_by_step(agent: &mut Agent, ticket: &Ticket, to: SocketAddr) -> Result<Line> {
     let mut line = tokio::time::timeout(HANDSHAKE, agent.connect(to)).await??;
     tokio::time::timeout(ANSWER, agent.enrol(&mut line, ticket)).await??;
-    tokio::time::timeout(ANSWER, agent.open(&mut line)).await??;
-    tokio::time::timeout(ANSWER, agent.config(&mut line)).await??;
+    tokio::time::timeout(ANSWER, agent.open_for_config(&mut line)).await??;
     tokio::time::timeout(ANSWER, agent.report(&mut line)).await??;
     Ok(line)
 }
@@ -147,8 +146,7 @@ async fn wait_for_news(
             let lines = Arc::clone(&lines);
             async move {
                 let mut line = agent.connect(to).await?;
-                agent.open(&mut line).await?;
-                let tag = agent.config(&mut line).await?;
+                let tag = agent.open_for_config(&mut line).await?;
                 lines.lock().expect("nobody panics with it").spawn(async move {
                     let wait = format!("wait={MAX_WAIT}");
                     let headers = [("if-none-match", tag.as_str()), ("prefer", wait.as_str())];

@@ -69,8 +69,7 @@ async fn configure(
     to: std::net::SocketAddr,
 ) -> Result<(Agent, Arc<Ticket>)> {
     let mut line = agent.connect(to).await?;
-    agent.open(&mut line).await?;
-    agent.config(&mut line).await?;
+    agent.open_for_config(&mut line).await?;
     Ok((agent, ticket))
 }
 

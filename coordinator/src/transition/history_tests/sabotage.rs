@@ -119,7 +119,7 @@ pub(super) mod spoil {
     ) -> Result<()> {
         match sabotage {
             Some(Sabotage::RatchetTakesAnything) => ratchets::forget(tx, seat),
-            Some(Sabotage::LostAnswerHolds) if ratchets::last(tx, seat)? == Some(turn) => {
+            Some(Sabotage::LostAnswerHolds) if seats::by_id(tx, seat)?.turn == Some(turn) => {
                 let bound = seats::by_id(tx, seat)?.state;
                 let State::Bound(key) = bound else { return Ok(()) };
                 seats::set_state(tx, seat, State::Held(key), Some("a defect"))
