@@ -95,7 +95,7 @@ struct Inner {
     news: Arc<News>,
     strangers: Mutex<Strangers>,
     arrivals: Arc<Arrivals>,
-    acquainted: Acquainted,
+    acquainted: Arc<Acquainted>,
     stamps: Arc<Stamps>,
     contacts: Arc<Mutex<Contacts>>,
 }
@@ -173,7 +173,6 @@ impl Coordinator {
     }
 
     /// As [`Coordinator::open`], with the unlock key elsewhere.
-    #[expect(clippy::unused_async, reason = "its callers are async anyway, and it need not stay so")]
     pub async fn open_with(path: &Path, unlock: &UnlockFile) -> Result<Self> {
         let state = StateDir::new(path);
         state.check()?;
@@ -186,6 +185,7 @@ impl Coordinator {
         let unlock = unlocking::unlock(&state, unlock)?;
         let (identity, pin_change) = unlocking::settle(&state, &unlock)?;
         let store = Store::open(&state.database(), unlock, guard)?;
+        let keys = store.read(store::keys::all).await?;
         let strangers = Mutex::default();
         let arrivals = Arc::default();
         let Limits { quiet, slot, .. } = Limits::default();
@@ -198,7 +198,7 @@ impl Coordinator {
             news: Arc::default(),
             strangers,
             arrivals,
-            acquainted: Acquainted::default(),
+            acquainted: Arc::new(Acquainted::of(keys)),
             stamps: Arc::default(),
             contacts,
         };
@@ -550,15 +550,8 @@ impl Coordinator {
     }
 
     /// Whether a key is no stranger's.
-    async fn knows(&self, key: Fingerprint) -> Result<bool> {
-        if self.inner.acquainted.has(&key) {
-            return Ok(true);
-        }
-        let noted = self.inner.store.read(move |tx| store::keys::is_noted(tx, &key)).await?;
-        if noted {
-            self.inner.acquainted.add(key);
-        }
-        Ok(noted)
+    fn knows(&self, key: &Fingerprint) -> bool {
+        self.inner.acquainted.has(key)
     }
 
     /// Runs a transition, and says so if it changed anything.
@@ -593,9 +586,14 @@ impl Coordinator {
             let result = span.in_scope(|| transition(tx))?;
             let (changed, concerned) = (tx.total_changes() != before, tx.take_concerned());
             let anything = changed && (!quietly || concerned.anybody);
-            Ok((result, anything.then_some(concerned)))
+            Ok((result, anything.then_some(concerned), tx.take_keys()))
         };
-        let (result, concerned) = self.inner.store.write_then(transition, |(result, _)| then(result)).await?;
+        let acquainted = Arc::clone(&self.inner.acquainted);
+        let done = move |(result, _, keys): &(T, _, Vec<Fingerprint>)| {
+            acquainted.add(keys);
+            then(result);
+        };
+        let (result, concerned, _) = self.inner.store.write_then(transition, done).await?;
         if let Some(concerned) = concerned {
             self.changed();
             self.inner.news.tell(&concerned);

@@ -106,13 +106,11 @@ async fn run(
         }
     };
     let Some(peer) = peer(&stream, address, arrival) else { return };
-    let standing = match shared.coordinator.knows(peer.key).await {
-        Ok(true) => Standing::Known { _place: shared.crowds.known.enter(peer.key, task) },
-        Ok(false) => {
-            let place = shared.crowds.unknown.enter(address.ip().into(), task.clone());
-            Standing::Unknown { _place: place, task }
-        }
-        Err(error) => return tracing::error!("looking for a key: {error:#}"),
+    let standing = if shared.coordinator.knows(&peer.key) {
+        Standing::Known { _place: shared.crowds.known.enter(peer.key, task) }
+    } else {
+        let place = shared.crowds.unknown.enter(address.ip().into(), task.clone());
+        Standing::Unknown { _place: place, task }
     };
     drop(handshaking);
     let standing = Mutex::new(standing);
@@ -137,7 +135,6 @@ async fn run(
 fn promote(standing: &Mutex<Standing>, shared: &Shared, key: Fingerprint) {
     let mut standing = standing.lock().unwrap_or_else(PoisonError::into_inner);
     if let Standing::Unknown { task, .. } = &*standing {
-        shared.coordinator.inner.acquainted.add(key);
         let place = shared.crowds.known.enter(key, task.clone());
         *standing = Standing::Known { _place: place };
     }

@@ -18,6 +18,7 @@ use std::ops::Deref;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
+use kiln_protocol::Fingerprint;
 use rusqlite::Connection;
 
 use super::events::Concerned;
@@ -33,11 +34,14 @@ pub(crate) struct Transaction<'a> {
     recent: Option<&'a Recent>,
     /// Whom what was noted in it concerns.
     pub(super) concerned: RefCell<Concerned>,
+    /// The TLS keys that were noted in it.
+    pub(super) keys: RefCell<Vec<Fingerprint>>,
 }
 
 impl<'a> Transaction<'a> {
     pub(super) fn on(connection: &'a Connection, unlock: Option<&'a UnlockKey>) -> Self {
-        Self { connection, unlock, recent: None, concerned: RefCell::default() }
+        let (concerned, keys) = (RefCell::default(), RefCell::default());
+        Self { connection, unlock, recent: None, concerned, keys }
     }
 
     /// With what the engine remembers.
@@ -53,6 +57,11 @@ impl<'a> Transaction<'a> {
     /// Whom the lines of the audit trail concern that it has noted so far.
     pub(crate) fn take_concerned(&self) -> Concerned {
         self.concerned.take()
+    }
+
+    /// The TLS keys that it has noted so far.
+    pub(crate) fn take_keys(&self) -> Vec<Fingerprint> {
+        self.keys.take()
     }
 
     /// What the secrets in the tables are sealed under.

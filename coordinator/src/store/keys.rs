@@ -1,5 +1,7 @@
 //! The table of every durable key.
 
+use std::collections::HashSet;
+
 use anyhow::{Context as _, Result};
 use jiff::Timestamp;
 use kiln_protocol::recovery::RecoveryKey;
@@ -39,7 +41,16 @@ pub(crate) fn note(
     name: &str,
     now: Timestamp,
 ) -> Result<()> {
-    insert(tx, &key.to_string(), kind, name, now)
+    insert(tx, &key.to_string(), kind, name, now)?;
+    tx.keys.borrow_mut().push(*key);
+    Ok(())
+}
+
+/// Every TLS key that was ever noted.
+pub(crate) fn all(tx: &Transaction<'_>) -> Result<HashSet<Fingerprint>> {
+    let mut statement = tx.prepare("SELECT id FROM keys WHERE kind IN ('coordinator', 'admin', 'node')")?;
+    let keys = statement.query_map([], |row| row.get::<_, String>(0))?;
+    keys.map(|key| key?.parse().context("reading a stored key")).collect()
 }
 
 /// Notes a ticket. An error if it was noted before.
@@ -90,11 +101,6 @@ fn insert(tx: &Transaction<'_>, id: &str, kind: Kind, name: &str, now: Timestamp
         .execute(params![id, kind.as_str(), name, millis(now)])
         .with_context(|| format!("noting the key of {} {name}", kind.as_str()))?;
     Ok(())
-}
-
-/// Whether a TLS key was ever noted.
-pub(crate) fn is_noted(tx: &Transaction<'_>, key: &Fingerprint) -> Result<bool> {
-    Ok(tx.prepare_cached("SELECT 1 FROM keys WHERE id = ?1")?.exists([key.to_string()])?)
 }
 
 /// What a TLS key was noted for, if it was.
