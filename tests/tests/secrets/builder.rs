@@ -10,14 +10,17 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::Command;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use kiln_protocol::Ticket;
 use kiln_protocol::seed::NodeSeed;
 use kiln_protocol::ticket::TicketSeed;
 use kiln_tests::cluster::{JOIN, SOON};
+use kiln_tests::lab::VERSION;
 use kiln_tests::leftovers::{assert_no_process, files_below};
 use kiln_tests::process::{Outcome, Running, start, wait_until};
 use kiln_tests::secrets::Secrets;
-use kiln_tests::{Cluster, run};
+use kiln_tests::{Cluster, lab, run};
 use serde_json::Value;
 
 use crate::world::Agent;
@@ -46,16 +49,21 @@ impl Life {
     }
 
     /// A call that says all it has to say, and works where it is searched.
+    fn saying(&self, mut command: Command) -> Command {
+        let home = self.cluster.path();
+        command.current_dir(home).env("KILN_LOG", "trace").env("TMPDIR", home.join("tmp"));
+        command.env("XDG_STATE_HOME", self.cluster.state()).env("XDG_CACHE_HOME", home.join("cache"));
+        command
+    }
+
     fn call(&self, subcommand: &str, more: &[&str]) -> Command {
-        let mut command = self.cluster.call(subcommand);
-        command.args(more).env("KILN_LOG", "trace").env("TMPDIR", self.cluster.path().join("tmp"));
+        let mut command = self.saying(self.cluster.call(subcommand));
+        command.args(more);
         command
     }
 
     fn up(&self, more: &[&str]) -> Command {
-        let mut command = self.call("up", &["--accel", "tcg", "--keep"]);
-        command.arg("--image").arg(self.cluster.path().join("empty.qcow2")).args(more);
-        command
+        self.call("up", &[&["--accel", "tcg", "--keep", "--image", "empty.qcow2"], more].concat())
     }
 
     fn keep(&mut self, name: &str, outcome: Outcome) {
@@ -170,6 +178,8 @@ fn belongs(place: &str, secret: &str) -> bool {
         "unlock key" => place == "state/kiln.unlock-key",
         "recovery key" => place == cluster_file("coordinator/recovery.key"),
         "kubeconfig" => place == cluster_file("kubeconfig"),
+        "signing key" => place == "kiln.key",
+        "password's hash" => place == "hash",
         // Until its node is ready: a run that was cut off is gone on with from the
         // journal, and QEMU reads the other file when the machine starts.
         _ => secret.strip_prefix("ticket of ").is_some_and(|node| {
@@ -261,4 +271,46 @@ fn a_builders_whole_life_leaves_no_secret_where_it_does_not_belong() {
     life.keep("down", run(down, SOON).success());
     assert_no_process(life.cluster.path());
     life.check("when it is gone", &unlock_only);
+}
+
+#[test]
+fn what_a_bake_is_trusted_with_is_said_nowhere() {
+    let mut life = Life::new();
+    let put = |life: &Life, name: &str, text: &str| {
+        let path = life.cluster.path().join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+    };
+    let hash = format!("$6$saltsaltsaltsalt${}", "NobodyKnowsThis/And.NobodyEverWillxxxxxxxxx".repeat(2));
+    let typed = "typed instead of its hash";
+    put(&life, "hash", &hash);
+    put(&life, "empty.iso", "");
+    life.secrets.text("password's hash", &hash);
+    life.secrets.text("a password", typed);
+    let builder = |life: &Life, words: &[&str]| {
+        let mut command = life.saying(lab().builder());
+        command.args(words);
+        command
+    };
+    life.keep("sign --new-key", run(builder(&life, &["sign", "--new-key", "kiln"]), SOON).success());
+    let key = fs::read_to_string(life.cluster.path().join("kiln.key")).unwrap();
+    // An untrusted comment, then what it is.
+    let key = key.lines().nth(1).unwrap();
+    life.secrets.text("signing key", key);
+    // Six bytes of kinds, forty of how a password is made a key, eight of a name; then the key.
+    life.secrets.bytes("signing key", &STANDARD.decode(key).unwrap()[62..94]);
+    life.keep("sign", run(builder(&life, &["sign", "images", "--key", "kiln.key"]), SOON).code(2));
+    let bake = ["bake", "--version", VERSION, "--iso", "empty.iso", "--sign-key", "kiln.key"];
+    let login = ["--login-user", "rescue", "--login-password-hash-file", "hash"];
+    let outcome = run(builder(&life, &[&bake[..], &login].concat()), SOON);
+    life.keep("bake", outcome.code(2).says(&["empty.iso"]));
+    let home = [("kiln.key".to_owned(), "signing key"), ("hash".to_owned(), "password's hash")];
+    life.check("for a bake", &home);
+
+    // What stands there is no hash: it is not repeated.
+    put(&life, "hash", typed);
+    let outcome = run(builder(&life, &[&bake[..], &login].concat()), SOON);
+    life.keep("bake", outcome.code(2).says(&["hash: its text"]));
+    fs::remove_file(life.cluster.path().join("hash")).unwrap();
+    life.check("for a bake that was refused", &home[..1]);
 }
