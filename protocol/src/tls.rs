@@ -222,6 +222,9 @@ fn refused(why: &'static str) -> Error {
     Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(std::io::Error::other(why)))))
 }
 
+/// The one scheme in which a key is proven, by whichever side.
+const SCHEME: SignatureScheme = SignatureScheme::ECDSA_NISTP256_SHA256;
+
 /// The checks both directions share.
 #[derive(Debug)]
 struct Keys {
@@ -249,7 +252,7 @@ impl Keys {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        if signed.scheme != SignatureScheme::ECDSA_NISTP256_SHA256 {
+        if signed.scheme != SCHEME {
             return Err(PeerIncompatible::NoSignatureSchemesInCommon.into());
         }
         rustls::crypto::verify_tls13_signature(message, certificate, signed, &self.algorithms)
@@ -302,7 +305,7 @@ impl ServerCertVerifier for PinnedServer {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ECDSA_NISTP256_SHA256]
+        vec![SCHEME]
     }
 }
 
@@ -344,7 +347,7 @@ impl ClientCertVerifier for AnyClientKey {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ECDSA_NISTP256_SHA256]
+        vec![SCHEME]
     }
 }
 

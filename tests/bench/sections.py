@@ -13,7 +13,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from place import BAKE_TIMEOUT, LOOK_EVERY, ROOT, BenchError, Place, Timed, require, say
+from baking import ROOT, Failed, require
+from place import BAKE_TIMEOUT, LOOK_EVERY, Place, Timed, say
 from rows import Row, alone, compared
 
 # Seconds that other installations take, which the small ratio is scaled to: the
@@ -184,7 +185,7 @@ def word_on_the_console(cache: Path, timed: Timed) -> float:
             return at
         require(timed.runs(), f"it ended before its %post failed:\n{timed.said()}")
         time.sleep(LOOK_EVERY)
-    raise BenchError(f"no %post within {BAKE_TIMEOUT} s:\n{timed.said()}")
+    raise Failed(f"no %post within {BAKE_TIMEOUT} s:\n{timed.said()}")
 
 
 def read(path: Path) -> bytes:

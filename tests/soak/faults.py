@@ -7,8 +7,9 @@ import shutil
 import subprocess
 from collections.abc import Callable
 
+from baking import Run, require
 from mirror import CuttingMirror
-from place import Place, require, sha256
+from place import Place, sha256
 
 Fault = Callable[..., str]
 # A stage's moments are drawn from so many seconds after its begin: longer than
@@ -23,7 +24,7 @@ def good(place: Place, _chance: random.Random, last: bool) -> str:
     bake = place.bake(place.words(smoke=last))
     code = bake.end()
     require(code == 0, f"a good bake failed ({code}):\n{bake.said()}")
-    cached = bake.cached()
+    cached = used_again(bake)
     for stage in ("os", "node"):
         expected = plan[stage]["action"] == "reuse"
         require(cached[stage] == expected, f"{stage} was {'' if cached[stage] else 'not '}used again, --explain said otherwise")
@@ -41,7 +42,7 @@ def kill(place: Place, chance: random.Random, last: bool) -> str:
         forget(place, ["os", "node"] if stage == "os" else ["node"])
     place.forget_image()
     bake = place.bake(place.words(smoke=stage == "smoke"))
-    require(bake.wait_for_stage(stage), f"the bake ended before {stage}:\n{bake.said()}")
+    require(bake.reaches(stage), f"the bake ended before {stage}:\n{bake.said()}")
     try:
         bake.process.wait(delay)
     except subprocess.TimeoutExpired:
@@ -53,6 +54,11 @@ def kill(place: Place, chance: random.Random, last: bool) -> str:
     if late:
         return f"killed too late: done {delay:.1f} s after {stage} began"
     return f"killed {delay:.1f} s into {stage}; gc removed {removed} thing{'' if removed == 1 else 's'}"
+
+
+def used_again(bake: Run) -> dict[str, bool]:
+    """The stages that ended, and whether their result was there."""
+    return {name: stage["cached"] for name, stage in bake.stages().items()}
 
 
 def forget(place: Place, stages: list[str]) -> None:
@@ -72,7 +78,7 @@ def full_disk(place: Place, chance: random.Random, last: bool) -> str:
     code = bake.end()
     require(code == 1, f"a bake onto {size} MiB ended with {code}:\n{bake.said()}")
     require("no space left" in bake.said().lower(), f"nobody said that the disk is full:\n{bake.said()}")
-    left = [event["text"] for event in bake.events if event["event"] == "text"]
+    left = [line.text for line in bake.lines if not line.error and not line.text.startswith("{")]
     require(not left, f"left on the full disk: {left}")
     return f"{size} MiB for the output: refused with its reason, nothing left on it"
 
@@ -97,8 +103,8 @@ def corrupt_entry(place: Place, chance: random.Random, last: bool) -> str:
     bake = place.bake(place.words())
     code = bake.end()
     require(code == 0, f"the bake over a damaged {stage} failed ({code}):\n{bake.said()}")
-    require(not bake.cached()[stage], f"the damaged {stage} was used again")
-    require(not bake.cached()["node"], "an overlay of a disk that is gone was used again")
+    require(not used_again(bake)[stage], f"the damaged {stage} was used again")
+    require(not used_again(bake)["node"], "an overlay of a disk that is gone was used again")
     place.check_image(plan["pack"]["key"])
     return f"64 bytes of {stage}'s disk changed: noticed, made again, good image"
 

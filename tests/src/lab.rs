@@ -23,7 +23,13 @@ pub fn lab() -> &'static Lab {
     LAB.get_or_init(|| {
         let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
         let root = tests.parent().expect("tests/ has a parent").to_owned();
-        Lab { root, media: OnceLock::new(), programs: OnceLock::new(), image: OnceLock::new() }
+        Lab {
+            root,
+            media: OnceLock::new(),
+            programs: OnceLock::new(),
+            guest_programs: OnceLock::new(),
+            image: OnceLock::new(),
+        }
     })
 }
 
@@ -33,6 +39,7 @@ pub struct Lab {
     root: PathBuf,
     media: OnceLock<PathBuf>,
     programs: OnceLock<()>,
+    guest_programs: OnceLock<()>,
     image: OnceLock<()>,
 }
 
@@ -66,17 +73,17 @@ impl Lab {
 
     /// The stand-in k3s.
     pub fn k3s(&self) -> PathBuf {
-        self.programs();
+        self.guest_programs();
         self.root.join("target/release/standin-k3s")
     }
 
     /// The agent, as it goes into images.
     pub fn agent(&self) -> PathBuf {
-        self.programs();
+        self.guest_programs();
         self.root.join("target/node/agent")
     }
 
-    /// A call of `builder`, with the shared cache and the agent for images.
+    /// A call of `builder`.
     pub fn builder(&self) -> Command {
         self.programs();
         Command::new(self.root.join("target/debug/builder"))
@@ -118,25 +125,31 @@ impl Lab {
         Command::new(self.root.join("target/debug/coordinator"))
     }
 
+    /// What runs on this host.
     fn programs(&self) {
-        self.programs.get_or_init(|| {
-            let cargo = |args: &[&str]| {
-                let mut cargo = Command::new("cargo");
-                // Cargo tells its tests about their package in the environment.
-                // The build script of ring asks for the same variables: left as
-                // they are, it and all that stands on it would be built anew.
-                for (name, _) in std::env::vars_os() {
-                    let name = name.to_string_lossy();
-                    if ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|kind| name.starts_with(kind)) {
-                        cargo.env_remove(&*name);
-                    }
-                }
-                self.output(cargo.args(["build", "--locked", "--quiet"]).args(args));
-            };
-            cargo(&["-p", "kiln-builder", "-p", "kiln-coordinator"]);
-            cargo(&["--profile", "node", "-p", "kiln-agent"]);
-            cargo(&["--release", "-p", "kiln-tests", "--bin", "standin-k3s"]);
+        self.programs.get_or_init(|| self.cargo(&["-p", "kiln-builder", "-p", "kiln-coordinator"]));
+    }
+
+    /// What goes into images.
+    fn guest_programs(&self) {
+        self.guest_programs.get_or_init(|| {
+            self.cargo(&["--profile", "node", "-p", "kiln-agent"]);
+            self.cargo(&["--release", "-p", "kiln-tests", "--bin", "standin-k3s"]);
         });
+    }
+
+    fn cargo(&self, args: &[&str]) {
+        let mut cargo = Command::new("cargo");
+        // Cargo tells its tests about their package in the environment. The build
+        // script of ring asks for the same variables: left as they are, it and all
+        // that stands on it would be built anew.
+        for (name, _) in std::env::vars_os() {
+            let name = name.to_string_lossy();
+            if ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|kind| name.starts_with(kind)) {
+                cargo.env_remove(&*name);
+            }
+        }
+        self.output(cargo.args(["build", "--locked", "--quiet"]).args(args));
     }
 
     /// Runs a command in the project's root and returns what it printed.

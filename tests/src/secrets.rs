@@ -93,6 +93,45 @@ impl Secrets {
         }
     }
 
+    /// A ticket: its text, and its seed, which stands before the checksum.
+    ///
+    /// # Panics
+    /// If it is none.
+    pub fn ticket(&mut self, name: &str, text: &str) {
+        let encoded = text.strip_prefix("kiln1.").expect("a ticket begins with its kind");
+        let bytes = URL_SAFE_NO_PAD.decode(encoded).expect("a ticket is base64url");
+        self.text(name, text);
+        self.bytes(name, &bytes[bytes.len() - 36..bytes.len() - 4]);
+    }
+
+    /// What is in the file of an unlock key.
+    ///
+    /// # Panics
+    /// If it is none.
+    pub fn unlock_key(&mut self, name: &str, file: &str) {
+        let encoded = file.trim().strip_prefix("kiln-unlock-1-").expect("an unlock key begins with its kind");
+        self.bytes(name, &URL_SAFE_NO_PAD.decode(encoded).expect("an unlock key is base64url"));
+    }
+
+    /// A recovery key: its text, and the part of it that is no prefix.
+    pub fn recovery_key(&mut self, name: &str, text: &str) {
+        let text = text.trim();
+        self.text(name, text);
+        self.text(name, &text[text.len() - 40..]);
+    }
+
+    /// The private key in a kubeconfig, as it stands there and as it is.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn kubeconfig(&mut self, name: &str, yaml: &str) {
+        let data = yaml.lines().find_map(|line| line.trim().strip_prefix("client-key-data:"));
+        let data = data.expect("a kubeconfig has a client's key").trim();
+        let pem = STANDARD.decode(data).expect("a kubeconfig's data is base64");
+        self.text(name, data);
+        self.key(name, std::str::from_utf8(&pem).expect("a PEM document is text"));
+    }
+
     /// Whatever a JSON document hides: private keys, tokens, passwords.
     pub fn document(&mut self, name: &str, document: &serde_json::Value) {
         match document {

@@ -18,6 +18,7 @@ pub mod explain;
 mod inspect;
 pub(crate) mod installer;
 pub mod kickstart;
+mod making;
 mod node;
 mod os;
 mod pack;

@@ -10,8 +10,8 @@ use kiln_protocol::seed::Contact;
 
 use super::installer::Installation;
 use super::kickstart::{Stage, Template, Values};
-use super::os::since;
-use super::store::{self, Found, New, Stored};
+use super::making::Begun;
+use super::store::Stored;
 use super::{Bake, Order};
 use crate::image::key::{Digest, Key, KeyBuilder, Sketch};
 use crate::inputs::outlook::Known;
@@ -108,39 +108,25 @@ pub(super) fn key(
 impl Bake<'_> {
     /// The node's disk, made now or before: an overlay of `os`.
     pub(super) async fn node(&self, os: &Stored, key: &Key) -> Result<Stored> {
-        let store = self.store();
-        let backing = Some(os.made.sha256);
-        let permit = match store.find(STAGE, key, backing).await? {
-            Found::Ready(stored) => {
-                self.reused(STAGE, &stored);
-                return Ok(stored);
-            }
-            Found::Missing(permit) => permit,
+        let making = match self.begin(STAGE, key, Some(os.made.sha256)).await? {
+            Begun::Reused(stored) => return Ok(stored),
+            Begun::New(making) => making,
         };
-        let begin = self.stage_begins(STAGE);
-        let dir = self.work.join(STAGE);
-        let result = dir.join("result");
-        create_private(&result)?;
-        let disk = result.join(store::DISK);
-        img::create_overlay(&os.disk, &disk, None).await?;
+        img::create_overlay(&os.disk, &making.disk, None).await?;
         let values = Values::new(&self.run_id, Stage::Node, self.inputs.k3s_selinux.is_some());
         let installation = Installation {
             stage: Stage::Node,
-            disk,
+            disk: making.disk.clone(),
             // Nothing here depends on it, and it is the faster one.
             firmware: Firmware::SeaBios,
             kickstart: Template::of(Stage::Node).render(&values)?,
-            volume: self.payload(&dir.join("payload"))?,
+            volume: self.payload(&making.dir.join("payload"))?,
             port: None,
         };
-        let done = self.install(&installation, &dir.join("machine")).await?;
+        let done = self.install(&installation, &making.dir.join("machine")).await?;
         let report = done.report.context("`agent install` succeeded without its report")?;
         let report = serde_json::from_str(&report).context("reading the report of `agent install`")?;
-        let version = self.inputs.version.to_string();
-        let new = New { dir: result, version, backing, seconds: since(begin), report };
-        let stored = store.store(permit, new).await.context("keeping the node's disk")?;
-        self.stage_ends(STAGE, begin);
-        Ok(stored)
+        self.keep(making, report).await
     }
 
     /// The payload: our own files are written to `dir`, the inputs are taken

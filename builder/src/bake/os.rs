@@ -1,13 +1,13 @@
 //! The os stage: the installer puts AlmaLinux on an empty disk.
 
 use std::path::Path;
-use std::time::Instant;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
 use super::installer::{Installation, kernel_arguments};
 use super::kickstart::{Stage, Template, Values};
-use super::store::{self, Found, New, Stored};
+use super::making::Begun;
+use super::store::Stored;
 use super::{Bake, Order};
 use crate::failure::BadInput;
 use crate::image::Size;
@@ -15,7 +15,6 @@ use crate::image::key::{Key, KeyBuilder, Sketch};
 use crate::inputs::outlook::Known;
 use crate::inputs::xorriso::{self, Entry};
 use crate::machine::qemu::{Firmware, OvmfFiles, img};
-use crate::run::dirs::create_private;
 
 /// Changes whenever this stage makes something else of the same inputs.
 const VERSION: u32 = 1;
@@ -64,31 +63,22 @@ pub(super) fn key(inputs: &Known, template: &Template, disk_size: Size, order: &
 impl Bake<'_> {
     /// The installed disk, made now or before.
     pub(super) async fn os(&self, template: &Template, key: &Key) -> Result<Stored> {
-        let store = self.store();
-        let permit = match store.find(STAGE, key, None).await? {
-            Found::Ready(stored) => {
-                self.reused(STAGE, &stored);
-                return Ok(stored);
-            }
-            Found::Missing(permit) => permit,
+        let making = match self.begin(STAGE, key, None).await? {
+            Begun::Reused(stored) => return Ok(stored),
+            Begun::New(making) => making,
         };
-        let begin = self.stage_begins(STAGE);
-        let dir = self.work.join(STAGE);
-        let result = dir.join("result");
-        create_private(&result)?;
-        let disk = result.join(store::DISK);
-        img::create(&disk, self.options.disk_size.as_bytes()).await?;
+        img::create(&making.disk, self.options.disk_size.as_bytes()).await?;
         // UEFI, so that Anaconda sets that up; the kickstart adds BIOS.
-        let (ovmf, vars) = (OvmfFiles::find()?, dir.join("vars.fd"));
+        let (ovmf, vars) = (OvmfFiles::find()?, making.dir.join("vars.fd"));
         ovmf.instantiate(&vars)?;
         let firmware = Firmware::Ovmf { code: ovmf.code, vars };
         let rpm = self.inputs.k3s_selinux.as_ref();
         let values = Values::new(&self.run_id, Stage::Os, rpm.is_some());
         let profile = self.options.order.harden.profile();
-        let report = result.join(OSCAP_REPORT);
+        let report = making.result.join(OSCAP_REPORT);
         let installation = Installation {
             stage: Stage::Os,
-            disk,
+            disk: making.disk.clone(),
             firmware,
             kickstart: template.render(&values.with_oscap(profile))?,
             volume: rpm
@@ -101,19 +91,10 @@ impl Bake<'_> {
                 .collect(),
             port: profile.map(|_| (OSCAP_PORT, report.clone())),
         };
-        self.install(&installation, &dir.join("machine")).await?;
+        self.install(&installation, &making.dir.join("machine")).await?;
         if profile.is_some() && std::fs::metadata(&report).map_or(0, |report| report.len()) == 0 {
             anyhow::bail!("OpenSCAP's report did not arrive, so nobody knows what it did");
         }
-        let report = serde_json::Value::Null;
-        let version = self.inputs.version.to_string();
-        let new = New { dir: result, version, backing: None, seconds: since(begin), report };
-        let stored = store.store(permit, new).await.context("keeping the installed disk")?;
-        self.stage_ends(STAGE, begin);
-        Ok(stored)
+        self.keep(making, serde_json::Value::Null).await
     }
-}
-
-pub(super) fn since(begin: Instant) -> f64 {
-    begin.elapsed().as_secs_f64()
 }

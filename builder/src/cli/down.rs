@@ -4,17 +4,14 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
+use super::Which;
 use crate::cluster::down;
 
 /// Arguments of `builder down`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The cluster file.
-    #[arg(value_name = "CLUSTER.toml")]
-    file: PathBuf,
-    /// Where the state of clusters is kept [default: ~/.local/state/kiln].
-    #[arg(long, value_name = "DIR")]
-    state: Option<PathBuf>,
+    #[command(flatten)]
+    which: Which,
     /// Keep what the nodes' consoles said in this directory.
     #[arg(long, value_name = "DIR")]
     keep_logs: Option<PathBuf>,
@@ -22,6 +19,6 @@ pub(super) struct Args {
 
 /// Takes a cluster down.
 pub(super) async fn run(args: Args) -> Result<()> {
-    let Args { file, state, keep_logs } = args;
+    let Args { which: Which { file, state }, keep_logs } = args;
     down::down(down::Options { file, state, keep_logs }).await
 }

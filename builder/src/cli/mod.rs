@@ -17,6 +17,7 @@ mod status;
 mod up;
 mod verify;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -152,12 +153,22 @@ async fn dispatch(command: Command) -> Result<()> {
     }
 }
 
+/// Which cluster a command is about.
+#[derive(Debug, clap::Args)]
+struct Which {
+    /// The cluster file.
+    #[arg(value_name = "CLUSTER.toml")]
+    file: PathBuf,
+    /// Where the state of clusters is kept [default: ~/.local/state/kiln].
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+}
+
 /// A time with its unit, as options take it.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = "a time is a number with its unit, such as 90s or 10m";
-    let span: jiff::SignedDuration = text.parse().map_err(|_| wrong)?;
-    let duration = Duration::try_from(span).map_err(|_| wrong)?;
-    if duration.is_zero() { Err(wrong.to_owned()) } else { Ok(duration) }
+    let span: Option<jiff::SignedDuration> = text.parse().ok();
+    let duration = span.and_then(|span| Duration::try_from(span).ok()).filter(|time| !time.is_zero());
+    duration.ok_or_else(|| format!("{text:?} is no time: write 90s, 15m or 1h30m"))
 }
 
 #[cfg(test)]
@@ -189,7 +200,7 @@ mod tests {
     #[test]
     fn times_have_a_unit() {
         assert_eq!(duration("20s"), Ok(Duration::from_secs(20)));
-        assert_eq!(duration("10m"), Ok(Duration::from_secs(600)));
+        assert_eq!(duration("1h30m"), Ok(Duration::from_secs(5400)));
         for wrong in ["", "20", "0s", "-5s", "soon"] {
             assert!(duration(wrong).is_err(), "{wrong:?}");
         }

@@ -1,20 +1,15 @@
 //! `builder status`.
 
-use std::path::PathBuf;
-
 use anyhow::Result;
 
+use super::Which;
 use crate::cluster::status;
 
 /// Arguments of `builder status`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The cluster file.
-    #[arg(value_name = "CLUSTER.toml")]
-    file: PathBuf,
-    /// Where the state of clusters is kept [default: ~/.local/state/kiln].
-    #[arg(long, value_name = "DIR")]
-    state: Option<PathBuf>,
+    #[command(flatten)]
+    which: Which,
     /// One JSON document instead of a table.
     #[arg(long)]
     json: bool,
@@ -22,6 +17,6 @@ pub(super) struct Args {
 
 /// Shows what there is of a cluster.
 pub(super) async fn run(args: Args) -> Result<()> {
-    let Args { file, state, json } = args;
+    let Args { which: Which { file, state }, json } = args;
     status::status(status::Options { file, state, json }).await
 }

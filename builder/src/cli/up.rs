@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use jiff::SignedDuration;
 use kiln_protocol::names::SubjectAltName;
 
+use super::{Which, duration};
 use crate::cluster::plan::Data;
 use crate::cluster::up;
 use crate::machine::qemu::AccelChoice;
@@ -14,16 +14,12 @@ use crate::machine::qemu::AccelChoice;
 /// Arguments of `builder up`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The cluster file.
-    #[arg(value_name = "CLUSTER.toml")]
-    file: PathBuf,
+    #[command(flatten)]
+    which: Which,
     /// The golden image: what `builder bake` made, a directory of such by
     /// version, or a qcow2 file.
     #[arg(long, value_name = "PATH", default_value = "images")]
     image: PathBuf,
-    /// Where the state of clusters is kept [default: ~/.local/state/kiln].
-    #[arg(long, value_name = "DIR")]
-    state: Option<PathBuf>,
     /// The address nodes reach the coordinator at, if the provider has no
     /// better one. The coordinator then listens on all of this machine's
     /// addresses.
@@ -56,29 +52,18 @@ pub(super) async fn run(args: Args) -> Result<()> {
     // Of a cluster's files nothing is for other users of this machine, whoever
     // makes them: QEMU and qemu-img too.
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
-    let Args { file, image, state, advertise, restore, discard_data, timeout, accel, keep, json } = args;
+    let Args {
+        which: Which { file, state },
+        image,
+        advertise,
+        restore,
+        discard_data,
+        timeout,
+        accel,
+        keep,
+        json,
+    } = args;
     let restore = restore.map(std::path::absolute).transpose().context("--restore")?;
     let data = restore.map(Data::Restore).or(discard_data.then_some(Data::Discard));
     up::up(up::Options { file, image, state, advertise, data, timeout, accel, keep, json }).await
-}
-
-/// A time with its unit: `90s`, `15m`, `1h30m`.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = |_| format!("{text:?} is no time: write 90s, 15m or 1h30m");
-    let duration: SignedDuration = text.parse().map_err(wrong)?;
-    Duration::try_from(duration).map_err(|_| format!("{text:?} lies in the past"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_have_units() {
-        assert_eq!(duration("15m"), Ok(Duration::from_secs(900)));
-        assert_eq!(duration("1h30m"), Ok(Duration::from_secs(5400)));
-        for wrong in ["", "15", "fifteen", "-5m"] {
-            assert!(duration(wrong).is_err(), "{wrong:?}");
-        }
-    }
 }

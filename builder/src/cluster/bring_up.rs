@@ -278,5 +278,5 @@ pub(super) async fn preflight(provider: &Provider, order: &Order<'_>) -> Vec<cra
 }
 
 #[cfg(test)]
-#[path = "bring_up_tests.rs"]
+#[path = "bring_up_tests/mod.rs"]
 mod tests;

@@ -5,14 +5,14 @@ use std::time::Duration;
 use super::patterns::Weight;
 use super::{Certainty, Class, Classifier, Diagnosis, Ending, Event, SETTLE, Source, Stage, tables};
 
-const RUN: &str = "0123456789abcdef";
-const START: Duration = Duration::from_secs(100);
+pub(super) const RUN: &str = "0123456789abcdef";
+pub(super) const START: Duration = Duration::from_secs(100);
 
-fn os() -> Classifier {
+pub(super) fn os() -> Classifier {
     Classifier::new(RUN, Stage::Os)
 }
 
-fn feed(classifier: &mut Classifier, source: Source, lines: &[&str]) -> Option<Diagnosis> {
+pub(super) fn feed(classifier: &mut Classifier, source: Source, lines: &[&str]) -> Option<Diagnosis> {
     lines.iter().fold(None, |_, line| classifier.feed(source, format!("{line}\n").as_bytes(), START))
 }
 

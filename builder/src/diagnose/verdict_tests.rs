@@ -1,19 +1,7 @@
 //! Our own marks, the machine's end, and what both together mean.
 
-use std::time::Duration;
-
-use super::{Class, Classifier, Diagnosis, Ending, Event, SETTLE, Source, Stage};
-
-const RUN: &str = "0123456789abcdef";
-const START: Duration = Duration::from_secs(100);
-
-fn os() -> Classifier {
-    Classifier::new(RUN, Stage::Os)
-}
-
-fn feed(classifier: &mut Classifier, source: Source, lines: &[&str]) -> Option<Diagnosis> {
-    lines.iter().fold(None, |_, line| classifier.feed(source, format!("{line}\n").as_bytes(), START))
-}
+use super::rules_tests::{RUN, START, feed, os};
+use super::{Class, Classifier, Ending, Event, SETTLE, Source, Stage};
 
 #[test]
 fn our_mark_and_a_power_off_are_a_success() {

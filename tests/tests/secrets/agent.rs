@@ -1,52 +1,13 @@
 //! The real agent and the real coordinator through a whole life of a cluster, in
-//! one process that logs all that any part of it has to say: no secret is in the
-//! log, on a console, on a command line, or in a file that is not made for it.
-//! The coordinator's own side of it is `coordinator/tests/cli/life.rs`.
-
-#![allow(clippy::unwrap_used, reason = "a failed unwrap is how a test fails")]
-
-#[allow(dead_code, reason = "the other tests use the rest of it")]
-#[path = "enrolment/world.rs"]
-mod world;
+//! one process that logs all that any part of it has to say.
 
 use std::time::{Duration, Instant};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use kiln_protocol::Ticket;
 use kiln_tests::secrets::{Log, Secrets};
 use tracing_subscriber::filter::LevelFilter;
 
-use world::{Agent, World};
-
-fn note_ticket(secrets: &mut Secrets, ticket: &Ticket) {
-    let text = ticket.to_text();
-    let bytes = URL_SAFE_NO_PAD.decode(&text["kiln1.".len()..]).unwrap();
-    secrets.text("ticket", &text);
-    // Its seed stands before the checksum.
-    secrets.bytes("ticket", &bytes[bytes.len() - 36..bytes.len() - 4]);
-}
-
-/// Whatever k3s was given: keys, tokens, passwords.
-fn note_cluster(secrets: &mut Secrets, agent: &Agent) {
-    for (path, _, content) in agent.files() {
-        if content.contains("PRIVATE KEY") && !path.contains("var/lib/kiln") {
-            secrets.key("cluster", &content);
-        }
-        for word in content.split(['"', '\'', ' ', '\n']).filter(|word| word.starts_with("K10")) {
-            secrets.document("cluster", &serde_json::json!(word));
-        }
-        if path.ends_with("etc/rancher/node/password") {
-            secrets.text("cluster", &content);
-        }
-    }
-}
-
-fn note_key(secrets: &mut Secrets, agent: &Agent) -> Vec<u8> {
-    let pem = agent.file("var/lib/kiln/node.key").unwrap();
-    secrets.key("node key", std::str::from_utf8(&pem).unwrap());
-    pem
-}
+use crate::world::{Agent, World};
+use crate::{note_cluster, note_key};
 
 /// Said of a file that others than root may read: a secret does not belong there.
 const FOR_ALL: &str = ", for all to read: ";
@@ -73,7 +34,7 @@ async fn an_agents_whole_life_leaves_no_secret_where_it_does_not_belong() {
     let mut secrets = Secrets::default();
     let tickets = [world.valid_ticket("s1").await, world.valid_ticket("a1").await];
     for ticket in &tickets {
-        note_ticket(&mut secrets, ticket);
+        secrets.ticket("ticket", &ticket.to_text());
     }
     let agents = tickets.clone().map(Agent::with);
     for agent in &agents {

@@ -1,0 +1,226 @@
+//! From a first boot to a ready node, and what may stand in the way of each step.
+
+use super::*;
+
+#[tokio::test]
+async fn a_first_boot_goes_through_every_step_and_tells_of_each() {
+    let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+    let host = FakeHost::new(&machine.root, coordinator.seed());
+    assert_eq!(machine.boot(&host).await, Outcome::Ready);
+
+    let changes = host.log.borrow().clone();
+    assert_eq!(
+        changes,
+        ["hostname k3s-s1", "address 10.77.0.11/24", "user ops", "start server", "enable server"]
+    );
+    assert_eq!(machine.root.read_text("/etc/hostname").unwrap().as_deref(), Some("k3s-s1\n"));
+    let script = coordinator.script();
+    let done: Vec<Step> = script
+        .reports
+        .iter()
+        .filter(|report| report.state == StepState::Done)
+        .map(|report| report.step)
+        .collect();
+    assert_eq!(done, Step::ALL);
+    assert!(script.reports.is_sorted_by_key(|report| report.sequence));
+    let last = script.reports.last().unwrap();
+    assert!(last.usage.is_some() && last.facts.as_ref().unwrap().smbios_uuid.as_deref() == Some(UUID));
+
+    let said = machine.said();
+    let key = identity::load(&machine.root).unwrap().unwrap().fingerprint();
+    assert!(said.contains(&format!("{}\r\n", kiln_protocol::console::line(&key))), "{said}");
+    assert_eq!(kiln_protocol::console::key_in(&said), Some(key));
+    assert!(said.contains("kiln: [ready] k3s-s1 is a server of home\r\n"), "{said}");
+    assert!(!said.contains("K10") && !said.contains("kiln1."), "a secret on the console: {said}");
+    let status = Status::read(&machine.root).unwrap().to_string();
+    assert!(status.contains("k3s-s1 (server of home, generation 1)"), "{status}");
+}
+
+#[tokio::test]
+async fn a_later_boot_needs_no_coordinator() {
+    let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+    let host = FakeHost::new(&machine.root, coordinator.seed());
+    machine.boot(&host).await;
+    host.reboot();
+    host.log.borrow_mut().clear();
+    let gone = FakeCoordinator::new().await.0;
+    let State::Ready { mut home, incarnation } = machine.state() else { panic!("not ready") };
+    home.addresses = vec![gone.address().parse().unwrap()];
+    store::save(&machine.root, &State::Ready { home, incarnation }).unwrap();
+
+    let ready = || machine.said().matches("[ready] k3s-s1 is a server").count() == 2;
+    machine.boot_until(&host, ready).await;
+    assert_eq!(*host.log.borrow(), [""; 0], "nothing is done on a later boot");
+}
+
+#[tokio::test]
+async fn a_later_boot_is_reported_where_there_is_a_coordinator() {
+    let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+    let host = FakeHost::new(&machine.root, coordinator.seed());
+    machine.boot(&host).await;
+    host.reboot();
+    coordinator.script().reports.clear();
+    assert_eq!(machine.boot(&host).await, Outcome::Ready);
+    let script = coordinator.script();
+    assert_eq!(
+        script.reports.last().map(|report| (report.step, &report.state)),
+        Some((Step::Ready, &StepState::Done))
+    );
+    assert_eq!(script.gates.len(), 1, "the gate is passed once in a node's life");
+}
+
+#[tokio::test]
+async fn a_coordinator_that_comes_up_late_is_waited_for_and_told_everything() {
+    let machine = Machine::new();
+    let (coordinator, listener) = FakeCoordinator::new().await;
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let host = FakeHost::new(&machine.root, coordinator.seed());
+    let late = async {
+        until(|| machine.said().contains("[enrol] transient")).await;
+        coordinator.listen(tokio::net::TcpListener::bind(address).await.unwrap());
+    };
+    let (outcome, ()) = tokio::join!(machine.boot(&host), late);
+    assert_eq!(outcome, Outcome::Ready);
+    assert!(machine.said().contains("Connection refused"), "{}", machine.said());
+    let script = coordinator.script();
+    let done = script.reports.iter().filter(|report| report.state == StepState::Done).count();
+    assert_eq!(done, Step::ALL.len(), "steps before the contact are told too");
+}
+
+#[tokio::test]
+async fn a_clock_that_jumps_meanwhile_is_said_and_the_node_goes_on() {
+    let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+    let host = FakeHost::new(&machine.root, coordinator.seed());
+    // The coordinator compares the clocks; a time server sets this one right.
+    let off = || Fault::Refuse(ApiError::new(ErrorClass::Clock, "the clocks differ by ten years"));
+    coordinator.script().faults.extend((0..5).map(|_| (api::GATE, off())));
+    assert_eq!(machine.boot(&host).await, Outcome::Ready);
+    assert!(machine.said().contains("[gate] clock: the clocks differ"), "{}", machine.said());
+    assert_eq!(host.log.borrow().iter().filter(|line| *line == "start server").count(), 1);
+}
+
+#[tokio::test]
+async fn first_settings_are_applied_before_any_contact() {
+    let (machine, coordinator) = (Machine::new(), FakeCoordinator::new().await.0);
+    let mut seed = coordinator.seed();
+    seed.hostname = Some("early".parse().unwrap());
+    seed.user = Some(super::super::fakes::config().users.remove(0));
+    seed.network = Some(super::super::fakes::config().network.remove(0));
+    let host = FakeHost::new(&machine.root, seed);
+    machine.boot_until(&host, || machine.said().contains("[enrol] transient")).await;
+    assert_eq!(*host.log.borrow(), ["hostname early", "user ops", "address 10.77.0.11/24"]);
+}
+
+#[tokio::test]
+async fn no_seed_is_waited_for_and_a_broken_one_is_named() {
+    let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+    let host = FakeHost::new(&machine.root, coordinator.seed());
+    host.seed.replace(Search::Nothing(Vec::new()));
+    let find = async {
+        until(|| machine.said().contains("[seed] no seed yet")).await;
+        host.seed.replace(Search::Nothing(vec!["the cidata volume: the ticket is truncated".to_owned()]));
+        until(|| machine.said().contains("[seed] format: the cidata volume: the ticket is truncated")).await;
+        host.seed.replace(Search::Found(Box::new(coordinator.seed()), "a volume"));
+    };
+    let (outcome, ()) = tokio::join!(machine.boot(&host), find);
+    assert_eq!(outcome, Outcome::Ready);
+}
+
+#[tokio::test]
+async fn the_gate_is_asked_until_it_opens_and_another_life_is_configured_anew() {
+    let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+    let host = FakeHost::new(&machine.root, coordinator.seed());
+    let wait = || GateAnswer::Wait { reason: "waiting for the first server".to_owned(), retry_after: 0 };
+    coordinator.script().gate.extend((0..5).map(|_| wait()));
+    let another_life = async {
+        until(|| !coordinator.script().gates.is_empty()).await;
+        coordinator.script().config.incarnation = incarnation(2);
+    };
+    let (outcome, ()) = tokio::join!(machine.boot(&host), another_life);
+    assert_eq!(outcome, Outcome::Ready);
+    assert!(machine.said().contains("[gate] waiting for the first server"), "{}", machine.said());
+    let script = coordinator.script();
+    assert_eq!(script.gates.last().unwrap().incarnation, incarnation(2));
+    let State::Ready { incarnation: kept, .. } = machine.state() else { panic!("not ready") };
+    assert_eq!(kept, incarnation(2));
+}
+
+#[tokio::test]
+async fn a_k3s_that_falls_down_is_reported_and_watched_on() {
+    let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+    let host = FakeHost::new(&machine.root, coordinator.seed());
+    host.health.borrow_mut().extend([
+        Health::Waiting("k3s.service is starting".to_owned()),
+        Health::Down("its log ends: no space left".to_owned()),
+        Health::Down("its log ends: no space left".to_owned()),
+    ]);
+    assert_eq!(machine.boot(&host).await, Outcome::Ready);
+    let said = machine.said();
+    assert!(said.contains("[start_k3s] transient: its log ends: no space left"), "{said}");
+}
+
+#[tokio::test]
+async fn a_k3s_that_takes_too_long_is_a_failure_that_is_watched_on() {
+    let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+    let host = FakeHost::new(&machine.root, coordinator.seed());
+    let slow = Health::Waiting("k3s.service is starting".to_owned());
+    host.health.borrow_mut().extend(std::iter::repeat_n(slow, 60));
+    assert_eq!(machine.boot(&host).await, Outcome::Ready);
+    assert!(machine.said().contains("k3s is not up after"), "{}", machine.said());
+}
+
+#[tokio::test]
+async fn another_k3s_than_the_clusters_is_never_configured() {
+    let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+    let host = FakeHost::new(&machine.root, coordinator.seed());
+    host.k3s.replace("v1.29.0+k3s1".parse().unwrap());
+    machine.boot_until(&host, || machine.said().contains("[configure] policy")).await;
+    assert!(machine.said().contains("wants k3s v1.28.5+k3s1, this image has v1.29.0+k3s1"));
+    assert!(machine.root.meta(k3s::CONFIG).unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_configuration_for_another_node_is_refused() {
+    let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+    let host = FakeHost::new(&machine.root, coordinator.seed());
+    let mut other = super::super::fakes::config();
+    other.node = "k3s-s2".parse().unwrap();
+    let other = response(200, &serde_json::to_string(&other).unwrap());
+    coordinator.script().faults.push_back((api::CONFIG, Fault::Raw(other.leak())));
+    assert_eq!(machine.boot(&host).await, Outcome::Ready);
+    assert!(machine.said().contains("the configuration is for k3s-s2"), "{}", machine.said());
+    assert!(!host.log.borrow().contains(&"hostname k3s-s2".to_owned()));
+}
+
+#[tokio::test]
+async fn a_datastore_is_in_place_before_k3s_starts_and_only_whole() {
+    use sha2::Digest as _;
+    let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+    let data = b"SQLite format 3 and the rest of it";
+    let sha256 = Fingerprint::from_bytes(sha2::Sha256::digest(data).into());
+    {
+        let script = &mut *coordinator.script();
+        let Membership::FirstServer { restore, .. } = &mut script.config.k3s.membership else { panic!() };
+        *restore = Some(Snapshot { size: data.len() as u64, sha256 });
+        // At first another file is there.
+        script.datastore = b"SQLite format 3 and the rest of IT".to_vec();
+    }
+    let host = FakeHost::new(&machine.root, coordinator.seed());
+    machine.boot_until(&host, || machine.said().contains("changed while it was fetched")).await;
+    assert!(machine.root.meta(k3s::CONFIG).unwrap().is_none());
+    coordinator.script().datastore = data.to_vec();
+    for _ in 0..2 {
+        // The power is cut when all is in place: that is done again, and k3s
+        // has not run.
+        coordinator.script().gate.extend(std::iter::repeat_n(wait_at_the_gate(), 1000));
+        machine.boot_until(&host, || machine.root.meta(k3s::CONFIG).unwrap().is_some()).await;
+        let State::Gate { home, .. } = machine.state() else { continue };
+        store::save(&machine.root, &State::Configure { home }).unwrap();
+    }
+    coordinator.script().gate.clear();
+    machine.boot(&host).await;
+    let path = "/var/lib/rancher/k3s/server/db/state.db";
+    assert_eq!(machine.root.read(path).unwrap().unwrap(), data);
+    assert_eq!(machine.root.meta(path).unwrap().unwrap().mode, 0o600);
+}

@@ -1,0 +1,73 @@
+//! Power cuts, refusals and lost answers, wherever they come.
+
+use super::*;
+
+#[test]
+fn a_power_cut_between_any_two_writes_is_survived() {
+    for steps in 0.. {
+        let finished = run(async {
+            let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+            let host = FakeHost::new(&machine.root, coordinator.seed());
+            let fuse = Fuse::after(steps);
+            let node = Node::new(&machine.root, &host, &machine.console, pace());
+            tokio::select! {
+                outcome = node.run(State::Seed) => assert_eq!(outcome.unwrap(), Outcome::Ready),
+                () = until(|| fuse.is_blown()) => {}
+            }
+            if !fuse.has_blown() {
+                return true;
+            }
+            host.reboot();
+            machine.boot(&host).await;
+            check_ready(&machine, &host, &coordinator, &format!("cut at {steps}"));
+            false
+        });
+        if finished {
+            assert!(steps > 80, "the fuse was hardly in the way: {steps}");
+            return;
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    /// Lost answers, refusals and power cuts in any order: an honest node ends
+    /// up joined, with the one key it made.
+    #[test]
+    fn an_honest_node_always_ends_up_joined(
+        faults in proptest::collection::vec((0..6usize, 0..4usize), 0..12),
+        cuts in proptest::collection::vec(0..160u32, 0..5),
+        rotate: bool,
+    ) {
+        run(async {
+            let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+            let host = FakeHost::new(&machine.root, coordinator.seed());
+            for (path, fault) in faults {
+                let path = [api::ENROL, api::CONFIG, api::GATE, api::REPORT, api::OPEN, api::ROTATE][path];
+                let fault = match fault {
+                    0 => Fault::Lose,
+                    1 => Fault::Raw("HTTP/1.1 500 X\r\ncontent-length: 3\r\n\r\n{}"),
+                    2 => Fault::Refuse(ApiError::new(ErrorClass::Transient, "busy")),
+                    _ => Fault::Refuse(ApiError::new(ErrorClass::Held, "held")),
+                };
+                coordinator.script().faults.push_back((path, fault));
+            }
+            coordinator.script().rotate = rotate;
+            for steps in cuts {
+                let fuse = Fuse::after(steps);
+                let node = Node::new(&machine.root, &host, &machine.console, pace());
+                tokio::select! {
+                    outcome = node.run(machine.state()) => { outcome.unwrap(); }
+                    () = until(|| fuse.is_blown()) => {}
+                }
+                drop(fuse);
+                host.reboot();
+            }
+            // What is refused for ever is not a passing fault.
+            coordinator.script().faults.clear();
+            machine.boot(&host).await;
+            check_ready(&machine, &host, &coordinator, "at the end");
+        });
+    }
+}

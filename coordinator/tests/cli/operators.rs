@@ -1,0 +1,113 @@
+//! Operators: from elsewhere, on the record, and what they are shown first.
+
+use super::*;
+
+#[test]
+fn another_coordinator_at_the_address_is_named_as_such() {
+    let (host, other) = (Host::initialised(), Host::initialised());
+    let _serving = Serving::start(&other);
+    let (address, pin) = (endpoint(&other, "address"), host.ok(&["init", "--if-missing"]));
+    let key = host.path("admin.key");
+    host.ok(&["admin", "key", key.to_str().unwrap()]);
+    let remote = ["--address", &address, "--pin", pin.trim(), "--admin-key", key.to_str().unwrap()];
+    assert!(host.fails(3, &[&["status"][..], &remote].concat()).contains("not the pinned"));
+}
+
+#[test]
+fn a_remote_admin_has_a_key_of_its_own_until_it_is_removed() {
+    let host = Host::initialised();
+    let _serving = Serving::start(&host);
+    let (address, pin) = (endpoint(&host, "address"), host.ok(&["init", "--if-missing"]));
+    let key = host.path("elsewhere.key");
+    let key_text = key.to_str().unwrap();
+    let remote = ["--address", &address, "--pin", pin.trim(), "--admin-key", key_text];
+    let remotely = |arguments: &[&'static str]| [arguments, &remote].concat();
+
+    let fingerprint = host.ok(&["admin", "key", key_text]);
+    assert_eq!(mode(&key), 0o600);
+    assert!(host.fails(1, &["admin", "key", key_text]).contains("File exists"));
+    assert!(host.fails(4, &remotely(&["status"])).contains("only an admin's key may do this"));
+    let added = host.ok(&["admin", "add", "ops", "--fingerprint", fingerprint.trim()]);
+    assert!(added.contains("ops is an admin") && added.contains(pin.trim()), "{added}");
+    assert!(host.ok(&remotely(&["status"])).contains("cluster test"));
+    assert!(host.ok(&remotely(&["admin", "list"])).contains(fingerprint.trim()));
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+    assert!(host.fails(1, &remotely(&["status"])).contains("read by others"));
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+
+    // A key that is kept encrypted comes through a pipe, and is in no file.
+    let mut through_a_pipe = remotely(&["status"]);
+    *through_a_pipe.last_mut().unwrap() = "/dev/stdin";
+    let mut child =
+        host.command(&through_a_pipe).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(&fs::read(&key).unwrap()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(String::from_utf8(output.stdout).unwrap().contains("cluster test"));
+
+    host.ok(&["admin", "remove", "ops"]);
+    assert!(host.fails(4, &remotely(&["status"])).contains("was removed"));
+    let made = host.path("made.key");
+    host.ok(&["admin", "add", "ops", "--make", made.to_str().unwrap()]);
+    assert_eq!(mode(&made), 0o600);
+    host.fails(2, &["admin", "add", "nobody"]);
+    host.fails(2, &["admin", "add", "../x", "--fingerprint", fingerprint.trim()]);
+    assert!(host.fails(4, &["admin", "remove", "nobody"]).contains("no admin nobody"));
+}
+
+#[test]
+fn the_audit_trail_is_read_on_from_where_one_stopped_and_exported_as_json_lines() {
+    let host = Host::initialised();
+    let _serving = Serving::start(&host);
+    let lines = host.ok(&["events", "--json"]);
+    let events: Vec<kiln_protocol::admin::Event> =
+        lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(events.iter().map(|event| event.what.as_str()).collect::<Vec<_>>(), ["init", "begin"]);
+    host.ok(&["kubeconfig"]);
+    let since = events.last().unwrap().id.to_string();
+    let text = host.ok(&["events", "--since", &since]);
+    assert_eq!(text.lines().count(), 1, "{text}");
+    assert!(text.contains("local uid ") && text.contains(": kubeconfig: "), "{text}");
+
+    let mut follower =
+        host.command(&["events", "--follow", "--since", &since]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = std::io::BufReader::new(follower.stdout.take().unwrap());
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut lines, &mut line).unwrap();
+    assert_eq!(line, text);
+    host.ok(&["end"]);
+    line.clear();
+    std::io::BufRead::read_line(&mut lines, &mut line).unwrap();
+    assert!(line.contains(": end: "), "{line}");
+    follower.kill().unwrap();
+    follower.wait().unwrap();
+}
+
+#[test]
+fn what_a_file_changes_is_shown_before_it_is_applied() {
+    let host = Host::initialised();
+    let _serving = Serving::start(&host);
+    let edited = host.path("edited.toml");
+    fs::write(&edited, CLUSTER.replace("cores = 1", "cores = 2")).unwrap();
+    let edited = edited.to_str().unwrap();
+    let line = "s1: cores: 1 becomes 2 (for machines made from now on)";
+    let dry = host.ok(&["apply", "--dry-run", edited]);
+    assert!(dry.contains(line) && dry.contains("nothing was done"), "{dry}");
+    assert!(host.ok(&["apply", "--dry-run", edited]).contains(line), "it was done all the same");
+    assert!(host.ok(&["apply", edited]).contains(line));
+    assert!(host.ok(&["apply", edited]).contains("nothing changes"));
+}
+
+#[test]
+fn a_rotation_that_cannot_be_says_why_and_what_to_do() {
+    let host = Host::initialised();
+    let _serving = Serving::start(&host);
+    let refused = host.fails(4, &["rotate-tokens"]);
+    assert!(
+        refused.contains("no server of the cluster is ready") && refused.contains("(policy)"),
+        "{refused}"
+    );
+    let authorities = host.fails(1, &["rotate-ca"]);
+    for told in ["are an incarnation's", "builder down FILE, then builder up", "systemctl restart k3s"] {
+        assert!(authorities.contains(told), "{authorities}");
+    }
+}

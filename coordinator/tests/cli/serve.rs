@@ -1,0 +1,177 @@
+//! A coordinator is made, serves, and stops.
+
+use super::*;
+
+#[test]
+fn init_prints_the_pin_and_never_overwrites() {
+    let host = Host::new();
+    let pin = host.ok(&["init"]);
+    assert_eq!(pin.trim().len(), 64);
+    assert_eq!(mode(&host.path("state")), 0o700);
+    assert!(host.fails(1, &["init"]).contains("already"));
+    assert_eq!(host.ok(&["init", "--if-missing"]), pin);
+}
+
+#[test]
+fn exit_codes_say_what_kind_of_failure_it_was() {
+    let host = Host::new();
+    assert!(host.fails(1, &["status"]).contains("coordinator init --state"));
+    host.ok(&["init"]);
+    let unreachable = host.fails(3, &["status"]);
+    assert!(unreachable.contains("start it with: coordinator serve --state"), "{unreachable}");
+    host.fails(2, &["status", "--jason"]);
+    host.fails(2, &["ticket", "--node", "../etc", "--advertise", "a:1"]);
+    assert!(host.ok(&["--help"]).contains("4  the coordinator refused"));
+}
+
+#[test]
+fn a_serving_coordinator_is_asked_and_stops_in_order() {
+    let host = Host::initialised();
+    let serving = Serving::start(&host);
+    assert!(host.ok(&["status"]).starts_with("cluster test, incarnation 1"));
+    let status = host.status();
+    assert_eq!(status.nodes.len(), 1);
+
+    let second = host.fails(1, &["serve", "--listen", "127.0.0.1:0"]);
+    assert!(second.contains(&format!("in use by process {}", serving.0.id())), "{second}");
+
+    let kubeconfig = host.path("kubeconfig");
+    host.ok(&["kubeconfig", "--out", kubeconfig.to_str().unwrap(), "--server", "https://127.0.0.1:6443"]);
+    assert_eq!(mode(&kubeconfig), 0o600);
+    assert!(fs::read_to_string(&kubeconfig).unwrap().contains("server: https://127.0.0.1:6443"));
+
+    host.ok(&["end"]);
+    assert_eq!(host.ok(&["status"]), "no cluster is live\n");
+    assert!(host.ok(&["apply", host.path("cluster.toml").to_str().unwrap()]).contains("incarnation 2"));
+
+    serving.signal(Signal::SIGTERM);
+    assert_eq!(serving.exit_code(), Some(0));
+    host.fails(3, &["status"]);
+}
+
+#[test]
+fn a_killed_coordinator_is_reported_and_starts_again() {
+    let host = Host::initialised();
+    let serving = Serving::start(&host);
+    serving.signal(Signal::SIGKILL);
+    assert_eq!(serving.exit_code(), None);
+    let unreachable = host.fails(3, &["status"]);
+    assert!(unreachable.contains("does not answer"), "{unreachable}");
+    let _serving = Serving::start(&host);
+    assert_eq!(host.status().live.unwrap().incarnation.0, 1);
+}
+
+#[test]
+fn until_ready_gives_up_with_an_exit_code_and_a_summary() {
+    let host = Host::initialised();
+    let cluster = host.path("cluster.toml");
+    let until = ["serve", "--listen", "127.0.0.1:0", "--no-status", "--until-ready", "--timeout", "1s"];
+    let no_file = host.fails(1, &until);
+    assert!(no_file.contains("give one with --cluster"), "{no_file}");
+    let stuck = host.fails(5, &[&until[..], &["--cluster", cluster.to_str().unwrap()]].concat());
+    assert!(stuck.contains("1 of 1 are missing") && stuck.contains("s1: no ticket was minted"), "{stuck}");
+    host.fails(2, &["serve", "--timeout", "1s"]);
+}
+
+#[test]
+fn a_log_for_machines_is_one_json_object_a_line() {
+    let host = Host::initialised();
+    let mut serving = Serving::start_with(&host, &["--log-format", "json"]);
+    host.ok(&["end"]);
+    serving.signal(Signal::SIGTERM);
+    let mut log = String::new();
+    std::io::Read::read_to_string(&mut serving.0.stderr.take().unwrap(), &mut log).unwrap();
+    let lines: Vec<serde_json::Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let ended = lines.iter().find(|line| line["message"].as_str().unwrap_or("").starts_with("end:")).unwrap();
+    let request = &ended["span"];
+    assert!(
+        request["id"].is_string() && request["who"].as_str().unwrap().starts_with("local uid"),
+        "{ended}"
+    );
+}
+
+#[test]
+fn a_wrong_cluster_file_is_named_with_line_and_column() {
+    let host = Host::initialised();
+    fs::write(host.path("cluster.toml"), CLUSTER.replace("1GiB", "1GB")).unwrap();
+    let file = host.path("cluster.toml");
+    let error = host.fails(1, &["serve", "--listen", "127.0.0.1:0", "--cluster", file.to_str().unwrap()]);
+    assert!(error.contains("cluster.toml: line 10, column 10: size \"1GB\": write 1GiB"), "{error}");
+}
+
+#[test]
+fn hangup_reads_the_cluster_file_again() {
+    let host = Host::initialised();
+    let serving = Serving::start(&host);
+    let more = "[[node]]\nname = \"a1\"\nrole = \"agent\"\ncores = 1\nmemory = \"1GiB\"\ndisk = \"8GiB\"\n";
+    fs::write(host.path("cluster.toml"), format!("{CLUSTER}{more}")).unwrap();
+    serving.signal(Signal::SIGHUP);
+    let deadline = Instant::now() + PATIENCE;
+    while host.status().nodes.len() < 2 {
+        assert!(Instant::now() < deadline, "the file was not read again");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    serving.signal(Signal::SIGINT);
+    assert_eq!(serving.exit_code(), Some(0));
+}
+
+#[test]
+fn the_status_page_listens_where_it_was_told_to() {
+    let host = Host::initialised();
+    let _serving = Serving::start(&host);
+    let answer = page(&endpoint(&host, "status"), "/healthz");
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("ok\n"), "{answer}");
+}
+
+#[test]
+fn a_taken_port_is_said_so() {
+    let host = Host::initialised();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let error = host.fails(1, &["serve", "--listen", &address]);
+    assert!(error.contains(&format!("listening on {address}")) && error.contains("in use"), "{error}");
+}
+
+#[test]
+fn a_running_coordinator_leaves_no_core_dump() {
+    let host = Host::initialised();
+    let serving = Serving::start(&host);
+    let limits = fs::read_to_string(format!("/proc/{}/limits", serving.0.id())).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"]);
+}
+
+#[test]
+fn an_unlock_key_is_a_file_of_its_own_and_another_one_is_refused_by_name() {
+    let host = Host::new();
+    let key = host.path("kept/elsewhere");
+    fs::create_dir(host.path("kept")).unwrap();
+    let key = key.to_str().unwrap();
+    host.ok(&["unlock-key", "make", key]);
+    assert_eq!(mode(Path::new(key)), 0o600);
+    host.fails(1, &["unlock-key", "make", key]);
+    host.ok(&["init", "--unlock-key", key]);
+    assert!(!host.path("state.unlock-key").exists());
+    let backup = host.path("backup");
+    assert!(host.fails(1, &["backup", backup.to_str().unwrap()]).contains("no unlock key in"));
+    assert!(!backup.exists());
+    host.ok(&["backup", backup.to_str().unwrap(), "--unlock-key", key]);
+    assert_eq!(mode(&backup), 0o600);
+    let restored = host.path("restored");
+    let restore =
+        ["restore", backup.to_str().unwrap(), "--state", restored.to_str().unwrap(), "--unlock-key"];
+    host.fails(1, &[&restore[..], &["/nonexistent"]].concat());
+    host.ok(&[&restore[..], &[key]].concat());
+    host.fails(1, &[&restore[..], &[key]].concat());
+    let pin = host.ok(&["init", "--if-missing"]);
+    assert_eq!(host.ok(&["init", "--if-missing", "--state", restored.to_str().unwrap()]), pin);
+    assert!(host.fails(1, &["serve", "--listen", "127.0.0.1:0"]).contains("no unlock key in"));
+    // As systemd hands it over.
+    fs::rename(key, host.path("kept/unlock-key")).unwrap();
+    let rotate =
+        host.command(&["unlock-key", "rotate"]).env("CREDENTIALS_DIRECTORY", host.path("kept")).output();
+    assert!(stderr(&rotate.unwrap()).contains("systemd's to change"));
+    let kept = host.path("kept/unlock-key");
+    host.ok(&["unlock-key", "rotate", "--unlock-key", kept.to_str().unwrap()]);
+    assert_eq!(fs::read_dir(host.path("kept")).unwrap().count(), 2, "the new key and the old one");
+}
