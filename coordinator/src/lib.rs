@@ -173,7 +173,6 @@ impl Coordinator {
     }
 
     /// As [`Coordinator::open`], with the unlock key elsewhere.
-    #[expect(clippy::unused_async, reason = "its callers are async anyway, and it need not stay so")]
     pub async fn open_with(path: &Path, unlock: &UnlockFile) -> Result<Self> {
         let state = StateDir::new(path);
         state.check()?;
@@ -186,6 +185,7 @@ impl Coordinator {
         let unlock = unlocking::unlock(&state, unlock)?;
         let (identity, pin_change) = unlocking::settle(&state, &unlock)?;
         let store = Store::open(&state.database(), unlock, guard)?;
+        let runs = store.write(store::epoch::start).await?;
         let strangers = Mutex::default();
         let arrivals = Arc::default();
         let Limits { quiet, slot, .. } = Limits::default();
@@ -199,7 +199,7 @@ impl Coordinator {
             strangers,
             arrivals,
             acquainted: Acquainted::default(),
-            stamps: Arc::default(),
+            stamps: Arc::new(Stamps::new(runs)),
             contacts,
         };
         Ok(Self { inner: Arc::new(inner) })

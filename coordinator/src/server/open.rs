@@ -9,7 +9,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::{Extension, Json};
 use jiff::Timestamp;
-use kiln_protocol::ratchet::{OpenAnswer, OpenRequest};
+use kiln_protocol::ratchet::{OpenAnswer, OpenRequest, Stamp};
 use kiln_protocol::rotation::RotateRequest;
 use kiln_protocol::{ApiError, api};
 
@@ -18,6 +18,7 @@ use super::connection::Peer;
 use crate::Coordinator;
 use crate::registry::KeyOwner;
 use crate::store::Transaction;
+use crate::store::events::Actor;
 use crate::transition;
 use crate::transition::open::Opened;
 
@@ -32,15 +33,10 @@ pub(super) async fn open(
         Ok(Body(request)) => request,
         Err(refused) => return Err(Caller::refused(peer, &coordinator, api::OPEN, refused).await),
     };
-    let (now, seen) = (Timestamp::now(), request.seen);
-    // One that is no later than what this process has promised says nothing.
-    if seen.is_some_and(|seen| !coordinator.inner.stamps.covers(seen.reach)) {
-        // Whoever it is that shows it: our own signature is proof enough.
-        let spki = coordinator.inner.identity.spki();
-        let noticed = Caller::look(peer.clone(), &coordinator).await?.actor();
-        coordinator
-            .change(move |tx| transition::epoch::notice(tx, seen.as_ref(), &spki, &noticed, now))
-            .await?;
+    let now = Timestamp::now();
+    if let Some(seen) = unknown(&coordinator, request.seen) {
+        let shower = Caller::look(peer.clone(), &coordinator).await?.actor();
+        notice(&coordinator, seen, shower).await?;
     }
     let (opened, arrival) = (Arc::clone(&peer.opened), peer.arrival);
     let arrivals = Arc::clone(&coordinator.inner.arrivals);
@@ -76,12 +72,30 @@ pub(super) async fn open(
     Ok(Json(OpenAnswer { stamp, rotate: turned.rotate }))
 }
 
+/// A stamp that this process does not know for one of its state's own.
+fn unknown(coordinator: &Coordinator, seen: Option<Stamp>) -> Option<Stamp> {
+    seen.filter(|seen| !coordinator.inner.stamps.covers(seen.reach))
+}
+
+/// Takes note of such a stamp, whoever shows it: our own signature is proof
+/// enough. It is durable before any ratchet is judged.
+async fn notice(coordinator: &Coordinator, seen: Stamp, shower: Actor) -> Result<()> {
+    let spki = coordinator.inner.identity.spki();
+    let note = move |tx: &Transaction<'_>| {
+        transition::epoch::notice(tx, Some(&seen), &spki, &shower, Timestamp::now())
+    };
+    coordinator.change(note).await
+}
+
 pub(super) async fn rotate(
     State(coordinator): State<Coordinator>,
     caller: Caller,
     Body(request): Body<RotateRequest>,
 ) -> Result<StatusCode, Refused> {
     let (key, arrival, actor) = (caller.peer.key, caller.peer.arrival, caller.actor());
+    if let Some(seen) = unknown(&coordinator, request.seen) {
+        notice(&coordinator, seen, caller.actor()).await?;
+    }
     transition::rotate::check_proof(&request, &coordinator.pin(), &key)?;
     let seat = match &caller.owner {
         Some(KeyOwner::Former(seat)) => seat.id,

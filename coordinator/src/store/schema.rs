@@ -6,7 +6,7 @@ use rusqlite::{Connection, TransactionBehavior};
 
 /// Each brings the schema from the version of its index to the next. Never
 /// edit one that was released: add another.
-const MIGRATIONS: [&str; 8] = [V1, V2, V3, V4, SEALED, RATCHETS, CHORES, TOKENS];
+const MIGRATIONS: [&str; 9] = [V1, V2, V3, V4, SEALED, RATCHETS, CHORES, TOKENS, RUNS];
 
 /// Says that a database is a coordinator's: "Kiln".
 const APPLICATION: i32 = 0x4b69_6c6e;
@@ -215,6 +215,19 @@ CREATE TABLE coordinator (
     pin TEXT REFERENCES keys (id)
 ) STRICT;
 INSERT INTO coordinator (id, epoch, seq) VALUES (1, 1, 0);
+";
+
+/// Which numbers were handed out: `registry::runs`.
+const RUNS: &str = "
+-- The runs of seq in the present epoch. The one without a last is the present
+-- run, which is as far as coordinator.seq.
+CREATE TABLE runs (
+    first INTEGER PRIMARY KEY CHECK (first >= 0),
+    last INTEGER CHECK (last >= first)
+) STRICT;
+CREATE UNIQUE INDEX one_present_run ON runs ((1)) WHERE last IS NULL;
+-- Until now every epoch was one run, from 0 on.
+INSERT INTO runs (first) VALUES (0);
 ";
 
 /// Refuses a database that is not a coordinator's, or a newer one's.
