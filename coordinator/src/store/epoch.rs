@@ -59,11 +59,10 @@ pub(crate) fn start(tx: &Transaction<'_>) -> Result<Runs> {
     tx.execute("INSERT INTO runs (first) VALUES (?1)", [first])?;
     tx.execute("UPDATE coordinator SET seq = ?1", [first])?;
     while tx.query_row("SELECT count(*) FROM runs", [], |row| row.get::<_, usize>(0))? > REMEMBERED {
-        let second: (u64, u64) = tx.query_row(
-            "SELECT first, last FROM runs ORDER BY first LIMIT 1 OFFSET 1",
-            [],
-            |row| Ok((row.get(0)?, row.get(1)?)),
-        )?;
+        let second: (u64, u64) =
+            tx.query_row("SELECT first, last FROM runs ORDER BY first LIMIT 1 OFFSET 1", [], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })?;
         tx.execute("DELETE FROM runs WHERE first = ?1", [second.0])?;
         tx.execute("UPDATE runs SET last = ?1 WHERE first = (SELECT min(first) FROM runs)", [second.1])?;
     }
