@@ -311,6 +311,28 @@ mod tests {
         }
     }
 
+    /// What nodes were told before there were runs is its own, and nothing else.
+    #[test]
+    fn an_older_state_remembers_all_it_handed_out_as_one_run() {
+        use super::super::{Transaction, epoch};
+        use kiln_protocol::ratchet::Reach;
+        let mut connection = Connection::open_in_memory().unwrap();
+        for (version, migration) in MIGRATIONS[..8].iter().enumerate() {
+            connection.execute_batch(migration).unwrap();
+            connection.pragma_update(None, "user_version", version + 1).unwrap();
+        }
+        connection.execute_batch("UPDATE coordinator SET epoch = 3, seq = 41").unwrap();
+        migrate(&mut connection).unwrap();
+        let tx = Transaction::on(&connection, None);
+        for runs in [epoch::runs(&tx).unwrap(), epoch::start(&tx).unwrap()] {
+            for (epoch, seq, own) in
+                [(3, 0, true), (3, 41, true), (2, 99, true), (3, 42, false), (4, 0, false)]
+            {
+                assert_eq!(runs.covers(Reach { epoch, seq }), own, "epoch {epoch}, seq {seq}: {runs:?}");
+            }
+        }
+    }
+
     #[test]
     fn keys_and_events_only_grow() {
         let mut connection = Connection::open_in_memory().unwrap();
