@@ -17,7 +17,7 @@ use kiln_protocol::ratchet::Reach;
 const STEP: u64 = 1 << 36;
 
 /// A step takes no more of the numbers that are left than one part in this many,
-/// twice: 67 million starts within an epoch take full steps, and those after them
+/// twice: 66 million starts within an epoch take full steps, and those after them
 /// smaller ones, so that there is always a next one.
 const PARTS: u64 = 1 << 20;
 
@@ -71,8 +71,8 @@ impl Runs {
 /// The first number of the run after one that ended with `last`.
 pub(crate) fn next_first(last: u64, random: u64) -> u64 {
     let left = END.saturating_sub(last);
-    let least = STEP.min(left / PARTS).max(1);
-    last + least + random % least
+    let step = STEP.min(left / PARTS).max(1);
+    last + step + random % step
 }
 
 #[cfg(test)]
@@ -112,14 +112,18 @@ mod tests {
 
     #[test]
     fn there_is_always_a_next_run() {
-        let (mut last, mut smallest) = (0, u64::MAX);
-        // Far more starts than there can be, each with the longest step.
-        for _ in 0..50_000_000 {
-            let first = next_first(last, u64::MAX - u64::MAX % STEP - 1);
-            assert!(first > last && first < END);
-            (smallest, last) = (smallest.min(first - last), first);
+        let after = 66_000_000 * 2 * STEP;
+        assert_eq!(
+            next_first(after, 0),
+            after + STEP,
+            "so many of the longest steps leave room for a full one"
+        );
+        let mut last = after;
+        for _ in 0..100_000 {
+            let first = next_first(last, u64::MAX);
+            assert!((last + 1..END).contains(&first), "{last}");
+            last = first;
         }
-        assert!(smallest >= STEP, "{smallest}");
         for last in [END - PARTS, END - 2] {
             assert!((last + 1..=END).contains(&next_first(last, u64::MAX)), "{last}");
         }

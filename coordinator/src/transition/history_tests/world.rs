@@ -459,18 +459,18 @@ impl World {
     /// An old copy of the registry is served, without anybody knowing.
     pub(super) fn serve_old_copy(&mut self) -> Result<()> {
         let Some(backup) = self.backup.clone() else { return Ok(()) };
-        self.serve_instead(backup)
+        self.serve_instead(&backup)
     }
 
     /// The registry comes back that another copy of it was served instead of.
     pub(super) fn serve_original(&mut self) -> Result<()> {
         let Some(original) = self.original.take() else { return Ok(()) };
-        self.serve_instead(original)
+        self.serve_instead(&original)
     }
 
-    fn serve_instead(&mut self, other: Backup) -> Result<()> {
+    fn serve_instead(&mut self, other: &Backup) -> Result<()> {
         self.original = Some(self.copied()?);
-        self.set_back(&other)
+        self.set_back(other)
     }
 
     fn set_back(&mut self, to: &Backup) -> Result<()> {
