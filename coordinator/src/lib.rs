@@ -186,6 +186,7 @@ impl Coordinator {
         let (identity, pin_change) = unlocking::settle(&state, &unlock)?;
         let store = Store::open(&state.database(), unlock, guard)?;
         let keys = store.read(store::keys::all).await?;
+        let runs = store.write(store::epoch::start).await?;
         let strangers = Mutex::default();
         let arrivals = Arc::default();
         let Limits { quiet, slot, .. } = Limits::default();
@@ -199,7 +200,7 @@ impl Coordinator {
             strangers,
             arrivals,
             acquainted: Arc::new(Acquainted::of(keys)),
-            stamps: Arc::default(),
+            stamps: Arc::new(Stamps::new(runs)),
             contacts,
         };
         Ok(Self { inner: Arc::new(inner) })

@@ -96,6 +96,7 @@ pub fn node_api(data: &[u8]) {
         3 => {
             if let Some(request) = json::<RotateRequest>(body) {
                 let _ = request.is_proven(&key, &key);
+                assert!(request.seen.is_none_or(|stamp| !stamp.is_of(b"no key")));
             }
         }
         4 => drop(json::<GateRequest>(body)),

@@ -17,8 +17,9 @@
 //! part at the next opening.
 //!
 //! The answer carries the coordinator's signed [`Stamp`]. Nodes keep the newest
-//! and show it when they open; a coordinator that is shown a newer one than its
-//! own runs on an old copy of its state.
+//! and show it when they open; a coordinator that is shown one with its own
+//! signature that its state never gave runs on an old copy of its state, or
+//! another copy of it was served.
 
 use std::fmt;
 
@@ -174,7 +175,7 @@ impl fmt::Debug for ConfigAnswer {
 pub struct Reach {
     /// How often the state was restored, counted from 1.
     pub epoch: u64,
-    /// Grows within an epoch.
+    /// Grows within an epoch, and jumps at each start of a coordinator.
     pub seq: u64,
 }
 

@@ -12,7 +12,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 
 use crate::identity::{Fingerprint, Identity, Signature, verify_p256};
-use crate::ratchet::Turn;
+use crate::ratchet::{Stamp, Turn};
 
 /// `POST`: [`RotateRequest`], answered with 204. It opens its connection itself.
 pub const ROTATE: &str = "/v1/rotate";
@@ -62,13 +62,22 @@ pub struct RotateRequest {
     /// The ratchet, as in [`crate::ratchet::OpenRequest`].
     #[serde(flatten)]
     pub turn: Turn,
+    /// The newest stamp this node was ever given, as there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seen: Option<Stamp>,
 }
 
 impl RotateRequest {
     /// Asks the coordinator `pin` to take `new` for `old`.
-    pub fn new(pin: &Fingerprint, old: &Fingerprint, new: &Identity, turn: Turn) -> Self {
+    pub fn new(
+        pin: &Fingerprint,
+        old: &Fingerprint,
+        new: &Identity,
+        turn: Turn,
+        seen: Option<Stamp>,
+    ) -> Self {
         let proof = new.sign(&message(pin, old, &new.fingerprint()));
-        Self { key: Spki(new.spki()), proof, turn }
+        Self { key: Spki(new.spki()), proof, turn, seen }
     }
 
     /// Whether the asker has the new key, and means this coordinator and `old`.
@@ -84,7 +93,7 @@ fn message(pin: &Fingerprint, old: &Fingerprint, new: &Fingerprint) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ratchet::Notch;
+    use crate::ratchet::{Notch, Reach};
 
     #[test]
     fn a_proof_is_good_for_one_coordinator_one_old_and_one_new_key() {
@@ -92,14 +101,19 @@ mod tests {
             (Identity::generate().unwrap(), Identity::generate().unwrap(), Identity::generate().unwrap());
         let pin = Fingerprint::of_spki(b"coordinator");
         let turn = Turn { cur: Notch::random(), next: Notch::random() };
-        let request = RotateRequest::new(&pin, &old.fingerprint(), &new, turn);
+        let request = RotateRequest::new(&pin, &old.fingerprint(), &new, turn, None);
         assert!(request.is_proven(&pin, &old.fingerprint()));
         assert!(!request.is_proven(&pin, &other.fingerprint()));
         assert!(!request.is_proven(&other.fingerprint(), &old.fingerprint()));
         let swapped = RotateRequest { key: Spki(other.spki()), ..request.clone() };
         assert!(!swapped.is_proven(&pin, &old.fingerprint()));
-        let text = serde_json::to_string(&request).unwrap();
-        assert_eq!(serde_json::from_str::<RotateRequest>(&text).unwrap(), request);
+        // With a stamp, and without one, as an older agent asks.
+        let seen = Some(Stamp::sign(Reach { epoch: 1, seq: 7 }, &other));
+        for request in [RotateRequest { seen, ..request.clone() }, request] {
+            let text = serde_json::to_string(&request).unwrap();
+            assert_eq!(text.contains("seen"), request.seen.is_some());
+            assert_eq!(serde_json::from_str::<RotateRequest>(&text).unwrap(), request);
+        }
     }
 
     #[test]

@@ -195,7 +195,8 @@ impl Client {
                 }
             };
             let pin = self.trust().pin;
-            let request = RotateRequest::new(&pin, &self.identity.fingerprint(), new, bond.turn()?);
+            let request =
+                RotateRequest::new(&pin, &self.identity.fingerprint(), new, bond.turn()?, bond.seen());
             let body = serde_json::to_vec(&request).context("writing a request as JSON")?;
             let question = Question { method: Method::POST, body: Some(body), ..Question::get(api::ROTATE) };
             match line.ask(&question).await {

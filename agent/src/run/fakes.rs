@@ -41,6 +41,9 @@ pub(super) enum Fault {
     Lose,
 }
 
+/// How far its state is, whatever happens.
+pub(super) const STAMP: Reach = Reach { epoch: 1, seq: 1 };
+
 /// What the coordinator has seen and will say.
 #[derive(Debug)]
 pub(super) struct Script {
@@ -59,6 +62,8 @@ pub(super) struct Script {
     /// The key of the node now, and those it had before.
     pub(super) key: Option<Fingerprint>,
     pub(super) former: Vec<Fingerprint>,
+    /// The stamp that the node showed when it asked for another key.
+    pub(super) shown: Option<Stamp>,
     /// The last turn of the node's ratchet.
     pub(super) turn: Option<Turn>,
     /// What no honest machine would have done.
@@ -104,6 +109,7 @@ impl FakeCoordinator {
             approved: Vec::new(),
             key: None,
             former: Vec::new(),
+            shown: None,
             turn: None,
             alarms: Vec::new(),
             rotate: false,
@@ -296,7 +302,7 @@ impl Script {
             let request: OpenRequest = serde_json::from_slice(body).unwrap();
             self.turn_to(request.turn);
             *opened = true;
-            let stamp = Stamp::sign(Reach { epoch: 1, seq: 1 }, coordinator);
+            let stamp = Stamp::sign(STAMP, coordinator);
             // Where it is to go wrong, it is asked for alone, as of a coordinator
             // that does not know better.
             let alone = self.faults.iter().any(|(path, _)| *path == api::CONFIG);
@@ -369,6 +375,7 @@ impl Script {
         let request: RotateRequest = serde_json::from_slice(body).unwrap();
         assert!(request.is_proven(&self.pin, &key), "the proof is for another key");
         let new = request.key.fingerprint();
+        self.shown = request.seen;
         if self.key == Some(key) {
             self.turn_to(request.turn);
             self.former.push(key);

@@ -34,8 +34,8 @@ pub fn status_table(status: &ClusterStatus) -> String {
     if let Some(Stale { own, seen, since }) = status.stale {
         let _ = writeln!(
             text,
-            "STALE since {}: this state is at {own}, nodes have seen {seen}: serve the newest state again, \
-             or decide for this one: coordinator raise-epoch",
+            "STALE since {}: nodes have seen {seen}, where this state, at {own}, has never been: serve the newest \
+             state again, or decide for this one: coordinator raise-epoch",
             since.strftime("%F %T")
         );
     }

@@ -25,12 +25,15 @@
 //! A ratchet that does not fit (`ratchet`), and a key used again after rotation
 //! took another in its place, lead from BOUND to HELD too; rotation changes K of
 //! BOUND(K).
+//!
+//! What tells the state from copies of itself is in `runs`.
 
 pub(crate) mod console;
 pub(crate) mod enrol;
 pub(crate) mod gate;
 pub(crate) mod operator;
 pub(crate) mod ratchet;
+pub(crate) mod runs;
 
 use jiff::Timestamp;
 use kiln_protocol::admin::RegistryState;

@@ -10,7 +10,7 @@ use axum::http::StatusCode;
 use axum::{Extension, Json};
 use jiff::Timestamp;
 use kiln_protocol::config::NodeConfig;
-use kiln_protocol::ratchet::{ConfigAnswer, ConfigAsked, OpenAnswer, OpenRequest};
+use kiln_protocol::ratchet::{ConfigAnswer, ConfigAsked, OpenAnswer, OpenRequest, Stamp};
 use kiln_protocol::rotation::RotateRequest;
 use kiln_protocol::{ApiError, api};
 
@@ -20,6 +20,7 @@ use super::node;
 use crate::Coordinator;
 use crate::registry::KeyOwner;
 use crate::store::Transaction;
+use crate::store::events::Actor;
 use crate::transition;
 use crate::transition::open::Opened;
 
@@ -36,14 +37,9 @@ pub(super) async fn open(
     };
     let OpenRequest { turn, seen, config: asked } = request;
     let now = Timestamp::now();
-    // One that is no later than what this process has promised says nothing.
-    if seen.is_some_and(|seen| !coordinator.inner.stamps.covers(seen.reach)) {
-        // Whoever it is that shows it: our own signature is proof enough.
-        let spki = coordinator.inner.identity.spki();
-        let noticed = Caller::look(peer.clone(), &coordinator).await?.actor();
-        coordinator
-            .change(move |tx| transition::epoch::notice(tx, seen.as_ref(), &spki, &noticed, now))
-            .await?;
+    if let Some(seen) = unknown(&coordinator, seen) {
+        let shower = Caller::look(peer.clone(), &coordinator).await?.actor();
+        notice(&coordinator, seen, shower).await?;
     }
     let (opened, arrival) = (Arc::clone(&peer.opened), peer.arrival);
     let arrivals = Arc::clone(&coordinator.inner.arrivals);
@@ -92,12 +88,30 @@ fn configured(asked: &ConfigAsked, config: Result<NodeConfig>) -> ConfigAnswer {
     }
 }
 
+/// A stamp that this process does not know for one of its state's own.
+fn unknown(coordinator: &Coordinator, seen: Option<Stamp>) -> Option<Stamp> {
+    seen.filter(|seen| !coordinator.inner.stamps.covers(seen.reach))
+}
+
+/// Takes note of such a stamp, whoever shows it: our own signature is proof
+/// enough. It is durable before any ratchet is judged.
+async fn notice(coordinator: &Coordinator, seen: Stamp, shower: Actor) -> Result<()> {
+    let spki = coordinator.inner.identity.spki();
+    let note = move |tx: &Transaction<'_>| {
+        transition::epoch::notice(tx, Some(&seen), &spki, &shower, Timestamp::now())
+    };
+    coordinator.change(note).await
+}
+
 pub(super) async fn rotate(
     State(coordinator): State<Coordinator>,
     caller: Caller,
     Body(request): Body<RotateRequest>,
 ) -> Result<StatusCode, Refused> {
     let (key, arrival, actor) = (caller.peer.key, caller.peer.arrival, caller.actor());
+    if let Some(seen) = unknown(&coordinator, request.seen) {
+        notice(&coordinator, seen, caller.actor()).await?;
+    }
     transition::rotate::check_proof(&request, &coordinator.pin(), &key)?;
     let seat = match &caller.owner {
         Some(KeyOwner::Former(seat)) => seat.id,

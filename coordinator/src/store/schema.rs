@@ -6,7 +6,7 @@ use rusqlite::{Connection, TransactionBehavior};
 
 /// Each brings the schema from the version of its index to the next. Never
 /// edit one that was released: add another.
-const MIGRATIONS: [&str; 8] = [V1, V2, V3, V4, SEALED, RATCHETS, CHORES, TOKENS];
+const MIGRATIONS: [&str; 9] = [V1, V2, V3, V4, SEALED, RATCHETS, CHORES, TOKENS, RUNS];
 
 /// Says that a database is a coordinator's: "Kiln".
 const APPLICATION: i32 = 0x4b69_6c6e;
@@ -217,6 +217,19 @@ CREATE TABLE coordinator (
 INSERT INTO coordinator (id, epoch, seq) VALUES (1, 1, 0);
 ";
 
+/// Which numbers were handed out: `registry::runs`.
+const RUNS: &str = "
+-- The runs of seq in the present epoch. The one without a last is the present
+-- run, which is as far as coordinator.seq.
+CREATE TABLE runs (
+    first INTEGER PRIMARY KEY CHECK (first >= 0),
+    last INTEGER CHECK (last >= first)
+) STRICT;
+CREATE UNIQUE INDEX one_present_run ON runs ((1)) WHERE last IS NULL;
+-- Until now every epoch was one run, from 0 on.
+INSERT INTO runs (first) VALUES (0);
+";
+
 /// Refuses a database that is not a coordinator's, or a newer one's.
 pub(super) fn check_identity(connection: &Connection) -> Result<()> {
     let application: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
@@ -295,6 +308,28 @@ mod tests {
             assert_eq!(dump(&connection), before, "from version {older}");
             assert!(!connection.prepare("PRAGMA foreign_key_check").unwrap().exists([]).unwrap());
             check_identity(&connection).unwrap();
+        }
+    }
+
+    /// What nodes were told before there were runs is its own, and nothing else.
+    #[test]
+    fn an_older_state_remembers_all_it_handed_out_as_one_run() {
+        use super::super::{Transaction, epoch};
+        use kiln_protocol::ratchet::Reach;
+        let mut connection = Connection::open_in_memory().unwrap();
+        for (version, migration) in MIGRATIONS[..8].iter().enumerate() {
+            connection.execute_batch(migration).unwrap();
+            connection.pragma_update(None, "user_version", version + 1).unwrap();
+        }
+        connection.execute_batch("UPDATE coordinator SET epoch = 3, seq = 41").unwrap();
+        migrate(&mut connection).unwrap();
+        let tx = Transaction::on(&connection, None);
+        for runs in [epoch::runs(&tx).unwrap(), epoch::start(&tx).unwrap()] {
+            for (epoch, seq, own) in
+                [(3, 0, true), (3, 41, true), (2, 99, true), (3, 42, false), (4, 0, false)]
+            {
+                assert_eq!(runs.covers(Reach { epoch, seq }), own, "epoch {epoch}, seq {seq}: {runs:?}");
+            }
         }
     }
 

@@ -48,8 +48,8 @@ pub(crate) fn raise(tx: &Transaction<'_>, why: &str, actor: &Actor, now: Timesta
     Ok(Raised { reach, void })
 }
 
-/// Takes note of a stamp that a node shows. Only one that is newer than the
-/// state and that our key signed says anything; `spki` is that key.
+/// Takes note of a stamp that a node shows. Only one that our key signed and this
+/// state never gave says anything; `spki` is that key.
 pub(crate) fn notice(
     tx: &Transaction<'_>,
     shown: Option<&Stamp>,
@@ -58,17 +58,21 @@ pub(crate) fn notice(
     now: Timestamp,
 ) -> Result<()> {
     let Some(shown) = shown else { return Ok(()) };
-    let known = epoch::newer(tx)?.map_or(epoch::reach(tx)?, |newer| newer.reach);
-    if shown.reach <= known || !shown.is_of(spki) {
+    let newer = epoch::newer(tx)?;
+    if newer.is_some_and(|newer| shown.reach <= newer.reach) || !shown.is_of(spki) {
         return Ok(());
     }
-    let first = epoch::newer(tx)?.is_none();
+    let runs = epoch::runs(tx)?;
+    if runs.covers(shown.reach) {
+        return Ok(());
+    }
     epoch::set_newer(tx, shown.reach, now)?;
-    if first {
-        let own = epoch::reach(tx)?;
+    if newer.is_none() {
         let detail = format!(
-            "a node was told of {} by this coordinator, whose state is at {own}: the state is an old copy",
-            shown.reach
+            "a node was told of {} by this coordinator, whose state, at {}, has never been there: it is an old \
+             copy, or another copy of it was served",
+            shown.reach,
+            runs.reach()
         );
         let event = Event { alarm: true, ..Event::about_all(What::Stale, &detail) };
         events::note(tx, actor, &event, now)?;
@@ -88,7 +92,10 @@ pub(crate) fn check(tx: &Transaction<'_>) -> Result<(), anyhow::Error> {
 fn stale(own: Reach, newer: Reach) -> ApiError {
     ApiError::new(
         ErrorClass::StaleCoordinator,
-        format!("the coordinator's state is an old copy: it is at {own}, nodes have seen {newer}"),
+        format!(
+            "the coordinator's state is an old copy, or another copy of it was served: nodes have seen {newer}, \
+             where it, at {own}, has never been"
+        ),
     )
     .hint(
         "serve the newest state again, or decide for this one: coordinator raise-epoch (its unused tickets \

@@ -1,8 +1,10 @@
 //! The clone ratchet, and a coordinator that was set back.
 
 use super::common::{Machine, World, class, name};
+use kiln_coordinator::Coordinator;
 use kiln_protocol::admin::RegistryState;
 use kiln_protocol::ratchet::{Notch, OpenAnswer, OpenRequest, Reach, Stamp, Turn};
+use kiln_protocol::rotation::RotateRequest;
 use kiln_protocol::{ErrorClass, Identity, api};
 use reqwest::Method;
 use std::path::Path;
@@ -185,37 +187,177 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// A coordinator that runs on a copy of its state from before `machine` opened
-/// another connection, and a ticket that was not used in the copy.
-async fn set_back() -> (World, Machine, Identity, kiln_protocol::Ticket, kiln_protocol::Ticket) {
+/// The same coordinator, and a copy of its state as it is now, at `copy` beside it.
+async fn copied(world: World) -> World {
     use std::os::unix::fs::PermissionsExt as _;
-    let world = World::new().await;
-    let (machine, identity) = enrolled(&world, "a1").await;
-    machine.open().await.unwrap();
-    let (used, unused) = (world.ticket("a2").await, world.ticket("s1").await);
-    // Closed, so that the copy is whole; then time goes on.
-    let world = world.restart().await;
+    // Closed, so that the copy is whole.
     let World { outer, dir, coordinator, server } = world;
     server.shutdown().await;
     drop(coordinator);
     let kept = outer.path().join("copy");
     copy(&dir, &kept);
     std::fs::set_permissions(&kept, std::fs::Permissions::from_mode(0o700)).unwrap();
-    let world = World::at(outer, dir).await;
-    let later = Machine::new(&identity, world.address(), world.coordinator.pin());
-    *later.ratchet.lock().await = machine.ratchet.lock().await.clone();
-    later.open().await.unwrap();
-    later.open().await.unwrap();
-    world.machine().enrol(&used).await.unwrap();
+    World::at(outer, dir).await
+}
+
+/// A coordinator on the other state, which is at `copy` beside it; then this one is.
+async fn exchanged(world: World) -> World {
     let World { outer, dir, coordinator, server } = world;
     server.shutdown().await;
     drop(coordinator);
-    std::fs::remove_dir_all(&dir).unwrap();
-    std::fs::rename(&kept, &dir).unwrap();
-    let world = World::at(outer, dir).await;
-    let machine = Machine::new(&identity, world.address(), world.coordinator.pin());
-    *machine.ratchet.lock().await = later.ratchet.lock().await.clone();
+    let (kept, aside) = (outer.path().join("copy"), outer.path().join("aside"));
+    for (from, to) in [(&dir, &aside), (&kept, &dir), (&aside, &kept)] {
+        std::fs::rename(from, to).unwrap();
+    }
+    World::at(outer, dir).await
+}
+
+/// A machine with what it has on its disk, of a coordinator that began again.
+async fn again(world: &World, machine: &Machine, identity: &Identity) -> Machine {
+    let again = world.machine_with(identity);
+    *again.ratchet.lock().await = machine.ratchet.lock().await.clone();
+    again
+}
+
+/// A coordinator that runs on a copy of its state from before `machine` opened
+/// another connection, and a ticket that was not used in the copy.
+async fn set_back() -> (World, Machine, Identity, kiln_protocol::Ticket, kiln_protocol::Ticket) {
+    let world = World::new().await;
+    let (machine, identity) = enrolled(&world, "a1").await;
+    machine.open().await.unwrap();
+    let (used, unused) = (world.ticket("a2").await, world.ticket("s1").await);
+    let world = copied(world.restart().await).await;
+    // Time goes on.
+    let later = again(&world, &machine, &identity).await;
+    later.open().await.unwrap();
+    later.open().await.unwrap();
+    world.machine().enrol(&used).await.unwrap();
+    let world = exchanged(world).await;
+    let machine = again(&world, &later, &identity).await;
     (world, machine, identity, used, unused)
+}
+
+/// A coordinator that runs on an old copy of its state, on which `a2` has gone on
+/// for longer than `a1` did on the original since. Neither has been told anything.
+async fn went_on() -> (World, [(Machine, Identity); 2]) {
+    let world = World::new().await;
+    let (one, one_key) = enrolled(&world, "a1").await;
+    let (two, two_key) = enrolled(&world, "a2").await;
+    one.open().await.unwrap();
+    two.open().await.unwrap();
+    let world = copied(world).await;
+    let one = again(&world, &one, &one_key).await;
+    one.open().await.unwrap();
+    one.open().await.unwrap();
+    let world = exchanged(world).await;
+    let (one, two) = (again(&world, &one, &one_key).await, again(&world, &two, &two_key).await);
+    for _ in 0..10 {
+        two.open().await.unwrap();
+    }
+    assert!(world.coordinator.status().await.unwrap().stale.is_none(), "nobody has said so yet");
+    (world, [(one, one_key), (two, two_key)])
+}
+
+async fn check_nobody_is_held(world: &World) {
+    for node in ["a1", "a2"] {
+        assert_eq!(registry(world, node).await, RegistryState::Bound, "{node}");
+    }
+    for what in ["clone_or_rollback", "former_key_used"] {
+        assert_eq!(world.count_events(what).await, 0, "{what}");
+    }
+}
+
+#[tokio::test]
+async fn an_old_copy_that_other_nodes_went_on_with_is_noticed_and_holds_nobody() {
+    let (world, [(one, _), (two, _)]) = went_on().await;
+    for machine in [&one, &two, &one] {
+        assert_eq!(class(machine.open().await), ErrorClass::StaleCoordinator);
+    }
+    let stale = world.coordinator.status().await.unwrap().stale.unwrap();
+    assert!(stale.seen < stale.own, "it has counted past what the node saw: {stale:?}");
+    assert_eq!(world.count_events("stale_coordinator").await, 1);
+    check_nobody_is_held(&world).await;
+    world.coordinator.raise_epoch().await.unwrap();
+    for machine in [&one, &two, &one] {
+        machine.open().await.unwrap();
+    }
+    check_nobody_is_held(&world).await;
+}
+
+#[tokio::test]
+async fn an_old_copy_whose_first_word_of_a_node_is_a_new_key_is_noticed_and_holds_nobody() {
+    let (world, [(one, one_key), _]) = went_on().await;
+    let new = Identity::generate().unwrap();
+    let mut kept = one.ratchet.lock().await.clone();
+    let request = RotateRequest::new(&world.coordinator.pin(), &one.key, &new, kept.turn(), kept.seen);
+    let body = serde_json::to_vec(&request).unwrap();
+    let refused = one.send(Method::POST, api::ROTATE, body).await;
+    assert_eq!(class(refused), ErrorClass::StaleCoordinator);
+    assert_eq!(world.node("a1").await.key, Some(one_key.fingerprint()));
+    assert_eq!(world.count_events("stale_coordinator").await, 1);
+    check_nobody_is_held(&world).await;
+}
+
+#[tokio::test]
+async fn the_original_that_comes_back_after_a_copy_was_served_is_noticed_too() {
+    let (world, [(one, one_key), (two, two_key)]) = went_on().await;
+    let world = exchanged(world).await;
+    let (one, two) = (again(&world, &one, &one_key).await, again(&world, &two, &two_key).await);
+    // This is the one that it knows; what the other one was told is not in it.
+    one.open().await.unwrap();
+    for machine in [&two, &one] {
+        assert_eq!(class(machine.open().await), ErrorClass::StaleCoordinator);
+    }
+    assert_eq!(world.count_events("stale_coordinator").await, 1);
+    check_nobody_is_held(&world).await;
+    world.coordinator.raise_epoch().await.unwrap();
+    for machine in [&two, &one] {
+        machine.open().await.unwrap();
+    }
+    check_nobody_is_held(&world).await;
+}
+
+#[tokio::test]
+async fn a_coordinator_that_starts_again_and_again_knows_every_stamp_it_gave() {
+    let mut world = World::new().await;
+    let (mut machine, identity) = enrolled(&world, "a1").await;
+    let mut given: Vec<Stamp> = Vec::new();
+    for start in 0..4 {
+        // Of every earlier run, and of this one.
+        for seen in given.clone().into_iter().map(Some).chain([None]) {
+            machine.ratchet.lock().await.seen = seen;
+            let stamp = machine.open().await.unwrap().stamp;
+            assert!(given.last().is_none_or(|last| last.reach < stamp.reach), "{stamp:?} after {given:?}");
+            given.push(stamp);
+        }
+        assert!(world.coordinator.status().await.unwrap().stale.is_none(), "start {start}");
+        world = world.restart().await;
+        machine = again(&world, &machine, &identity).await;
+    }
+}
+
+#[tokio::test]
+async fn two_that_were_restored_from_one_backup_are_told_apart() {
+    let world = World::new().await;
+    let (machine, identity) = enrolled(&world, "a1").await;
+    let backup = world.outer.path().join("backup");
+    world.coordinator.backup(&backup).await.unwrap();
+    let World { outer, dir, coordinator, server } = world;
+    server.shutdown().await;
+    drop(coordinator);
+    let unlock = kiln_coordinator::UnlockFile::beside(&dir);
+    for state in [&dir, &outer.path().join("copy")] {
+        let _ = std::fs::remove_dir_all(state);
+        Coordinator::restore(&backup, state, &unlock).unwrap();
+    }
+    let world = World::at(outer, dir).await;
+    let machine = again(&world, &machine, &identity).await;
+    let stamp = machine.open().await.unwrap().stamp;
+    let world = exchanged(world).await;
+    let machine = again(&world, &machine, &identity).await;
+    assert_eq!(class(machine.open().await), ErrorClass::StaleCoordinator);
+    let stale = world.coordinator.status().await.unwrap().stale.unwrap();
+    assert_eq!((stale.seen, stale.own.epoch), (stamp.reach, stamp.reach.epoch));
 }
 
 #[tokio::test]
@@ -232,7 +374,7 @@ async fn a_restored_backup_is_noticed_by_its_nodes_and_enrols_nobody() {
     assert!(machine.report_ready().await.is_ok(), "it may say how it is");
     let status = world.coordinator.status().await.unwrap();
     let stale = status.stale.unwrap();
-    assert!(stale.seen > stale.own);
+    assert_ne!(stale.seen, stale.own);
     assert!(kiln_coordinator::cli::status_table(&status).contains("coordinator raise-epoch"));
     assert_eq!(
         status.node(&name("a1")).unwrap().registry,

@@ -16,7 +16,8 @@ async fn enrolled(world: &World, node: &str) -> (Machine, Identity, Identity) {
 }
 
 async fn request(machine: &Machine, pin: Fingerprint, new: &Identity) -> RotateRequest {
-    RotateRequest::new(&pin, &machine.key, new, machine.ratchet.lock().await.turn())
+    let mut ratchet = machine.ratchet.lock().await;
+    RotateRequest::new(&pin, &machine.key, new, ratchet.turn(), ratchet.seen)
 }
 
 async fn send(machine: &Machine, request: &RotateRequest) -> Result<(), ApiError> {
@@ -148,7 +149,7 @@ async fn a_proof_for_another_key_or_coordinator_rotates_nothing() {
     let (other, _, _) = enrolled(&world, "a2").await;
     let turn = machine.ratchet.lock().await.turn();
     for (pin, key) in [(world.coordinator.pin(), other.key), (elsewhere.coordinator.pin(), machine.key)] {
-        let forged = RotateRequest::new(&pin, &key, &new, turn);
+        let forged = RotateRequest::new(&pin, &key, &new, turn, None);
         assert_eq!(class(send(&machine, &forged).await), ErrorClass::Policy);
     }
     assert_eq!(world.node("a1").await.key, Some(old.fingerprint()));

@@ -171,8 +171,11 @@ fn a_whole_life_leaves_no_secret_where_it_does_not_belong() {
     life.run(&["rotate", "a1"]);
     life.runtime.block_on(async {
         assert!(worker.open().await.unwrap().rotate);
-        let turn = worker.ratchet.lock().await.turn();
-        let request = RotateRequest::new(&tickets[1].pin(), &worker_key.fingerprint(), &renewed_key, turn);
+        let mut ratchet = worker.ratchet.lock().await.clone();
+        let (turn, seen) = (ratchet.turn(), ratchet.seen);
+        let (pin, old) = (tickets[1].pin(), worker_key.fingerprint());
+        let request = RotateRequest::new(&pin, &old, &renewed_key, turn, seen);
+        *worker.ratchet.lock().await = ratchet;
         worker.send(Method::POST, api::ROTATE, serde_json::to_vec(&request).unwrap()).await.unwrap();
         worker.ratchet.lock().await.answered();
         *renewed.ratchet.lock().await = worker.ratchet.lock().await.clone();

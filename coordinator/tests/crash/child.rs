@@ -136,7 +136,8 @@ impl Child {
         self.say("a new key is on the disk", By::Library).await?;
         let pin = self.coordinator().pin();
         let kept = self.nodes.get_mut(node).context("it is bound")?;
-        let request = RotateRequest::new(&pin, &kept.identity.fingerprint(), &next, kept.ratchet.turn());
+        let (turn, seen) = (kept.ratchet.turn(), kept.ratchet.seen);
+        let request = RotateRequest::new(&pin, &kept.identity.fingerprint(), &next, turn, seen);
         let machine = Machine::new(&kept.identity, self.running.as_ref().unwrap().1.local_addr(), pin);
         let (status, _) = machine.raw(Method::POST, api::ROTATE, serde_json::to_vec(&request)?).await?;
         ensure!(status == 204, "the new key is refused");

@@ -132,7 +132,7 @@ async fn go_on(coordinator: &Coordinator, server: &Server, kept: &Kept) -> Resul
     let mut turn = kept.turn;
     if let Some(next) = &kept.next_key {
         let next = Identity::from_pem(next)?;
-        let request = RotateRequest::new(&pin, &identity.fingerprint(), &next, turn);
+        let request = RotateRequest::new(&pin, &identity.fingerprint(), &next, turn, kept.seen);
         let body = serde_json::to_vec(&request)?;
         let (status, answer) = machine.raw(Method::POST, api::ROTATE, body).await?;
         ensure!(status == 204, "its new key is refused: {}", String::from_utf8_lossy(&answer));

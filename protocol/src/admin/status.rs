@@ -24,8 +24,9 @@ pub struct ClusterStatus {
     /// have left the file and still have a key. Empty when nothing is live.
     #[serde(default)]
     pub nodes: Vec<NodeStatus>,
-    /// Nodes have seen a later state of this coordinator than it has: it runs on
-    /// an old copy, enrols nobody and lets nobody start k3s.
+    /// Nodes have seen a state of this coordinator that it never had: it runs on
+    /// an old copy, or another copy of it was served. It enrols nobody and lets
+    /// nobody start k3s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stale: Option<Stale>,
     /// What an operator should look at, newest first.
@@ -37,12 +38,12 @@ pub struct ClusterStatus {
     pub strangers: Vec<Stranger>,
 }
 
-/// How old a copy a coordinator's state is.
+/// What a coordinator's state does not know of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stale {
     /// How far the state is.
     pub own: Reach,
-    /// How far a node has seen it.
+    /// Where a node has seen it and it has never been.
     pub seen: Reach,
     /// When that was first noticed.
     pub since: Timestamp,

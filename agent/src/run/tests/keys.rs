@@ -34,6 +34,8 @@ async fn an_operator_who_wants_another_key_gets_it_at_the_next_contact() {
     host.reboot();
     machine.boot(&host).await;
     assert_ne!(coordinator.script().key, before);
+    let shown = coordinator.script().shown.map(|stamp| stamp.reach);
+    assert_eq!(shown, Some(STAMP), "the newest stamp goes with it");
     check_ready(&machine, &host, &coordinator, "after the rotation");
     assert!(machine.said().contains("the node's key is now"), "{}", machine.said());
     host.reboot();

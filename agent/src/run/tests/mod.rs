@@ -20,7 +20,7 @@ use kiln_protocol::{ApiError, Fingerprint, Secret};
 use proptest::prelude::*;
 use tokio::time::{sleep, timeout};
 
-use super::fakes::{FakeCoordinator, FakeHost, Fault, NO_WAY_OUT, incarnation, response};
+use super::fakes::{FakeCoordinator, FakeHost, Fault, NO_WAY_OUT, STAMP, incarnation, response};
 use super::state::State;
 use super::{Node, Outcome, store};
 use crate::apply::{k3s, token};

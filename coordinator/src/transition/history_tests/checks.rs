@@ -1,12 +1,13 @@
 //! What has to be true of the registry after everything that happens.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Result, bail, ensure};
 use jiff::Timestamp;
 use kiln_protocol::Fingerprint;
 use kiln_protocol::api::EnrolAnswer;
 use kiln_protocol::config::Incarnation;
+use kiln_protocol::ratchet::Reach;
 
 use super::NODES;
 use super::world::World;
@@ -43,6 +44,8 @@ pub(super) struct Model {
     /// Somebody has used a ticket or a copy of a disk of this node, or has
     /// read its console: it may be held for that.
     doubtful: [bool; NODES.len()],
+    /// The stamps that were given.
+    given: BTreeSet<Reach>,
     before: Vec<Seat>,
 }
 
@@ -69,6 +72,16 @@ impl Model {
         let promised = self.promises.entry((ticket, key)).or_insert_with(|| answer.clone());
         ensure!(promised == answer, "{promised:?} became {answer:?}");
         Ok(())
+    }
+
+    pub(super) fn gave(&mut self, stamp: Reach) {
+        self.given.insert(stamp);
+    }
+
+    /// Whether a stamp was given by another copy of the registry, which is in the
+    /// epoch `own`. After another epoch has begun, older stamps say nothing.
+    pub(super) fn is_foreign(&self, stamp: Reach, own: u64) -> bool {
+        stamp.epoch >= own && !self.given.contains(&stamp)
     }
 
     /// The registry knows what it knew then; what happened outside, happened.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 
 use crate::store::engine::{Engine, Transaction};
+use crate::store::epoch;
 use crate::store::memory::{Disk, Memory};
 use crate::store::relaxed_engine;
 
@@ -37,22 +38,24 @@ pub(super) struct Platter {
     kind: Kind,
     /// There is always one, but while it is opened anew.
     engine: Option<Box<dyn Engine>>,
+    /// A defect: a process that begins counts on where the last one was.
+    counts_on: bool,
 }
 
 impl Platter {
-    pub(super) fn in_memory(image: &Image) -> Result<Self> {
+    pub(super) fn in_memory(image: &Image, counts_on: bool) -> Result<Self> {
         let disk = Disk::default();
         if !image.is_empty() {
             disk.set_image(image);
         }
-        let mut platter = Self { kind: Kind::Memory(disk), engine: None };
+        let mut platter = Self { kind: Kind::Memory(disk), engine: None, counts_on };
         platter.restart()?;
         Ok(platter)
     }
 
     pub(super) fn on_file(image: &Image) -> Result<Self> {
         let dir = tempfile::tempdir()?;
-        let mut platter = Self { kind: Kind::File { dir, copies: 0 }, engine: None };
+        let mut platter = Self { kind: Kind::File { dir, copies: 0 }, engine: None, counts_on: false };
         platter.set_back(image)?;
         Ok(platter)
     }
@@ -66,6 +69,10 @@ impl Platter {
             Kind::Memory(disk) => Box::new(Memory::open(disk)?),
             Kind::File { dir, .. } => relaxed_engine(&dir.path().join("state.db"))?,
         });
+        if !self.counts_on {
+            // As `Coordinator::open_with` does it, before anybody is answered.
+            self.transact(Fate::Answered, false, epoch::start)?.context("it is certain")??;
+        }
         Ok(())
     }
 

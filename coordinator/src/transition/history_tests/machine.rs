@@ -30,7 +30,7 @@ pub(super) static POOL: LazyLock<Pool> = LazyLock::new(|| {
     let turn = Turn { cur: Notch::from_bytes([0; 16]), next: Notch::from_bytes([0; 16]) };
     Pool {
         keys: identities.iter().map(Identity::fingerprint).collect(),
-        rotations: identities.iter().map(|new| RotateRequest::new(&pin, &pin, new, turn)).collect(),
+        rotations: identities.iter().map(|new| RotateRequest::new(&pin, &pin, new, turn, None)).collect(),
         tickets: (0..160).map(|_| TicketSeed::generate().public_key()).collect(),
         proof: ticket.prove(&pin),
         coordinator,

@@ -3,11 +3,11 @@
 use anyhow::{Context as _, Result, ensure};
 use jiff::SignedDuration;
 
+use super::Op;
 use super::checks::Did;
 use super::machine::POOL;
 use super::sabotage::{Sabotage, spoil};
 use super::world::{World, name};
-use super::{NODES, Op};
 use crate::transition::{operator, rotate, vouch};
 
 impl World {
@@ -143,12 +143,11 @@ impl World {
                 }
             }
             Op::ServeOldCopy => {
-                // It is noticed by the first stamp that is later than it. Once it
-                // has gone on for longer than a node had, that node looks as if
-                // it had been set back, and is held until an operator decides.
-                if self.set_back()? {
-                    (0..NODES.len()).for_each(|node| self.model.doubt(node));
-                }
+                self.serve_old_copy()?;
+                Did::Nothing
+            }
+            Op::ServeOriginal => {
+                self.serve_original()?;
                 Did::Nothing
             }
             Op::RaiseEpoch(fate) => {

@@ -22,10 +22,16 @@ pub(super) enum Sabotage {
     RestoreKeepsTickets,
     /// An operator's release changes nothing.
     ReleaseDoesNothing,
+    /// A state that is served again counts on, as a copy of it does.
+    CopiesCountOn,
+    /// Who asks for another key is not asked for its stamp.
+    RotationShowsNoStamp,
 }
 
 impl Sabotage {
-    pub(super) const ALL: [Self; 9] = [
+    /// Those that random histories find; too few of them ask for a key at the right
+    /// moment for the last one.
+    pub(super) const ALL: [Self; 10] = [
         Self::SecondKeyRebinds,
         Self::EarlierGenerationsLive,
         Self::KeyGetsASecondName,
@@ -35,6 +41,7 @@ impl Sabotage {
         Self::CrashUnbinds,
         Self::RestoreKeepsTickets,
         Self::ReleaseDoesNothing,
+        Self::CopiesCountOn,
     ];
 }
 
@@ -48,6 +55,7 @@ impl Sabotage {
             Self::RatchetTakesAnything => "go on, and nobody notices",
             Self::LostAnswerHolds => "nobody has given a reason",
             Self::RestoreKeepsTickets => "can still be used",
+            Self::CopiesCountOn | Self::RotationShowsNoStamp => "does not know that it is another",
             Self::AnswersBeforeItIsDurable | Self::ReleaseDoesNothing => "is not in",
         }
     }

@@ -48,6 +48,7 @@ pub(super) struct Issued {
 }
 
 /// A copy of the registry, and what was true of it.
+#[derive(Clone)]
 struct Backup {
     image: Image,
     model: Model,
@@ -62,6 +63,8 @@ pub(super) struct World {
     pub(super) machines: Vec<Machine>,
     pub(super) tickets: Vec<Issued>,
     backup: Option<Backup>,
+    /// What an old copy is served instead of.
+    original: Option<Backup>,
     pub(super) model: Model,
     pub(super) sabotage: Option<Sabotage>,
     fresh_notch: u128,
@@ -71,7 +74,8 @@ pub(super) struct World {
 
 impl World {
     pub(super) fn in_memory(sabotage: Option<Sabotage>) -> Result<Self> {
-        Ok(Self::on(Platter::in_memory(&BEGINNING)?, sabotage))
+        let counts_on = sabotage == Some(Sabotage::CopiesCountOn);
+        Ok(Self::on(Platter::in_memory(&BEGINNING, counts_on)?, sabotage))
     }
 
     pub(super) fn on_file() -> Result<Self> {
@@ -85,6 +89,7 @@ impl World {
             machines: Vec::new(),
             tickets: Vec::new(),
             backup: None,
+            original: None,
             model: Model::default(),
             sabotage,
             fresh_notch: 0,
@@ -249,7 +254,7 @@ impl World {
         let machine = &mut self.machines[at];
         let (key, seen, turn) =
             (machine.fingerprint(), machine.disk.seen, machine.turn(&mut self.fresh_notch));
-        let is_old = fate != Fate::Unheard && self.show(seen)?;
+        let is_foreign = fate != Fate::Unheard && self.show(seen)?;
         let (now, sabotage) = (self.now, self.sabotage);
         let opened = self.ask(fate, |tx| match keys::owner(tx, &key)? {
             Some(KeyOwner::Node { seat, .. }) => {
@@ -262,11 +267,7 @@ impl World {
             }
             _ => Ok(Err(ApiError::new(ErrorClass::Policy, "this key has not enrolled"))),
         })?;
-        if is_old && let Some(heard) = &opened {
-            // Also to a key that it does not know.
-            ensure!(heard.is_err(), "an old copy that was shown a later stamp answers {heard:?}");
-            ensure!(self.look(reach::newer)?.is_some(), "an old copy does not know that it is one");
-        }
+        self.check_shown(is_foreign, opened.as_ref())?;
         Ok(opened.map(|opened| {
             opened.map(|opened| {
                 let machine = &mut self.machines[at];
@@ -274,20 +275,44 @@ impl World {
                 machine.disk.seen = Some(opened.reach);
                 machine.disk.rotation_asked = opened.rotate;
                 machine.heard += 1;
+                self.model.gave(opened.reach);
             })
         }))
     }
 
     /// A stamp that a machine was given is shown, as it is with every opening;
-    /// returns whether it is later than the state.
+    /// returns whether another copy of the registry gave it.
     fn show(&mut self, seen: Option<Reach>) -> Result<bool> {
-        let own = self.look(reach::reach)?;
-        // A signature is only looked at if it would say something.
-        let Some(later) = seen.filter(|seen| *seen > own) else { return Ok(false) };
-        let stamp = Stamp::sign(later, &POOL.coordinator);
-        let (spki, now) = (POOL.coordinator.spki(), self.now);
-        self.look(|tx| epoch::notice(tx, Some(&stamp), &spki, &Actor::local(), now))?;
-        Ok(true)
+        let Some(seen) = seen else { return Ok(false) };
+        let (runs, before) = self.look(|tx| Ok((reach::runs(tx)?, reach::newer(tx)?)))?;
+        let is_foreign = self.model.is_foreign(seen, runs.reach().epoch);
+        // As `server::open` does: it is only looked at if it would say something.
+        if !runs.covers(seen) {
+            let stamp = Stamp::sign(seen, &POOL.coordinator);
+            let (spki, now) = (POOL.coordinator.spki(), self.now);
+            self.look(|tx| epoch::notice(tx, Some(&stamp), &spki, &Actor::local(), now))?;
+            let mistaken = !is_foreign && self.look(reach::newer)? != before;
+            ensure!(!mistaken, "it was shown {seen}, which it gave, and takes itself for another copy");
+        }
+        Ok(is_foreign)
+    }
+
+    /// Whatever it is asked, and by whom: once another copy's stamp was shown, a
+    /// copy knows that it is one.
+    fn check_shown<T: std::fmt::Debug>(
+        &mut self,
+        is_foreign: bool,
+        heard: Option<&Result<T, ApiError>>,
+    ) -> Result<()> {
+        if is_foreign {
+            let newer = self.look(reach::newer)?;
+            ensure!(newer.is_some(), "a copy does not know that it is another, and answers {heard:?}");
+            ensure!(
+                heard.is_none_or(Result::is_err),
+                "a copy that was shown a stamp of another answers {heard:?}"
+            );
+        }
+        Ok(())
     }
 
     fn rotate(&mut self, at: usize, fate: Fate) -> Result<Heard<()>> {
@@ -296,13 +321,20 @@ impl World {
             self.machines[at].disk.next_key = Some(NextKey { key, maybe_heard: false });
         }
         let machine = &mut self.machines[at];
-        let (key, turn) = (machine.fingerprint(), machine.turn(&mut self.fresh_notch));
+        let (key, seen, turn) =
+            (machine.fingerprint(), machine.disk.seen, machine.turn(&mut self.fresh_notch));
         let next = machine.disk.next_key.context("a key was just made")?;
+        let shown = match self.sabotage {
+            Some(Sabotage::RotationShowsNoStamp) => None,
+            _ => seen,
+        };
+        let is_foreign = fate != Fate::Unheard && self.show(shown)?;
         let (request, now) = (rotation(next, turn), self.now);
         let heard = self.ask(fate, |tx| {
             epoch::check(tx)?;
             rotate::rotate(tx, &request, key, false, &Actor::local(), now)
         })?;
+        self.check_shown(is_foreign, heard.as_ref())?;
         let machine = &mut self.machines[at];
         match &heard {
             Some(Ok(())) => {
@@ -412,24 +444,45 @@ impl World {
     }
 
     pub(super) fn back_up(&mut self) -> Result<()> {
-        self.backup = Some(Backup { image: self.platter.image()?, model: self.model.clone() });
+        self.backup = Some(self.copied()?);
         Ok(())
     }
 
+    fn copied(&mut self) -> Result<Backup> {
+        // Both copies have been here, whether or not anybody was told yet: a turn
+        // that is asked again is answered with this as long as nothing changes.
+        let reach = self.look(reach::reach)?;
+        self.model.gave(reach);
+        Ok(Backup { image: self.platter.image()?, model: self.model.clone() })
+    }
+
     /// An old copy of the registry is served, without anybody knowing.
-    pub(super) fn set_back(&mut self) -> Result<bool> {
-        let Some(backup) = self.backup.take() else { return Ok(false) };
-        self.platter.set_back(&backup.image)?;
-        self.model.set_back_to(backup.model.clone());
-        self.backup = Some(backup);
+    pub(super) fn serve_old_copy(&mut self) -> Result<()> {
+        let Some(backup) = self.backup.clone() else { return Ok(()) };
+        self.serve_instead(&backup)
+    }
+
+    /// The registry comes back that another copy of it was served instead of.
+    pub(super) fn serve_original(&mut self) -> Result<()> {
+        let Some(original) = self.original.take() else { return Ok(()) };
+        self.serve_instead(&original)
+    }
+
+    fn serve_instead(&mut self, other: &Backup) -> Result<()> {
+        self.original = Some(self.copied()?);
+        self.set_back(other)
+    }
+
+    fn set_back(&mut self, to: &Backup) -> Result<()> {
+        self.platter.set_back(&to.image)?;
+        self.model.set_back_to(to.model.clone());
         (0..NODES.len()).for_each(|node| self.forget_heard(node));
-        Ok(true)
+        Ok(())
     }
 
     pub(super) fn restore(&mut self) -> Result<bool> {
-        if !self.set_back()? {
-            return Ok(false);
-        }
+        let Some(backup) = self.backup.clone() else { return Ok(false) };
+        self.set_back(&backup)?;
         let (now, sabotage) = (self.now, self.sabotage);
         // As `backup::restore` does it, before anybody is answered.
         if sabotage != Some(Sabotage::RestoreKeepsTickets) {
