@@ -188,7 +188,7 @@ fn a_copy_holds_what_was_committed_and_nothing_later<M: Medium>() {
 fn a_key_has_one_name_for_ever<M: Medium>() {
     let mut engine = M::new().open();
     change(engine.as_mut(), |tx| note(tx, "k")).unwrap();
-    let again = |tx: &Transaction<'_>| keys::note(tx, &key("k"), keys::Kind::Node, "other", NOW);
+    let again = |tx: &Transaction<'_>| keys::note(tx, &key("k"), keys::Kind::Coordinator, "other", NOW);
     assert!(change(engine.as_mut(), again).is_err());
     for forbidden in ["DELETE FROM keys", "UPDATE keys SET name = 'other'"] {
         assert!(change(engine.as_mut(), |tx| Ok(tx.execute(forbidden, [])?)).is_err(), "{forbidden}");
@@ -213,7 +213,7 @@ fn a_node_has_one_live_key<M: Medium>() {
     let mut engine = M::new().open();
     begun(engine.as_mut());
     let bind = |tx: &Transaction<'_>, seat: i64, name: &str| {
-        keys::note(tx, &key(name), keys::Kind::Node, name, NOW)?;
+        keys::note(tx, &key(name), keys::Kind::Node(seat), name, NOW)?;
         seats::set_state(tx, seat, State::Bound(key(name)), None)
     };
     let seats: Vec<_> = [1, 2]

@@ -16,7 +16,8 @@ use crate::registry::KeyOwner;
 pub(crate) enum Kind {
     Coordinator,
     Admin,
-    Node,
+    /// That of this seat.
+    Node(i64),
     Ticket,
     Recovery,
 }
@@ -26,7 +27,7 @@ impl Kind {
         match self {
             Self::Coordinator => "coordinator",
             Self::Admin => "admin",
-            Self::Node => "node",
+            Self::Node(_) => "node",
             Self::Ticket => "ticket",
             Self::Recovery => "recovery",
         }
@@ -68,14 +69,9 @@ pub(crate) fn note_recovery(tx: &Transaction<'_>, key: &RecoveryKey, now: Timest
     insert(tx, &key.to_string(), Kind::Recovery, "recovery", now)
 }
 
-/// Takes a node's key out of use, in favour of another that is noted.
-pub(crate) fn retire(
-    tx: &Transaction<'_>,
-    seat: i64,
-    old: &Fingerprint,
-    new: &Fingerprint,
-    now: Timestamp,
-) -> Result<()> {
+/// Takes a node's key out of use, in favour of another that is noted for the same
+/// seat.
+pub(crate) fn retire(tx: &Transaction<'_>, seat: i64, old: &Fingerprint, new: &Fingerprint) -> Result<()> {
     let (old, new) = (old.to_string(), new.to_string());
     // Whoever confirmed the old key from its console has confirmed the new one,
     // which the old one vouches for.
@@ -84,48 +80,39 @@ pub(crate) fn retire(
          WHERE id = ?1 AND key = ?2",
         params![seat, old, new],
     )?;
-    tx.execute(
-        "INSERT INTO former_keys (key, seat, replaced) VALUES (?1, ?2, ?3)",
-        params![old, seat, millis(now)],
-    )?;
     Ok(())
 }
 
-fn former_seat(tx: &Transaction<'_>, key: &Fingerprint) -> Result<Option<i64>> {
-    let mut statement = tx.prepare_cached("SELECT seat FROM former_keys WHERE key = ?1")?;
-    Ok(statement.query_row([key.to_string()], |row| row.get(0)).optional()?)
-}
-
 fn insert(tx: &Transaction<'_>, id: &str, kind: Kind, name: &str, now: Timestamp) -> Result<()> {
-    tx.prepare_cached("INSERT INTO keys (id, kind, name, noted) VALUES (?1, ?2, ?3, ?4)")?
-        .execute(params![id, kind.as_str(), name, millis(now)])
+    let seat = if let Kind::Node(seat) = kind { Some(seat) } else { None };
+    tx.prepare_cached("INSERT INTO keys (id, kind, name, noted, seat) VALUES (?1, ?2, ?3, ?4, ?5)")?
+        .execute(params![id, kind.as_str(), name, millis(now), seat])
         .with_context(|| format!("noting the key of {} {name}", kind.as_str()))?;
     Ok(())
 }
 
 /// What a TLS key was noted for, if it was.
 pub(crate) fn owner(tx: &Transaction<'_>, key: &Fingerprint) -> Result<Option<KeyOwner>> {
-    let found: Option<(String, String)> = tx
-        .prepare_cached("SELECT kind, name FROM keys WHERE id = ?1")?
-        .query_row([key.to_string()], |row| Ok((row.get(0)?, row.get(1)?)))
+    type Row = (String, String, Option<i64>);
+    let found: Option<Row> = tx
+        .prepare_cached("SELECT kind, name, seat FROM keys WHERE id = ?1")?
+        .query_row([key.to_string()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
         .optional()?;
     Ok(match found {
         None => None,
-        Some((kind, name)) => Some(match kind.as_str() {
+        Some((kind, name, seat)) => Some(match kind.as_str() {
             "coordinator" => KeyOwner::Coordinator,
             "admin" if admins::has_rights(tx, key)? => KeyOwner::Admin(name),
             "admin" => KeyOwner::FormerAdmin(name),
-            "node" => node(tx, key)?,
+            "node" => {
+                let seat = Box::new(seats::by_id(tx, seat.context("a node's key belongs to no node")?)?);
+                if seat.state.key() == Some(*key) {
+                    KeyOwner::Node { label: seat.label(), seat }
+                } else {
+                    KeyOwner::Former(seat)
+                }
+            }
             _ => KeyOwner::Ticket,
         }),
     })
-}
-
-/// Whose a node's key is, or was.
-fn node(tx: &Transaction<'_>, key: &Fingerprint) -> Result<KeyOwner> {
-    if let Some(seat) = seats::by_key(tx, key)? {
-        return Ok(KeyOwner::Node { label: seat.label(), seat: Box::new(seat) });
-    }
-    let seat = former_seat(tx, key)?.context("a node's key belongs to no node")?;
-    Ok(KeyOwner::Former(Box::new(seats::by_id(tx, seat)?)))
 }

@@ -6,229 +6,21 @@ use rusqlite::{Connection, TransactionBehavior};
 
 /// Each brings the schema from the version of its index to the next. Never
 /// edit one that was released: add another.
-const MIGRATIONS: [&str; 9] = [V1, V2, V3, V4, SEALED, RATCHETS, CHORES, TOKENS, RUNS];
+const MIGRATIONS: [&str; 10] = [
+    include_str!("migrations/01_registry.sql"),
+    include_str!("migrations/02_writer.sql"),
+    include_str!("migrations/03_console.sql"),
+    include_str!("migrations/04_admins.sql"),
+    include_str!("migrations/05_sealed.sql"),
+    include_str!("migrations/06_ratchets.sql"),
+    include_str!("migrations/07_chores.sql"),
+    include_str!("migrations/08_tokens.sql"),
+    include_str!("migrations/09_runs.sql"),
+    include_str!("migrations/10_owners.sql"),
+];
 
 /// Says that a database is a coordinator's: "Kiln".
 const APPLICATION: i32 = 0x4b69_6c6e;
-
-const V1: &str = "
--- Every durable key of every kind, each noted once, for one purpose, for ever.
--- TLS keys by the hex SHA-256 of their SPKI, tickets by their public key.
-CREATE TABLE keys (
-    id TEXT PRIMARY KEY,
-    kind TEXT NOT NULL CHECK (kind IN ('coordinator', 'admin', 'node', 'ticket')),
-    name TEXT NOT NULL,
-    noted INTEGER NOT NULL
-) STRICT, WITHOUT ROWID;
-CREATE TRIGGER keys_are_never_deleted BEFORE DELETE ON keys
-    BEGIN SELECT RAISE(ABORT, 'a key is never forgotten'); END;
-CREATE TRIGGER keys_are_never_changed BEFORE UPDATE ON keys
-    BEGIN SELECT RAISE(ABORT, 'a key never gets a second name'); END;
-
--- The lives of the cluster. The secrets go when a life ends.
-CREATE TABLE incarnations (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    begun INTEGER NOT NULL,
-    ended INTEGER,
-    cluster_file TEXT NOT NULL,
-    secrets TEXT,
-    lease_node TEXT NOT NULL,
-    lease_generation INTEGER,
-    CHECK ((ended IS NULL) = (secrets IS NOT NULL))
-) STRICT;
-CREATE UNIQUE INDEX one_live_incarnation ON incarnations ((1)) WHERE ended IS NULL;
-
--- One generation of one node, with the ticket that stands for it.
-CREATE TABLE seats (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    incarnation INTEGER NOT NULL REFERENCES incarnations (id),
-    node TEXT NOT NULL,
-    generation INTEGER NOT NULL CHECK (generation > 0),
-    role TEXT NOT NULL CHECK (role IN ('server', 'agent')),
-    ticket TEXT NOT NULL UNIQUE REFERENCES keys (id),
-    not_before INTEGER NOT NULL,
-    expires INTEGER NOT NULL,
-    minted_expires INTEGER NOT NULL,
-    hints TEXT NOT NULL,
-    state TEXT NOT NULL CHECK (state IN ('issued', 'bound', 'held', 'superseded', 'revoked')),
-    key TEXT UNIQUE REFERENCES keys (id),
-    reason TEXT,
-    bound INTEGER,
-    passed INTEGER,
-    ready INTEGER,
-    facts TEXT,
-    UNIQUE (node, generation),
-    CHECK (state NOT IN ('bound', 'held') OR key IS NOT NULL),
-    CHECK (state <> 'issued' OR key IS NULL)
-) STRICT;
-CREATE UNIQUE INDEX one_live_key_per_node ON seats (node) WHERE state IN ('bound', 'held');
-CREATE INDEX seats_of_an_incarnation ON seats (incarnation, role, passed);
-
--- The newest report of each boot, and when its steps were first done.
-CREATE TABLE boots (
-    seat INTEGER NOT NULL REFERENCES seats (id),
-    boot_id TEXT NOT NULL,
-    ordinal INTEGER NOT NULL,
-    sequence INTEGER NOT NULL,
-    report TEXT NOT NULL,
-    usage TEXT,
-    seen INTEGER NOT NULL,
-    PRIMARY KEY (seat, boot_id),
-    UNIQUE (seat, ordinal)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE steps (
-    seat INTEGER NOT NULL,
-    boot_id TEXT NOT NULL,
-    step TEXT NOT NULL,
-    uptime_ms INTEGER NOT NULL,
-    PRIMARY KEY (seat, boot_id, step),
-    FOREIGN KEY (seat, boot_id) REFERENCES boots (seat, boot_id) ON DELETE CASCADE
-) STRICT, WITHOUT ROWID;
-
--- The audit trail: who did what to which node, when, from where.
-CREATE TABLE events (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    at INTEGER NOT NULL,
-    who TEXT NOT NULL,
-    source TEXT,
-    what TEXT NOT NULL,
-    seat INTEGER REFERENCES seats (id),
-    detail TEXT NOT NULL,
-    alarm INTEGER NOT NULL CHECK (alarm IN (0, 1)),
-    once TEXT UNIQUE
-) STRICT;
-CREATE INDEX alarms ON events (seat) WHERE alarm;
-CREATE TRIGGER events_are_never_deleted BEFORE DELETE ON events
-    BEGIN SELECT RAISE(ABORT, 'the audit trail only grows'); END;
-CREATE TRIGGER events_are_never_changed BEFORE UPDATE ON events
-    BEGIN SELECT RAISE(ABORT, 'the audit trail only grows'); END;
-";
-
-const V2: &str = "
--- Who may write: each opener raises the number, and writes as long as it stands.
-CREATE TABLE writer (
-    one INTEGER PRIMARY KEY CHECK (one = 1),
-    fence INTEGER NOT NULL
-) STRICT;
-INSERT INTO writer (one, fence) VALUES (1, 0);
-";
-
-const V3: &str = "
--- Whether the console of a seat's machine is read, and which key it shows.
-ALTER TABLE seats ADD COLUMN confirm_console INTEGER NOT NULL DEFAULT 0 CHECK (confirm_console IN (0, 1));
-ALTER TABLE seats ADD COLUMN console_key TEXT;
-";
-
-const V4: &str = "
--- Admins come and go; their keys stay noted.
-CREATE TABLE admins (
-    key TEXT PRIMARY KEY REFERENCES keys (id),
-    name TEXT NOT NULL,
-    added INTEGER NOT NULL,
-    removed INTEGER
-) STRICT, WITHOUT ROWID;
-CREATE UNIQUE INDEX one_key_per_admin ON admins (name) WHERE removed IS NULL;
-INSERT INTO admins (key, name, added) SELECT id, name, noted FROM keys WHERE kind = 'admin';
-";
-
-/// What of a node is in its cluster: what chores are made of.
-const CHORES: &str = "
--- An agent's own join token: to be made, there, to be deleted, deleted.
-ALTER TABLE seats ADD COLUMN token TEXT CHECK (token IN ('wanted', 'made', 'unwanted', 'gone'));
--- A Node object that is to be deleted, or was.
-ALTER TABLE seats ADD COLUMN object TEXT CHECK (object IN ('doomed', 'gone'));
--- When the datastore was known to lack a server that had passed the gate.
-ALTER TABLE seats ADD COLUMN left INTEGER;
-UPDATE seats SET token = 'wanted' WHERE role = 'agent' AND state IN ('bound', 'held');
-CREATE INDEX chores ON seats (incarnation) WHERE token IN ('wanted', 'unwanted') OR object = 'doomed';
--- The copy of a datastore that the lease's next holder begins with.
-ALTER TABLE incarnations ADD COLUMN restore_path TEXT;
-ALTER TABLE incarnations ADD COLUMN restore_size INTEGER;
-ALTER TABLE incarnations ADD COLUMN restore_sha256 TEXT;
-";
-
-/// Rotation of a cluster's tokens; the tokens themselves are among its secrets.
-const TOKENS: &str = "
--- How often it was asked for, since when it is under way, and what the last try
--- said; when it last came to its end.
-ALTER TABLE incarnations ADD COLUMN tokens_serial INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE incarnations ADD COLUMN tokens_asked INTEGER;
-ALTER TABLE incarnations ADD COLUMN tokens_trouble TEXT;
-ALTER TABLE incarnations ADD COLUMN tokens_rotated INTEGER;
-";
-
-/// Copies of the key files, sealed under the unlock key; with it, the secrets of
-/// incarnations are sealed too (`sealed::settle`).
-const SEALED: &str = "
-CREATE TABLE sealed (
-    name TEXT PRIMARY KEY,
-    envelope TEXT NOT NULL
-) STRICT, WITHOUT ROWID;
-PRAGMA application_id = 1265200238;
-";
-
-/// Clone ratchets, rotation, epochs and the recovery key.
-const RATCHETS: &str = "
--- A further kind of key. A CHECK is changed by making the table anew, which
--- needs foreign keys to be off, as they are while migrating.
-CREATE TABLE keys_v2 (
-    id TEXT PRIMARY KEY,
-    kind TEXT NOT NULL CHECK (kind IN ('coordinator', 'admin', 'node', 'ticket', 'recovery')),
-    name TEXT NOT NULL,
-    noted INTEGER NOT NULL
-) STRICT, WITHOUT ROWID;
-INSERT INTO keys_v2 SELECT id, kind, name, noted FROM keys;
-DROP TABLE keys;
-ALTER TABLE keys_v2 RENAME TO keys;
-CREATE TRIGGER keys_are_never_deleted BEFORE DELETE ON keys
-    BEGIN SELECT RAISE(ABORT, 'a key is never forgotten'); END;
-CREATE TRIGGER keys_are_never_changed BEFORE UPDATE ON keys
-    BEGIN SELECT RAISE(ABORT, 'a key never gets a second name'); END;
-
--- The keys that rotation took out of use. Their second use is an alarm.
-CREATE TABLE former_keys (
-    key TEXT PRIMARY KEY REFERENCES keys (id),
-    seat INTEGER NOT NULL REFERENCES seats (id),
-    replaced INTEGER NOT NULL
-) STRICT, WITHOUT ROWID;
-
--- Each node's clone ratchet: the notch it came from last, and the one held.
-ALTER TABLE seats ADD COLUMN ratchet_from TEXT;
-ALTER TABLE seats ADD COLUMN ratchet_held TEXT;
--- An operator wants its key replaced.
-ALTER TABLE seats ADD COLUMN rotate INTEGER NOT NULL DEFAULT 0 CHECK (rotate IN (0, 1));
-
--- What is true of the coordinator itself: one row.
-CREATE TABLE coordinator (
-    id INTEGER PRIMARY KEY CHECK (id = 1),
-    -- How far this state is, as nodes are told.
-    epoch INTEGER NOT NULL,
-    seq INTEGER NOT NULL,
-    -- How far a node says, with our signature, that it was once.
-    newer_epoch INTEGER,
-    newer_seq INTEGER,
-    newer_seen INTEGER,
-    -- Public half of the recovery key, and its last word about our own key.
-    recovery TEXT REFERENCES keys (id),
-    pin_serial INTEGER,
-    pin_signature TEXT,
-    pin TEXT REFERENCES keys (id)
-) STRICT;
-INSERT INTO coordinator (id, epoch, seq) VALUES (1, 1, 0);
-";
-
-/// Which numbers were handed out: `registry::runs`.
-const RUNS: &str = "
--- The runs of seq in the present epoch. The one without a last is the present
--- run, which is as far as coordinator.seq.
-CREATE TABLE runs (
-    first INTEGER PRIMARY KEY CHECK (first >= 0),
-    last INTEGER CHECK (last >= first)
-) STRICT;
-CREATE UNIQUE INDEX one_present_run ON runs ((1)) WHERE last IS NULL;
--- Until now every epoch was one run, from 0 on.
-INSERT INTO runs (first) VALUES (0);
-";
 
 /// Refuses a database that is not a coordinator's, or a newer one's.
 pub(super) fn check_identity(connection: &Connection) -> Result<()> {
@@ -311,6 +103,42 @@ mod tests {
         }
     }
 
+    #[test]
+    fn an_older_state_knows_whose_each_key_is_and_was() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        connection.pragma_update(None, "foreign_keys", false).unwrap();
+        for (version, migration) in MIGRATIONS[..9].iter().enumerate() {
+            connection.execute_batch(migration).unwrap();
+            connection.pragma_update(None, "user_version", version + 1).unwrap();
+        }
+        connection
+            .execute_batch(
+                "INSERT INTO keys VALUES ('t', 'ticket', 'a', 0), ('old', 'node', 'a', 0), ('new', 'node', 'a', 0),
+                     ('ops', 'admin', 'ops', 0);
+                 INSERT INTO incarnations (begun, cluster_file, secrets, lease_node) VALUES (0, '', '', 'a');
+                 INSERT INTO seats (id, incarnation, node, generation, role, ticket, not_before, expires,
+                     minted_expires, hints, state, key, left) VALUES (7, 1, 'a', 1, 'agent', 't', 0, 0, 0, '{}',
+                     'bound', 'new', 5);
+                 INSERT INTO former_keys VALUES ('old', 7, 0);
+                 INSERT INTO events (id, at, who, what, detail, alarm, once) VALUES (41, 0, 'a', 'b', 'c', 1, 'x');",
+            )
+            .unwrap();
+        migrate(&mut connection).unwrap();
+        let seat = |key: &str| -> Option<i64> {
+            connection.query_row("SELECT seat FROM keys WHERE id = ?1", [key], |row| row.get(0)).unwrap()
+        };
+        assert_eq!(["old", "new", "t", "ops"].map(seat), [Some(7), Some(7), None, None]);
+        let left: i64 = connection.query_row("SELECT left FROM seats", [], |row| row.get(0)).unwrap();
+        assert_eq!(left, 5);
+        // Numbers go on where they were, and what was noted once stays so.
+        let insert =
+            "INSERT INTO events (at, who, what, detail, alarm, once) VALUES (0, 'a', 'b', 'c', 0, ?1)";
+        assert!(connection.execute(insert, ["x"]).is_err());
+        connection.execute(insert, [None::<&str>]).unwrap();
+        assert_eq!(connection.last_insert_rowid(), 42);
+        assert!(!connection.prepare("PRAGMA foreign_key_check").unwrap().exists([]).unwrap());
+    }
+
     /// What nodes were told before there were runs is its own, and nothing else.
     #[test]
     fn an_older_state_remembers_all_it_handed_out_as_one_run() {
@@ -339,14 +167,14 @@ mod tests {
         migrate(&mut connection).unwrap();
         connection
             .execute_batch(
-                "INSERT INTO keys VALUES ('k', 'admin', 'ops', 0);
+                "INSERT INTO keys (id, kind, name, noted) VALUES ('k', 'admin', 'ops', 0);
                  INSERT INTO events (at, who, what, detail, alarm) VALUES (0, 'a', 'b', 'c', 0);",
             )
             .unwrap();
         for forbidden in [
             "DELETE FROM keys",
             "UPDATE keys SET name = 'other'",
-            "INSERT INTO keys VALUES ('k', 'node', 'other', 0)",
+            "INSERT INTO keys (id, kind, name, noted) VALUES ('k', 'node', 'other', 0)",
             "DELETE FROM events",
             "UPDATE events SET who = 'x'",
         ] {

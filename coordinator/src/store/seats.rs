@@ -57,9 +57,10 @@ pub(crate) fn by_ticket(tx: &Transaction<'_>, ticket: &TicketKey) -> Result<Opti
     one(tx, "WHERE ticket = ?1", &[&ticket.to_string()])
 }
 
-/// The seat that a key was bound to.
+/// The seat whose key this is.
+#[cfg(test)]
 pub(crate) fn by_key(tx: &Transaction<'_>, key: &Fingerprint) -> Result<Option<Seat>> {
-    one(tx, "WHERE key = ?1", &[&key.to_string()])
+    one(tx, "WHERE id = (SELECT seat FROM keys WHERE id = ?1) AND key = ?1", &[&key.to_string()])
 }
 
 /// Every generation of a node, newest first.

@@ -97,7 +97,7 @@ pub(super) fn bind(
         // etcd lets no other server in under the name of one it knows.
         clear_up(tx, earlier, earlier.role == Role::Server && live.plan.is_multi_server())?;
     }
-    keys::note(tx, &key, keys::Kind::Node, &seat.label(), now)?;
+    keys::note(tx, &key, keys::Kind::Node(seat.id), &seat.label(), now)?;
     seats::bind(tx, seat, &key, facts, now)?;
     epoch::advance(tx)?;
     if takes_lease {

@@ -44,8 +44,8 @@ pub(crate) fn rotate(
     if let Err(refusal) = turned(tx, &seat, request.turn, overtaken, actor, now)? {
         return Ok(Err(refusal));
     }
-    keys::note(tx, &new, keys::Kind::Node, &seat.label(), now)?;
-    keys::retire(tx, seat.id, &key, &new, now)?;
+    keys::note(tx, &new, keys::Kind::Node(seat.id), &seat.label(), now)?;
+    keys::retire(tx, seat.id, &key, &new)?;
     let detail = format!("{} from key {key} to key {new}", seat.label());
     events::note(tx, actor, &Event::of(What::Rotate, seat.id, &detail), now)?;
     Ok(Ok(()))

@@ -7,8 +7,8 @@ use kiln_protocol::{ErrorClass, Identity, Role, api};
 use super::common::{World, class};
 use super::vouch::{confirm, read_ticket};
 
-fn asked(seen: Option<&str>) -> Option<ConfigAsked> {
-    Some(ConfigAsked { seen: seen.map(str::to_owned) })
+fn asked(seen: Option<&str>) -> ConfigAsked {
+    ConfigAsked { seen: seen.map(str::to_owned) }
 }
 
 fn given(answer: Option<ConfigAnswer>) -> (String, String) {
@@ -23,13 +23,14 @@ async fn a_configuration_is_the_same_with_the_opening_and_alone() {
     let world = World::new().await;
     let machine = world.machine();
     machine.enrol(&world.ticket("a1").await).await.unwrap();
-    let (tag, config) = given(machine.open_asking(asked(None)).await.unwrap().config);
+    let (tag, config) = given(machine.open_asking(Some(asked(None))).await.unwrap().config);
     let alone = machine.request(api::CONFIG, &[]).await;
     assert_eq!(alone.headers()["etag"], tag.as_str());
     assert_eq!(alone.text().await.unwrap(), config);
-    let again = machine.open_asking(asked(Some(&tag))).await.unwrap().config;
+    let again = machine.open_asking(Some(asked(Some(&tag)))).await.unwrap().config;
     assert!(matches!(again, Some(ConfigAnswer::Unchanged)), "{again:?}");
-    let (other, _) = given(machine.open_asking(asked(Some("\"of another life\""))).await.unwrap().config);
+    let (other, _) =
+        given(machine.open_asking(Some(asked(Some("\"of another life\"")))).await.unwrap().config);
     assert_eq!(other, tag);
     assert!(machine.open().await.unwrap().config.is_none(), "nobody asked");
 }
@@ -43,8 +44,8 @@ async fn an_answer_that_was_lost_comes_again_with_its_configuration() {
     // On its disk before it is sent, and sent twice: nobody hears the first answer.
     machine.ratchet.lock().await.turn();
     let again = machine.cloned(&identity, world.coordinator.pin()).await;
-    let first = given(machine.open_asking(asked(None)).await.unwrap().config);
-    assert_eq!(given(again.open_asking(asked(None)).await.unwrap().config), first);
+    let first = given(machine.open_asking(Some(asked(None))).await.unwrap().config);
+    assert_eq!(given(again.open_asking(Some(asked(None))).await.unwrap().config), first);
 }
 
 #[tokio::test]
@@ -52,7 +53,7 @@ async fn an_opening_stands_whatever_becomes_of_the_configuration() {
     let world = World::new().await;
     let (ticket, server) = (read_ticket(&world, "s1", Role::Server).await, world.machine());
     server.enrol(&ticket).await.unwrap();
-    let opened = server.open_asking(asked(None)).await.unwrap();
+    let opened = server.open_asking(Some(asked(None))).await.unwrap();
     match opened.config {
         Some(ConfigAnswer::Refused(refusal)) => {
             assert_eq!((refusal.class, refusal.retry_after), (ErrorClass::Pending, Some(1)));
@@ -62,7 +63,7 @@ async fn an_opening_stands_whatever_becomes_of_the_configuration() {
     }
     assert!(server.report_ready().await.is_ok());
     confirm(&world, "s1", server.key).await;
-    let (_, config) = given(server.open_asking(asked(None)).await.unwrap().config);
+    let (_, config) = given(server.open_asking(Some(asked(None))).await.unwrap().config);
     let config: NodeConfig = serde_json::from_str(&config).unwrap();
     assert_eq!(config, server.config().await.unwrap());
 }
@@ -75,7 +76,7 @@ async fn whoever_may_not_open_is_told_no_configuration() {
     machine.enrol(&world.ticket("a1").await).await.unwrap();
     machine.open().await.unwrap();
     let clone = world.machine_with(&identity);
-    assert_eq!(class(clone.open_asking(asked(None)).await), ErrorClass::Held);
-    assert_eq!(class(machine.open_asking(asked(None)).await), ErrorClass::Held);
-    assert_eq!(class(world.machine().open_asking(asked(None)).await), ErrorClass::Policy);
+    assert_eq!(class(clone.open_asking(Some(asked(None))).await), ErrorClass::Held);
+    assert_eq!(class(machine.open_asking(Some(asked(None))).await), ErrorClass::Held);
+    assert_eq!(class(world.machine().open_asking(Some(asked(None))).await), ErrorClass::Policy);
 }

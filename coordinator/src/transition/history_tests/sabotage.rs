@@ -73,8 +73,11 @@ pub(super) mod spoil {
     use crate::registry::State;
     use crate::store::{Transaction, keys, ratchets, seats};
     use crate::transition::enrol;
+    use rusqlite::params;
 
     /// Takes the database's own net away, which would catch it too.
+    const TRIGGER: &str = "DROP TRIGGER IF EXISTS keys_are_never_changed";
+    /// The same.
     const INDEX: &str = "DROP INDEX IF EXISTS one_live_key_per_node";
 
     /// After an enrolment.
@@ -92,7 +95,7 @@ pub(super) mod spoil {
                 if keys::owner(tx, &key)?.is_some() {
                     return Ok(answer);
                 }
-                keys::note(tx, &key, keys::Kind::Node, "a defect", seat.not_before)?;
+                keys::note(tx, &key, keys::Kind::Node(seat.id), "a defect", seat.not_before)?;
                 seats::set_state(tx, seat.id, State::Bound(key), None)?;
                 enrol::answer(tx, &seat).map(Ok)
             }
@@ -102,6 +105,8 @@ pub(super) mod spoil {
                     seats::set_state(tx, other.id, State::Superseded(other.state.key()), None)?;
                 }
                 tx.execute("UPDATE seats SET state = 'revoked', key = NULL WHERE id = ?1", [first.id])?;
+                tx.execute(TRIGGER, [])?;
+                tx.execute("UPDATE keys SET seat = ?2 WHERE id = ?1", params![key.to_string(), seat.id])?;
                 seats::set_state(tx, seat.id, State::Bound(key), None)?;
                 enrol::answer(tx, &seat).map(Ok)
             }
