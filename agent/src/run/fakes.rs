@@ -66,6 +66,8 @@ pub(super) struct Script {
     pub(super) shown: Option<Stamp>,
     /// The last turn of the node's ratchet.
     pub(super) turn: Option<Turn>,
+    /// The paths that were asked for, in order.
+    pub(super) asked: Vec<String>,
     /// What no honest machine would have done.
     pub(super) alarms: Vec<String>,
     /// Whether the node is told to replace its key.
@@ -111,6 +113,7 @@ impl FakeCoordinator {
             former: Vec::new(),
             shown: None,
             turn: None,
+            asked: Vec::new(),
             alarms: Vec::new(),
             rotate: false,
             recovery: RecoverySeed::generate(),
@@ -258,6 +261,7 @@ impl Script {
         body: &[u8],
         opened: &mut bool,
     ) -> String {
+        self.asked.push(path.to_owned());
         let bound = self.key == Some(key);
         if self.former.contains(&key) && path != api::ROTATE {
             self.alarms.push(format!("{path} with a key that was replaced"));

@@ -58,9 +58,9 @@ pub(super) async fn measure(site: &Site, rounds: usize) -> Result<()> {
                      commit). Beside its handshake, an enrolment verifies the ticket's Ed25519 signature, asks who \
                      the key is, and writes five or more pages of tables and indices";
     enrolments.row("enrolments on one core", enrolment).goal(Op::AtLeast, 0.5).print()?;
-    let configuration = "each over a connection of its own, which the clone ratchet opens first: that is a second \
-                         request, and durable. Two requests and a commit have to fit into a quarter of a bare \
-                         handshake for 0.8; a request alone takes more";
+    let configuration = "each over a connection of its own and asked for with its opening, which turns the node's \
+                         clone ratchet: one request, durable before it is answered. For 0.8, request and commit \
+                         have to fit into a quarter of a bare handshake";
     configurations.row("configurations on one core", configuration).goal(Op::AtLeast, 0.8).print()
 }
 

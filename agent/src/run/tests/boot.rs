@@ -37,6 +37,17 @@ async fn a_first_boot_goes_through_every_step_and_tells_of_each() {
 }
 
 #[tokio::test]
+async fn a_node_gets_its_configuration_with_the_opening_of_the_connection_for_it() {
+    let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+    let host = FakeHost::new(&machine.root, coordinator.seed());
+    machine.boot(&host).await;
+    // Once more after the gate: it may have been another one meanwhile.
+    let asked = coordinator.script().asked.clone();
+    let gate = asked.iter().position(|path| path == api::GATE).unwrap();
+    assert!(asked[..gate].iter().all(|path| path != api::CONFIG), "{asked:?}");
+}
+
+#[tokio::test]
 async fn a_later_boot_needs_no_coordinator() {
     let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
     let host = FakeHost::new(&machine.root, coordinator.seed());
