@@ -246,7 +246,7 @@ mod tests {
         );
         match serde_json::from_str::<OpenAnswer>(&text).unwrap().config.unwrap() {
             ConfigAnswer::Is { config, .. } => {
-                assert_eq!(config.get(), r#"{"token": "hunter2", "new": [1]}"#)
+                assert_eq!(config.get(), r#"{"token": "hunter2", "new": [1]}"#);
             }
             other => panic!("{other:?}"),
         }
