@@ -32,6 +32,7 @@ pub mod decoders;
 mod hardening;
 pub mod k3s;
 mod news;
+mod operate;
 mod pin_change;
 pub mod plan;
 mod registry;
@@ -46,33 +47,23 @@ mod unlocking;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use jiff::Timestamp;
-use kiln_protocol::admin::{self, AdminStatus, ApproveAnswer, ClusterStatus, TicketRecord};
-use kiln_protocol::config::Incarnation;
-use kiln_protocol::identity::TypedFingerprint;
-use kiln_protocol::names::AdminName;
-use kiln_protocol::ratchet::Reach;
 use kiln_protocol::recovery::{PinChange, RecoverySeed};
-use kiln_protocol::ticket::TicketSeed;
-use kiln_protocol::{ApiError, ErrorClass, Fingerprint, Identity, NodeName, Secret, TicketKey};
+use kiln_protocol::{Fingerprint, Identity};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use acquainted::Acquainted;
 use arrivals::Arrivals;
 use contacts::Contacts;
-use k3s::{ClusterSecrets, KubeUser, ServerUrl};
 use news::News;
-use plan::ClusterFile;
 use stamps::Stamps;
 use store::dir::{self, StateDir};
 use store::events::{self, Actor, Event, What};
 use store::{Store, Transaction, sealed};
 use strangers::Strangers;
-use transition::status::Look;
 
 pub use hardening::limit_core_dumps;
 pub use server::{Limits, Listeners, Server};
@@ -233,72 +224,6 @@ impl Coordinator {
         server::start(self.clone(), listeners, limits)
     }
 
-    /// Makes `cluster` the file in force: begins an incarnation (CA set, tokens, node
-    /// passwords) when none is live, else updates the live one. Idempotent.
-    pub async fn apply(&self, cluster: &ClusterFile) -> Result<Incarnation> {
-        Ok(self.apply_as(cluster.clone(), Actor::local()).await?.0)
-    }
-
-    async fn apply_as(&self, plan: ClusterFile, actor: Actor) -> Result<(Incarnation, Vec<String>)> {
-        let now = Timestamp::now();
-        let fresh = ClusterSecrets::generate(now)?;
-        self.change(move |tx| transition::operator::apply(tx, &plan, &fresh, &actor, now)).await
-    }
-
-    /// What [`Coordinator::apply`] would do: to which incarnation, and what
-    /// changes, in words.
-    pub async fn preview(&self, plan: ClusterFile) -> Result<(Incarnation, Vec<String>)> {
-        self.inner.store.read(move |tx| transition::operator::preview(tx, &plan)).await
-    }
-
-    /// Registers a ticket's public key. Idempotent. The node must be in the
-    /// cluster file in force, with the same role; while a machine that is a server
-    /// or has an address of its own still speaks, none is begun in its place.
-    pub async fn mint(&self, ticket: TicketKey, record: TicketRecord) -> Result<()> {
-        self.mint_as(ticket, record, Actor::local()).await
-    }
-
-    async fn mint_as(&self, ticket: TicketKey, record: TicketRecord, actor: Actor) -> Result<()> {
-        let (now, contacts, presence) =
-            (Timestamp::now(), self.inner.contacts.clone(), self.inner.news.presence());
-        self.change(move |tx| {
-            let speaks = |seat: i64| match presence.get(&seat) {
-                Some(seen) if seen.connected => Some(0),
-                _ => locked(&contacts).spoke(seat, now),
-            };
-            transition::operator::mint(tx, &ticket, record, &speaks, &actor, now)
-        })
-        .await
-    }
-
-    /// The generation to mint a node's next ticket for: one more than the
-    /// newest there ever was, across incarnations.
-    pub async fn next_generation(&self, node: &NodeName) -> Result<u32> {
-        let node = node.clone();
-        Ok(self.inner.store.read(move |tx| store::seats::newest_generation(tx, &node)).await? + 1)
-    }
-
-    /// What an operator sees.
-    pub async fn status(&self) -> Result<ClusterStatus> {
-        let (pin, strangers, now) = (self.pin(), self.strangers().list(), Timestamp::now());
-        let presence = self.inner.news.presence();
-        self.inner.store.read(move |tx| transition::status::status(tx, pin, strangers, &presence, now)).await
-    }
-
-    /// What metrics say of the state.
-    async fn look(&self) -> Result<Look> {
-        let news = &self.inner.news;
-        let connected = news.presence().values().filter(|seen| seen.connected).count();
-        let (strangers, held_open) = (self.strangers().list().len(), news.held_open());
-        let look = self.inner.store.read(transition::status::look).await?;
-        Ok(Look { connected, strangers, held_open, ..look })
-    }
-
-    /// The audit trail after line `after` (0 for all of it), at most `limit` lines.
-    pub async fn events(&self, after: u64, limit: usize) -> Result<Vec<admin::Event>> {
-        self.inner.store.read(move |tx| events::list(tx, after, limit)).await
-    }
-
     /// Writes everything but the unlock key into a file (0600) that is not there
     /// yet, while everything goes on.
     pub async fn backup(&self, file: &Path) -> Result<()> {
@@ -337,212 +262,6 @@ impl Coordinator {
     /// A number that grows whenever the status may have changed.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.inner.changes.subscribe()
-    }
-
-    /// A kubeconfig for an administrator, signed with the live incarnation's
-    /// client CA; no node is contacted. `server_url` is `https://HOST:PORT`.
-    pub async fn kubeconfig(&self, server_url: &str, lifetime: Duration) -> Result<Secret> {
-        let server = server_url.parse()?;
-        self.kubeconfig_as(Some(server), KubeUser::admin(), lifetime.as_secs(), Actor::local()).await
-    }
-
-    async fn kubeconfig_as(
-        &self,
-        server: Option<ServerUrl>,
-        user: KubeUser,
-        lifetime: u64,
-        actor: Actor,
-    ) -> Result<Secret> {
-        let now = Timestamp::now();
-        let store = &self.inner.store;
-        store
-            .write(move |tx| {
-                transition::operator::kubeconfig(tx, server.as_ref(), &user, lifetime, &actor, now)
-            })
-            .await
-    }
-
-    /// Trusts a held node's key again. Idempotent.
-    pub async fn release(&self, node: &NodeName) -> Result<()> {
-        self.release_as(node.clone(), Actor::local()).await
-    }
-
-    async fn release_as(&self, node: NodeName, actor: Actor) -> Result<()> {
-        self.change(move |tx| transition::operator::release(tx, &node, &actor, Timestamp::now())).await
-    }
-
-    /// Takes every right of a node away, of all its generations. Idempotent.
-    pub async fn revoke(&self, node: &NodeName) -> Result<()> {
-        self.revoke_as(node.clone(), Actor::local()).await
-    }
-
-    async fn revoke_as(&self, node: NodeName, actor: Actor) -> Result<()> {
-        self.change(move |tx| transition::operator::revoke(tx, &node, &actor, Timestamp::now())).await
-    }
-
-    /// Says which key the serial console of a node's machine shows: of this
-    /// generation, or of the newest that is not over. If another key has
-    /// enrolled, the node is held and an alarm is raised. Idempotent.
-    pub async fn confirm(&self, node: &NodeName, generation: Option<u32>, shown: Fingerprint) -> Result<()> {
-        self.confirm_as(node.clone(), generation, shown, Actor::local()).await
-    }
-
-    async fn confirm_as(
-        &self,
-        node: NodeName,
-        generation: Option<u32>,
-        shown: Fingerprint,
-        actor: Actor,
-    ) -> Result<()> {
-        let now = Timestamp::now();
-        self.change(move |tx| transition::vouch::confirm(tx, &node, generation, shown, &actor, now)).await
-    }
-
-    /// Takes the machine whose console shows this key for a node, without a
-    /// ticket. Idempotent.
-    pub async fn approve(&self, node: &NodeName, typed: TypedFingerprint) -> Result<ApproveAnswer> {
-        self.approve_as(node.clone(), typed, Actor::local()).await
-    }
-
-    async fn approve_as(
-        &self,
-        node: NodeName,
-        typed: TypedFingerprint,
-        actor: Actor,
-    ) -> Result<ApproveAnswer> {
-        let key = match (typed.whole(), &self.strangers().waiting(&typed)[..]) {
-            (Some(key), _) | (None, &[key]) => key,
-            (None, waiting) => return Err(not_one(waiting.len()).into()),
-        };
-        // The seed is gone when this returns: nobody can use this ticket.
-        let nobody = TicketSeed::generate().public_key();
-        let now = Timestamp::now();
-        let approved =
-            self.change(move |tx| transition::vouch::approve(tx, &node, key, &nobody, &actor, now)).await?;
-        self.strangers().forget(&key);
-        self.inner.news.tell_strangers();
-        Ok(approved)
-    }
-
-    /// Gives a node's newest unused ticket more time, from now; returns its new end.
-    pub async fn extend(&self, node: &NodeName, time: Duration) -> Result<Timestamp> {
-        let seconds = u32::try_from(time.as_secs()).context("a ticket's time ends after 136 years")?;
-        self.extend_as(node.clone(), seconds, Actor::local()).await
-    }
-
-    async fn extend_as(&self, node: NodeName, seconds: u32, actor: Actor) -> Result<Timestamp> {
-        let now = Timestamp::now();
-        self.change(move |tx| transition::operator::extend(tx, &node, seconds, &actor, now)).await
-    }
-
-    /// Gives up the datastore of the server that started it, because its
-    /// machine is lost: what takes its place begins with the copy of a SQLite
-    /// datastore in `restore`, a file that stays where it is until then, or
-    /// with nothing. Idempotent.
-    pub async fn replace(&self, node: &NodeName, restore: Option<&Path>) -> Result<()> {
-        self.replace_as(node.clone(), restore.map(Path::to_owned), Actor::local()).await
-    }
-
-    /// As [`Coordinator::replace`], by somebody who knows that the machine is gone,
-    /// since it was theirs to make: whether it was heard a moment ago is not asked.
-    pub async fn replace_lost(&self, node: &NodeName, restore: Option<&Path>) -> Result<()> {
-        let silent = Contacts::new(Timestamp::now(), Duration::ZERO, Duration::ZERO);
-        let silent = Arc::new(Mutex::new(silent));
-        self.replace_when(node.clone(), restore.map(Path::to_owned), Actor::local(), silent).await
-    }
-
-    async fn replace_as(&self, node: NodeName, restore: Option<PathBuf>, actor: Actor) -> Result<()> {
-        self.replace_when(node, restore, actor, self.inner.contacts.clone()).await
-    }
-
-    async fn replace_when(
-        &self,
-        node: NodeName,
-        restore: Option<PathBuf>,
-        actor: Actor,
-        contacts: Arc<Mutex<Contacts>>,
-    ) -> Result<()> {
-        let restore = match restore {
-            Some(path) => Some(tokio::task::spawn_blocking(move || snapshot::examine(path)).await??),
-            None => None,
-        };
-        let now = Timestamp::now();
-        self.change(move |tx| {
-            transition::operator::replace(tx, &node, restore.as_ref(), &actor, &locked(&contacts), now)
-        })
-        .await
-    }
-
-    /// Takes the operator's word that etcd has no member of a server that is
-    /// replaced, revoked or did not become ready. Idempotent.
-    pub async fn member_gone(&self, node: &NodeName) -> Result<()> {
-        self.member_gone_as(node.clone(), Actor::local()).await
-    }
-
-    async fn member_gone_as(&self, node: NodeName, actor: Actor) -> Result<()> {
-        self.change(move |tx| transition::operator::member_gone(tx, &node, &actor, Timestamp::now())).await
-    }
-
-    /// Ends the live incarnation: its nodes' keys lose every right, its leases and
-    /// tokens are over. Idempotent.
-    pub async fn end(&self) -> Result<()> {
-        self.end_as(Actor::local()).await
-    }
-
-    async fn end_as(&self, actor: Actor) -> Result<()> {
-        self.change(move |tx| transition::operator::end(tx, &actor, Timestamp::now())).await
-    }
-
-    /// Every admin's key there ever was, oldest first.
-    pub async fn admins(&self) -> Result<Vec<AdminStatus>> {
-        self.inner.store.read(store::admins::list).await
-    }
-
-    /// Gives a key the rights of an admin, who may then ask from elsewhere.
-    /// Idempotent.
-    pub async fn add_admin(&self, name: &AdminName, key: Fingerprint) -> Result<()> {
-        self.add_admin_as(name.clone(), key, Actor::local()).await
-    }
-
-    async fn add_admin_as(&self, name: AdminName, key: Fingerprint, actor: Actor) -> Result<()> {
-        self.change(move |tx| transition::admins::add(tx, &name, key, &actor, Timestamp::now())).await
-    }
-
-    /// From the next request on; questions that are held open end at once.
-    async fn remove_admin_as(&self, name: AdminName, actor: Actor) -> Result<()> {
-        self.change(move |tx| transition::admins::remove(tx, &name, &actor, Timestamp::now())).await
-    }
-
-    /// Wants a node's key replaced at its next contact. Idempotent.
-    pub async fn rotate(&self, node: &NodeName) -> Result<()> {
-        self.rotate_as(node.clone(), Actor::local()).await
-    }
-
-    async fn rotate_as(&self, node: NodeName, actor: Actor) -> Result<()> {
-        self.change(move |tx| transition::rotate::ask(tx, &node, &actor, Timestamp::now())).await
-    }
-
-    /// Gives the live cluster another server token, and every agent another join
-    /// token. A ready server's agent gives the new one to its k3s; until then the
-    /// present one counts. Idempotent while it is under way.
-    pub async fn rotate_tokens(&self) -> Result<()> {
-        self.rotate_tokens_as(Actor::local()).await
-    }
-
-    async fn rotate_tokens_as(&self, actor: Actor) -> Result<()> {
-        self.change(move |tx| transition::tokens::ask(tx, &actor, Timestamp::now())).await
-    }
-
-    /// Decides for this state although nodes have seen a later one, or were
-    /// about to: begins an epoch later than any, and voids unused tickets.
-    pub async fn raise_epoch(&self) -> Result<Reach> {
-        self.raise_epoch_as(Actor::local()).await
-    }
-
-    async fn raise_epoch_as(&self, actor: Actor) -> Result<Reach> {
-        let why = "an operator decided for this state";
-        let raise = move |tx: &Transaction<'_>| transition::epoch::raise(tx, why, &actor, Timestamp::now());
-        Ok(self.change(raise).await?.reach)
     }
 
     /// Whether the state is known to be an old copy.
@@ -613,17 +332,6 @@ impl Coordinator {
     fn contacts(&self) -> MutexGuard<'_, Contacts> {
         locked(&self.inner.contacts)
     }
-}
-
-/// Part of a fingerprint does not name one of the machines that wait.
-fn not_one(waiting: usize) -> ApiError {
-    if waiting == 0 {
-        return ApiError::new(ErrorClass::Policy, "no machine that waits has a key that begins so").hint(
-            "type all 64 digits, or wait until the machine has asked again: coordinator status shows it",
-        );
-    }
-    let message = format!("{waiting} machines that wait have keys that begin so");
-    ApiError::new(ErrorClass::Policy, message).hint("type all 64 digits")
 }
 
 /// Nothing panics between two changes that belong together.
