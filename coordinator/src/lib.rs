@@ -18,6 +18,8 @@
 //! | `server` | the listener of nodes and admins, the socket, the status page |
 //! | `hardening` | no core dumps |
 //! | `news` | who waits for a change |
+//! | `operate` | what an operator decides, in one transition each |
+//! | `acquainted` | which keys are noted, asked at the beginning of every connection |
 //! | [`client`] | the admin's side of it |
 //! | [`cli`] | the program `coordinator` |
 //! | [`decoders`] | what the fuzz targets decode, and nobody else outside |
