@@ -154,7 +154,7 @@ async fn prove(evidence: Evidence<'_>, work: &Path) -> Result<(bool, String)> {
             (is_sign_of_life(&said), "QEMU ended under KVM before the guest said anything".to_owned())
         }
         () = tokio::time::sleep(timeout) => {
-            (false, format!("/dev/kvm opens, but a guest under it says nothing within {} s", timeout.as_secs()))
+            (false, format!("/dev/kvm opens, but a guest under KVM says nothing within {} s", timeout.as_secs()))
         }
     };
     vm.stop(Duration::from_secs(1)).await?;
