@@ -88,9 +88,9 @@ impl StateDir {
         Ok(())
     }
 
-    /// Takes the directory for this process. The lock is held as long as the
-    /// file is open, and goes with the process however that ends.
-    pub(crate) fn lock(&self) -> Result<File> {
+    /// Takes the directory for this process, until the lock is dropped or the
+    /// process ends, however it does.
+    pub(crate) fn lock(&self) -> Result<Lock> {
         let path = self.0.join("lock");
         let at = || format!("locking {}", path.display());
         let mut options = OpenOptions::new();
@@ -112,7 +112,7 @@ impl StateDir {
         }
         file.set_len(0).and_then(|()| file.rewind()).with_context(at)?;
         writeln!(file, "{}", std::process::id()).with_context(at)?;
-        Ok(file)
+        Ok(Lock(file))
     }
 
     /// Reads a key and checks that nobody else may.
@@ -130,6 +130,18 @@ impl StateDir {
         let mut pem = zeroize::Zeroizing::new(String::with_capacity(4096));
         file.read_to_string(&mut pem).with_context(at)?;
         Secret::new(pem.as_str()).with_context(at)
+    }
+}
+
+/// A directory that is this process's.
+#[derive(Debug)]
+pub(crate) struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Not only closed: a child that is just being started has the file open,
+        // and with it the lock, until it runs its program.
+        let _ = self.0.unlock();
     }
 }
 
@@ -208,8 +220,11 @@ mod tests {
         let first = dir.lock().unwrap();
         let error = dir.lock().unwrap_err().to_string();
         assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
+        // As a child has it between its beginning and its program's.
+        let inherited = first.0.try_clone().unwrap();
         drop(first);
         dir.lock().unwrap();
+        drop(inherited);
     }
 
     #[test]
