@@ -97,9 +97,8 @@ fn unknown(coordinator: &Coordinator, seen: Option<Stamp>) -> Option<Stamp> {
 /// enough. It is durable before any ratchet is judged.
 async fn notice(coordinator: &Coordinator, seen: Stamp, shower: Actor) -> Result<()> {
     let spki = coordinator.inner.identity.spki();
-    let note = move |tx: &Transaction<'_>| {
-        transition::epoch::notice(tx, Some(&seen), &spki, &shower, Timestamp::now())
-    };
+    let note =
+        move |tx: &Transaction<'_>| transition::epoch::notice(tx, &seen, &spki, &shower, Timestamp::now());
     coordinator.change(note).await
 }
 

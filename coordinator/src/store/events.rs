@@ -141,8 +141,8 @@ pub(crate) fn note(tx: &Transaction<'_>, actor: &Actor, event: &Event<'_>, now: 
     let noted = tx
         .prepare_cached(
             "INSERT INTO events (at, who, source, what, seat, detail, alarm, once)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) 
-                 ON CONFLICT (once) WHERE once IS NOT NULL DO NOTHING",
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+             ON CONFLICT (once) WHERE once IS NOT NULL DO NOTHING",
         )?
         .execute(params![
             millis(now),

@@ -60,7 +60,11 @@ pub(crate) fn by_ticket(tx: &Transaction<'_>, ticket: &TicketKey) -> Result<Opti
 /// The seat whose key this is.
 #[cfg(test)]
 pub(crate) fn by_key(tx: &Transaction<'_>, key: &Fingerprint) -> Result<Option<Seat>> {
-    one(tx, "WHERE id = (SELECT seat FROM keys WHERE id = ?1) AND key = ?1", &[&key.to_string()])
+    use crate::registry::KeyOwner;
+    Ok(match super::keys::owner(tx, key)? {
+        Some(KeyOwner::Node { seat, .. }) => Some(*seat),
+        _ => None,
+    })
 }
 
 /// Every generation of a node, newest first.

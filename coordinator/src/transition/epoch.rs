@@ -52,12 +52,11 @@ pub(crate) fn raise(tx: &Transaction<'_>, why: &str, actor: &Actor, now: Timesta
 /// state never gave says anything; `spki` is that key.
 pub(crate) fn notice(
     tx: &Transaction<'_>,
-    shown: Option<&Stamp>,
+    shown: &Stamp,
     spki: &[u8],
     actor: &Actor,
     now: Timestamp,
 ) -> Result<()> {
-    let Some(shown) = shown else { return Ok(()) };
     let newer = epoch::newer(tx)?;
     if newer.is_some_and(|newer| shown.reach <= newer.reach) || !shown.is_of(spki) {
         return Ok(());

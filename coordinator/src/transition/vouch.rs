@@ -7,7 +7,7 @@ use kiln_protocol::admin::{ApproveAnswer, Hints, TicketRecord};
 use kiln_protocol::api::{EnrolAnswer, Facts};
 use kiln_protocol::{ApiError, ErrorClass, Fingerprint, NodeName, TicketKey};
 
-use super::{enrol, epoch as standing, live};
+use super::{enrol, epoch, live};
 use crate::registry::console::{self, Shown};
 use crate::registry::{KeyOwner, Seat, State, enrol as rules, operator};
 use crate::store::events::{self, Actor, Event, What};
@@ -120,7 +120,7 @@ pub(crate) fn approve(
     seats::set_console_key(tx, seat, &key)?;
     let detail = format!("{label}: key {key}, {}", record.role);
     events::note(tx, actor, &Event::of(What::Approve, seat, &detail), now)?;
-    standing::check(tx)?;
+    epoch::check(tx)?;
     enrol::bind(tx, &seats::by_id(tx, seat)?, key, None, actor, now)?;
     Ok(ApproveAnswer { key, generation: record.generation })
 }

@@ -290,7 +290,7 @@ impl World {
         if !runs.covers(seen) {
             let stamp = Stamp::sign(seen, &POOL.coordinator);
             let (spki, now) = (POOL.coordinator.spki(), self.now);
-            self.look(|tx| epoch::notice(tx, Some(&stamp), &spki, &Actor::local(), now))?;
+            self.look(|tx| epoch::notice(tx, &stamp, &spki, &Actor::local(), now))?;
             let mistaken = !is_foreign && self.look(reach::newer)? != before;
             ensure!(!mistaken, "it was shown {seen}, which it gave, and takes itself for another copy");
         }
