@@ -92,11 +92,16 @@ impl Lab {
     /// A whole bake into `out`, with the cache that all tests share. The
     /// machines' words are in the log only if it fails.
     pub fn bake(&self, out: &Path) -> Command {
+        self.bake_over(out, &self.cache().join("bake"))
+    }
+
+    /// The same with another cache.
+    pub fn bake_over(&self, out: &Path, cache: &Path) -> Command {
         let mut command = self.builder();
         // The stand-in media have no rpm that could install a policy.
         command.args(["bake", "--version", VERSION, "--accel", "tcg", "--no-k3s-selinux"]);
         command.arg("--iso").arg(self.media()).arg("--k3s").arg(self.k3s()).arg("--agent").arg(self.agent());
-        command.arg("--out").arg(out).arg("--cache").arg(self.cache().join("bake"));
+        command.arg("--out").arg(out).arg("--cache").arg(cache);
         command
     }
 

@@ -85,6 +85,37 @@ fn nothing_runs_again_when_nothing_changed() {
 }
 
 #[test]
+fn a_cache_that_was_moved_is_used_again() {
+    // Its os stage is in the cache that all tests share; that one cannot be moved.
+    lab().image();
+    let home = tempfile::tempdir().unwrap();
+    let (cache, moved) = (home.path().join("cache"), home.path().join("moved"));
+    let mut explain = lab().bake(&home.path().join("first"));
+    explain.args(["--explain", "--json"]);
+    let plan: Value = serde_json::from_str(&run(explain, SOON).success().stdout).unwrap();
+    let key = plan["stages"][0]["key"].as_str().unwrap_or_else(|| panic!("{plan:#}"));
+    fs::create_dir_all(cache.join("stages/os")).unwrap();
+    let mut copy = Command::new("cp");
+    copy.arg("-a").arg(lab().cache().join("bake/stages/os").join(key)).arg(cache.join("stages/os"));
+    run(copy, SOON).success();
+
+    let bake = |out: &str, cache: &Path| {
+        let mut bake = lab().bake_over(&home.path().join(out), cache);
+        bake.args(["--no-smoke", "--json"]);
+        let outcome = run(bake, Duration::from_secs(300)).success();
+        let events = outcome.stdout.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let finished = events.filter(|event| event["event"] == "stage-finished");
+        let stages = finished.filter(|event| event["stage"] == "os" || event["stage"] == "node");
+        stages.map(|event| event["cached"].as_bool().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(bake("first", &cache), [true, false]);
+    fs::rename(&cache, &moved).unwrap();
+    // Packing reads the node's disk, and with it the one below.
+    assert_eq!(bake("second", &moved), [true, true]);
+    assert!(!cache.exists(), "something is in the old place");
+}
+
+#[test]
 fn another_artifact_never_takes_a_version_name_that_is_used() {
     // The same image under its name elsewhere, one byte of its record changed.
     let home = tempfile::tempdir().unwrap();

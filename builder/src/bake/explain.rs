@@ -106,9 +106,8 @@ pub fn decide(
         let reason = format!("made before, on {:.0}, in {:.1} s", made.created, made.seconds);
         return plan(Action::Reuse, reason, Vec::new());
     }
-    if *look == Look::Stale {
-        let reason = "its result does not fit its record, or lies over another disk than before".to_owned();
-        return plan(Action::Run, reason, Vec::new());
+    if let Look::Stale(misfit) = look {
+        return plan(Action::Run, format!("its result {misfit}"), Vec::new());
     }
     // The newest for the same image says most; else the newest at all.
     let newest = records.iter().find(|made| made.version == version).or_else(|| records.first());
@@ -180,20 +179,24 @@ pub async fn explain(options: &Options, progress: &Progress) -> Result<Explanati
     let version = known.version.to_string();
 
     let records = store.records(os::STAGE);
-    let (os, look) = match os_key.key() {
+    let (os, below) = match os_key.key() {
         Some(key) => {
             let look = store.look(os::STAGE, &key, None).await;
-            (decide(os::STAGE, &key, &look, None, &version, &records), look)
+            let below = match &look {
+                Look::Ready(made) => Some(store.below(os::STAGE, &key, made)),
+                Look::Stale(_) | Look::Missing => None,
+            };
+            (decide(os::STAGE, &key, &look, None, &version, &records), below)
         }
-        None => (guess(os::STAGE, &os_key, None, &version, &records), Look::Missing),
+        None => (guess(os::STAGE, &os_key, None, &version, &records), None),
     };
     let records = store.records(node::STAGE);
-    let node = match (node_key.key(), &look) {
-        (Some(key), Look::Ready(made)) => {
-            let look = store.look(node::STAGE, &key, Some(made.sha256)).await;
+    let node = match (node_key.key(), &below) {
+        (Some(key), Some(below)) => {
+            let look = store.look(node::STAGE, &key, Some(below)).await;
             decide(node::STAGE, &key, &look, None, &version, &records)
         }
-        (Some(key), _) => decide(node::STAGE, &key, &Look::Missing, Some(os::STAGE), &version, &records),
+        (Some(key), None) => decide(node::STAGE, &key, &Look::Missing, Some(os::STAGE), &version, &records),
         (None, _) => guess(node::STAGE, &node_key, Some((os::STAGE, os.action)), &version, &records),
     };
     let key = node_key.digest().map(|node| pack::key(node, options.compression, &options.also));
@@ -345,6 +348,7 @@ fn brief(value: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::store::Misfit;
     use super::*;
     use crate::image::key::KeyBuilder;
     use jiff::Timestamp;
@@ -415,9 +419,10 @@ mod tests {
     #[test]
     fn a_damaged_result_is_said_to_be_one() {
         let key = key("10", b"a", "");
-        let plan = decide("os", &key, &Look::Stale, None, "v1", &[made(&key, "v1", 0)]);
+        let look = Look::Stale(Misfit::Record);
+        let plan = decide("os", &key, &look, None, "v1", &[made(&key, "v1", 0)]);
         assert_eq!(plan.action, Action::Run);
-        assert!(plan.reason.contains("does not fit its record"));
+        assert_eq!(plan.reason, "its result does not fit its record");
     }
 
     #[test]

@@ -7,8 +7,9 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 
 use super::Bake;
+use super::below::Below;
 use super::store::{DISK, Found, New, Permit, Stored};
-use crate::image::key::{Digest, Key};
+use crate::image::key::Key;
 use crate::run::dirs::create_private;
 
 /// A stage's disk that is there, or the place to make it.
@@ -20,7 +21,7 @@ pub(super) enum Begun {
 /// A stage that has begun.
 pub(super) struct Making {
     stage: &'static str,
-    backing: Option<Digest>,
+    below: Option<Below>,
     permit: Permit,
     begin: Instant,
     /// The stage's own directory.
@@ -32,14 +33,10 @@ pub(super) struct Making {
 }
 
 impl Bake<'_> {
-    /// Looks for the disk of a stage; begins the stage if there is none.
-    pub(super) async fn begin(
-        &self,
-        stage: &'static str,
-        key: &Key,
-        backing: Option<Digest>,
-    ) -> Result<Begun> {
-        let permit = match self.store().find(stage, key, backing).await? {
+    /// Looks for the disk of a stage, over `below` if over any; begins the stage
+    /// if there is none.
+    pub(super) async fn begin(&self, stage: &'static str, key: &Key, below: Option<Below>) -> Result<Begun> {
+        let permit = match self.store().find(stage, key, below.as_ref()).await? {
             Found::Ready(stored) => {
                 self.reused(stage, &stored);
                 return Ok(Begun::Reused(stored));
@@ -51,14 +48,14 @@ impl Bake<'_> {
         let result = dir.join("result");
         create_private(&result)?;
         let disk = result.join(DISK);
-        Ok(Begun::New(Making { stage, backing, permit, begin, dir, result, disk }))
+        Ok(Begun::New(Making { stage, below, permit, begin, dir, result, disk }))
     }
 
     /// Keeps what the stage has made.
     pub(super) async fn keep(&self, made: Making, report: serde_json::Value) -> Result<Stored> {
-        let Making { stage, backing, permit, begin, result: dir, .. } = made;
+        let Making { stage, below, permit, begin, result: dir, .. } = made;
         let version = self.inputs.version.to_string();
-        let new = New { dir, version, backing, seconds: begin.elapsed().as_secs_f64(), report };
+        let new = New { dir, version, below, seconds: begin.elapsed().as_secs_f64(), report };
         let stored = self.store().store(permit, new).await;
         let stored = stored.with_context(|| format!("keeping the disk of stage {stage}"))?;
         self.stage_ends(stage, begin);

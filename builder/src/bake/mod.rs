@@ -13,6 +13,7 @@
 //! everything they depend on (see [`store`]); the keys of all stages are known
 //! once the inputs are, so that a name that is taken is refused at once.
 
+pub mod below;
 mod bundle;
 pub mod explain;
 mod inspect;

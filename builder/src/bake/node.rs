@@ -108,7 +108,7 @@ pub(super) fn key(
 impl Bake<'_> {
     /// The node's disk, made now or before: an overlay of `os`.
     pub(super) async fn node(&self, os: &Stored, key: &Key) -> Result<Stored> {
-        let making = match self.begin(STAGE, key, Some(os.made.sha256)).await? {
+        let making = match self.begin(STAGE, key, Some(os.below())).await? {
             Begun::Reused(stored) => return Ok(stored),
             Begun::New(making) => making,
         };

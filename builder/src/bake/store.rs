@@ -9,8 +9,9 @@
 //! A result is whole or not there: it is made elsewhere, brought to the disk
 //! and renamed, so that `kill -9` at any point leaves the old state or the new
 //! one. Before it is used again its disk's size and digest are compared with
-//! what was recorded; one that does not fit, or whose backing disk is another
-//! by now, is thrown away and made again.
+//! what was recorded, and an overlay must lie over this cache's disk of the
+//! stage below ([`below`](super::below)); one that does not fit, or whose
+//! backing disk is another by now, is thrown away and made again.
 //!
 //! The digest of a file whose inode, size and times are those it had when it
 //! was last read through is remembered, not computed again: any write through
@@ -22,12 +23,14 @@
 //! the lock alone, so a disk below a running machine stays.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::below::Below;
 use crate::image::key::{Digest, Key};
 use crate::inputs::cache::touch;
 use crate::inputs::digest::Hasher;
@@ -69,10 +72,32 @@ pub struct Made {
 pub enum Look {
     /// A result that fits.
     Ready(Box<Made>),
-    /// Something that does not fit its record, or lies over another disk.
-    Stale,
+    /// Something that cannot be used.
+    Stale(Misfit),
     /// Nothing.
     Missing,
+}
+
+/// Why something that stands where a result would be cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Misfit {
+    /// Its disk is not what was recorded, or nothing was.
+    Record,
+    /// It was made over a disk that is another by now.
+    Remade,
+    /// It names a disk below it that is not this cache's, as an earlier
+    /// version's does in a cache that was moved or copied.
+    Elsewhere,
+}
+
+impl fmt::Display for Misfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Record => "does not fit its record",
+            Self::Remade => "lies over a disk that was made anew since",
+            Self::Elsewhere => "lies over a disk that is not this cache's (was the cache moved or copied?)",
+        })
+    }
 }
 
 /// A result that is there, and stays while this value lives.
@@ -85,6 +110,13 @@ pub struct Stored {
     _lock: Lock,
 }
 
+impl Stored {
+    /// Its disk, to make another one over it.
+    pub fn below(&self) -> Below {
+        Below { disk: self.disk.clone(), sha256: self.made.sha256 }
+    }
+}
+
 /// What a stage has made, to be stored.
 #[derive(Debug)]
 pub struct New {
@@ -93,8 +125,8 @@ pub struct New {
     pub dir: PathBuf,
     /// The image it is made for.
     pub version: String,
-    /// The digest of the disk below it.
-    pub backing: Option<Digest>,
+    /// The disk below it.
+    pub below: Option<Below>,
     /// How long making it took, in seconds.
     pub seconds: f64,
     /// What the stage reported.
@@ -133,27 +165,27 @@ impl<'a> Store<'a> {
         Self { cache: cache.to_owned(), hasher, progress }
     }
 
-    /// Looks for a result; `backing` is the digest the disk below it has now.
-    /// Waits while another builder makes it.
-    pub async fn find(&self, stage: &'static str, key: &Key, backing: Option<Digest>) -> Result<Found> {
+    /// Looks for a result; `below` is the disk below it as it is now. Waits
+    /// while another builder makes it.
+    pub async fn find(&self, stage: &'static str, key: &Key, below: Option<&Below>) -> Result<Found> {
         let dir = self.dir(stage, key);
         let lock_path = locks_dir(&self.cache).join(format!("{stage}-{}", key.digest));
         loop {
             let waiting = || self.progress.step(stage, "waiting for another builder that makes the same");
             let lock = Lock::acquire(&lock_path, Mode::Shared, waiting).await?;
-            if let Some(made) = self.verify(&dir, backing).await {
+            if let Ok(made) = self.verify(&dir, below).await {
                 touch(&dir);
                 return Ok(Found::Ready(Stored { disk: dir.join(DISK), made, _lock: lock }));
             }
             drop(lock);
             let lock = Lock::acquire(&lock_path, Mode::Exclusive, waiting).await?;
-            if self.verify(&dir, backing).await.is_some() {
+            let Err(misfit) = self.verify(&dir, below).await else {
                 // Somebody made it in between: it is used as everybody does,
                 // not held alone.
                 continue;
-            }
+            };
             if dir.exists() {
-                self.progress.warn(format!("{} does not fit its record and is made again", dir.display()));
+                self.progress.warn(format!("{} {misfit} and is made again", dir.display()));
                 std::fs::remove_dir_all(&dir).with_context(|| format!("removing {}", dir.display()))?;
             }
             return Ok(Found::Missing(Permit { dir, lock_path, lock, parts: key.parts.clone() }));
@@ -161,13 +193,18 @@ impl<'a> Store<'a> {
     }
 
     /// What there is of a result, without touching it or waiting for anybody.
-    pub async fn look(&self, stage: &str, key: &Key, backing: Option<Digest>) -> Look {
+    pub async fn look(&self, stage: &str, key: &Key, below: Option<&Below>) -> Look {
         let dir = self.dir(stage, key);
-        match self.verify(&dir, backing).await {
-            Some(made) => Look::Ready(Box::new(made)),
-            None if dir.exists() => Look::Stale,
-            None => Look::Missing,
+        match self.verify(&dir, below).await {
+            Ok(made) => Look::Ready(Box::new(made)),
+            Err(misfit) if dir.exists() => Look::Stale(misfit),
+            Err(_) => Look::Missing,
         }
+    }
+
+    /// The disk of a result that was looked at, as what another lies over.
+    pub fn below(&self, stage: &str, key: &Key, made: &Made) -> Below {
+        Below { disk: self.dir(stage, key).join(DISK), sha256: made.sha256 }
     }
 
     /// The records of all results of a stage, newest first.
@@ -183,26 +220,38 @@ impl<'a> Store<'a> {
         self.cache.join("stages").join(stage).join(key.digest.to_string())
     }
 
-    async fn verify(&self, dir: &Path, backing: Option<Digest>) -> Option<Made> {
-        let made = read_record(dir)?;
-        if made.format != FORMAT || made.backing != backing {
-            return None;
+    async fn verify(&self, dir: &Path, below: Option<&Below>) -> Result<Made, Misfit> {
+        let made = read_record(dir).filter(|made| made.format == FORMAT).ok_or(Misfit::Record)?;
+        if made.backing != below.map(|below| below.sha256) {
+            return Err(Misfit::Remade);
         }
-        let disk = self.hasher.hash(&dir.join(DISK)).await.ok()?;
-        (disk.size == made.size && disk.sha256 == made.sha256).then_some(made)
+        let disk = dir.join(DISK);
+        let hashed = self.hasher.hash(&disk).await.map_err(|_| Misfit::Record)?;
+        if (hashed.size, hashed.sha256) != (made.size, made.sha256) {
+            return Err(Misfit::Record);
+        }
+        if below.is_some_and(|below| !below.is_below(&disk)) {
+            return Err(Misfit::Elsewhere);
+        }
+        Ok(made)
     }
 
     /// Stores what was made. Others may use it from now on.
     pub async fn store(&self, permit: Permit, new: New) -> Result<Stored> {
         let Permit { dir, lock_path, lock, parts } = permit;
         let disk = new.dir.join(DISK);
+        let parent = dir.parent().context("a result has a parent directory")?;
+        create_private(parent)?;
+        if let Some(below) = &new.below {
+            below.name_from(&dir, &disk).await?;
+        }
         sync(&disk)?;
         let hashed = self.hasher.hash(&disk).await?;
         let made = Made {
             format: FORMAT,
             size: hashed.size,
             sha256: hashed.sha256,
-            backing: new.backing,
+            backing: new.below.map(|below| below.sha256),
             seconds: new.seconds,
             created: Timestamp::now(),
             version: new.version,
@@ -213,8 +262,6 @@ impl<'a> Store<'a> {
         std::fs::write(&result, serde_json::to_vec_pretty(&made)?)
             .with_context(|| format!("writing {}", result.display()))?;
         sync(&result)?;
-        let parent = dir.parent().context("a result has a parent directory")?;
-        create_private(parent)?;
         std::fs::rename(&new.dir, &dir)
             .with_context(|| format!("moving {} to {}", new.dir.display(), dir.display()))?;
         sync(parent)?;
@@ -262,125 +309,230 @@ pub fn sync(path: &Path) -> Result<()> {
 mod tests {
     use super::*;
     use crate::image::key::KeyBuilder;
+    use crate::machine::qemu::img;
 
     fn key() -> Key {
         KeyBuilder::new("os", 1).with("disk size", "10").key()
     }
 
+    /// A cache in a directory of its own.
     struct Lab {
-        dir: tempfile::TempDir,
+        home: tempfile::TempDir,
+        cache: PathBuf,
         hasher: Hasher,
         progress: Progress,
     }
 
     impl Lab {
         fn new() -> Self {
-            let dir = tempfile::tempdir().unwrap();
-            Self { hasher: Hasher::new(dir.path()), progress: Progress::silent(), dir }
+            let home = tempfile::tempdir().unwrap();
+            let cache = home.path().join("cache");
+            std::fs::create_dir(&cache).unwrap();
+            Self { hasher: Hasher::new(&cache), progress: Progress::silent(), cache, home }
         }
 
         fn store(&self) -> Store<'_> {
-            Store::new(self.dir.path(), &self.hasher, &self.progress)
+            Store::new(&self.cache, &self.hasher, &self.progress)
         }
 
-        async fn find(&self, backing: Option<Digest>) -> Found {
-            self.store().find("os", &key(), backing).await.unwrap()
+        /// The cache is elsewhere from now on; says where it was.
+        fn is_now_at(&mut self, name: &str) -> PathBuf {
+            self.hasher = Hasher::new(&self.home.path().join(name));
+            std::mem::replace(&mut self.cache, self.home.path().join(name))
         }
 
-        async fn make(&self, content: &[u8], backing: Option<Digest>) -> Stored {
-            let Found::Missing(permit) = self.find(backing).await else { panic!("there already") };
-            let dir = self.dir.path().join("new");
+        async fn find(&self) -> Found {
+            self.store().find("os", &key(), None).await.unwrap()
+        }
+
+        async fn make(&self, content: &[u8]) -> Stored {
+            let Found::Missing(permit) = self.find().await else { panic!("there already") };
+            let new = self.new_dir();
+            std::fs::write(new.join(DISK), content).unwrap();
+            self.keep(permit, new, None).await
+        }
+
+        /// An empty disk, and one over it.
+        async fn make_both(&self) -> (Stored, Stored) {
+            let Found::Missing(permit) = self.find().await else { panic!("there already") };
+            let new = self.new_dir();
+            img::create(&new.join(DISK), 1 << 20).await.unwrap();
+            let os = self.keep(permit, new, None).await;
+            let node = self.make_over(&os).await;
+            (os, node)
+        }
+
+        async fn make_over(&self, os: &Stored) -> Stored {
+            let found = self.find_over(os).await;
+            let Found::Missing(permit) = found else { panic!("there already") };
+            let new = self.new_dir();
+            img::create_overlay(&os.disk, &new.join(DISK), None).await.unwrap();
+            self.keep(permit, new, Some(os.below())).await
+        }
+
+        async fn find_over(&self, os: &Stored) -> Found {
+            self.store().find("node", &key(), Some(&os.below())).await.unwrap()
+        }
+
+        async fn look_over(&self, os: &Stored) -> Look {
+            self.store().look("node", &key(), Some(&os.below())).await
+        }
+
+        /// The os disk, which is there.
+        async fn os(&self) -> Stored {
+            let Found::Ready(os) = self.find().await else { panic!("not there") };
+            os
+        }
+
+        fn new_dir(&self) -> PathBuf {
+            let dir = self.cache.join("new");
             std::fs::create_dir(&dir).unwrap();
-            std::fs::write(dir.join(DISK), content).unwrap();
+            dir
+        }
+
+        async fn keep(&self, permit: Permit, dir: PathBuf, below: Option<Below>) -> Stored {
             let version = "v1".to_owned();
-            let new = New { dir, version, backing, seconds: 1.0, report: serde_json::Value::Null };
+            let new = New { dir, version, below, seconds: 1.0, report: serde_json::Value::Null };
             self.store().store(permit, new).await.unwrap()
         }
 
-        async fn is_ready(&self, backing: Option<Digest>) -> bool {
-            matches!(self.find(backing).await, Found::Ready(_))
+        async fn is_ready(&self) -> bool {
+            matches!(self.find().await, Found::Ready(_))
         }
+    }
+
+    /// Makes of an overlay what an earlier version kept.
+    async fn name_in_full(node: &Stored, os: &Stored) {
+        img::name_backing(&node.disk, &os.disk.canonicalize().unwrap()).await.unwrap();
+        let bytes = std::fs::read(&node.disk).unwrap();
+        let made = Made { sha256: Digest::of(&bytes), size: bytes.len() as u64, ..node.made.clone() };
+        let record = serde_json::to_vec(&made).unwrap();
+        std::fs::write(node.disk.with_file_name(RESULT), record).unwrap();
     }
 
     #[tokio::test]
     async fn what_was_stored_is_found_and_no_lock_is_left() {
         let lab = Lab::new();
-        let made = lab.make(b"disk", None).await.made.clone();
-        let Found::Ready(stored) = lab.find(None).await else { panic!("gone") };
+        let made = lab.make(b"disk").await.made.clone();
+        let Found::Ready(stored) = lab.find().await else { panic!("gone") };
         assert_eq!(stored.made, made);
         assert_eq!(std::fs::read(&stored.disk).unwrap(), b"disk");
         drop(stored);
-        assert_eq!(std::fs::read_dir(lab.dir.path().join("locks")).unwrap().count(), 0);
+        assert_eq!(std::fs::read_dir(lab.cache.join("locks")).unwrap().count(), 0);
     }
 
     #[tokio::test]
     async fn looking_touches_nothing() {
         let lab = Lab::new();
-        let look = async |backing| lab.store().look("os", &key(), backing).await;
+        let look = async |below| lab.store().look("os", &key(), below).await;
         assert_eq!(look(None).await, Look::Missing);
-        let made = lab.make(b"disk", None).await.made.clone();
+        let made = lab.make(b"disk").await.made.clone();
         assert_eq!(made.parts, key().parts);
         assert_eq!(look(None).await, Look::Ready(Box::new(made.clone())));
-        assert_eq!(look(Some(Digest::of(b"another"))).await, Look::Stale);
+        let another = Below { disk: lab.cache.join("another"), sha256: Digest::of(b"another") };
+        assert_eq!(look(Some(&another)).await, Look::Stale(Misfit::Remade));
         assert_eq!(lab.store().records("os"), [made]);
-        assert!(lab.is_ready(None).await, "looking removed it");
+        assert!(lab.is_ready().await, "looking removed it");
     }
 
     #[tokio::test]
     async fn whoever_waited_for_a_result_does_not_hold_it_alone() {
         let lab = Lab::new();
-        let Found::Missing(permit) = lab.find(None).await else { panic!("there already") };
-        let (second, third) = (lab.find(None), lab.find(None));
+        let Found::Missing(permit) = lab.find().await else { panic!("there already") };
+        let (second, third) = (lab.find(), lab.find());
         tokio::pin!(second, third);
         let early = tokio::time::timeout(std::time::Duration::from_millis(150), async {
             tokio::join!(&mut second, &mut third)
         });
         assert!(early.await.is_err(), "did not wait");
-        let dir = lab.dir.path().join("new");
-        std::fs::create_dir(&dir).unwrap();
-        std::fs::write(dir.join(DISK), b"disk").unwrap();
-        let new =
-            New { dir, version: String::new(), backing: None, seconds: 1.0, report: serde_json::Value::Null };
-        let store = lab.store();
-        let (first, second, third) = tokio::join!(store.store(permit, new), second, third);
+        let new = lab.new_dir();
+        std::fs::write(new.join(DISK), b"disk").unwrap();
         // All three use it at once.
-        first.unwrap();
+        let (_first, second, third) = tokio::join!(lab.keep(permit, new, None), second, third);
         assert!(matches!((second, third), (Found::Ready(_), Found::Ready(_))));
     }
 
     #[tokio::test]
     async fn a_changed_disk_is_not_used_again() {
         let lab = Lab::new();
-        let disk = lab.make(b"disk", None).await.disk.clone();
+        let disk = lab.make(b"disk").await.disk.clone();
         std::fs::write(&disk, b"disc").unwrap();
-        assert!(!lab.is_ready(None).await);
+        assert!(!lab.is_ready().await);
         assert!(!disk.exists(), "kept a damaged result");
-        lab.make(b"disk", None).await;
-        assert!(lab.is_ready(None).await);
+        lab.make(b"disk").await;
+        assert!(lab.is_ready().await);
     }
 
     #[tokio::test]
     async fn a_torn_record_is_not_used() {
         let lab = Lab::new();
-        let disk = lab.make(b"disk", None).await.disk.clone();
+        let disk = lab.make(b"disk").await.disk.clone();
         std::fs::write(disk.with_file_name(RESULT), b"{\"format\":1").unwrap();
-        assert!(!lab.is_ready(None).await);
+        assert!(!lab.is_ready().await);
     }
 
     #[tokio::test]
     async fn an_overlay_goes_with_the_disk_it_was_made_over() {
         let lab = Lab::new();
-        let (old, new) = (Some(Digest::of(b"old")), Some(Digest::of(b"new")));
-        lab.make(b"overlay", old).await;
-        assert!(lab.is_ready(old).await);
-        assert!(!lab.is_ready(new).await);
+        let (os, node) = lab.make_both().await;
+        assert_eq!(lab.look_over(&os).await, Look::Ready(Box::new(node.made.clone())));
+        let made = Made { sha256: Digest::of(b"another"), ..os.made.clone() };
+        let os = Stored { made, ..os };
+        assert_eq!(lab.look_over(&os).await, Look::Stale(Misfit::Remade));
+    }
+
+    #[tokio::test]
+    async fn a_cache_may_be_moved_and_copied() {
+        let mut lab = Lab::new();
+        let node = lab.make_both().await.1.made;
+        let old = lab.is_now_at("moved");
+        std::fs::rename(&old, &lab.cache).unwrap();
+        let ready = Look::Ready(Box::new(node));
+        assert_eq!(lab.look_over(&lab.os().await).await, ready);
+        let old = lab.is_now_at("copied");
+        copy(&old, &lab.cache);
+        assert_eq!(lab.look_over(&lab.os().await).await, ready);
+        std::fs::remove_dir_all(&old).unwrap();
+        assert!(matches!(lab.find_over(&lab.os().await).await, Found::Ready(_)));
+    }
+
+    #[tokio::test]
+    async fn an_earlier_version_s_overlay_is_used_in_its_place_and_made_again_elsewhere() {
+        let mut lab = Lab::new();
+        let (os, node) = lab.make_both().await;
+        name_in_full(&node, &os).await;
+        assert!(matches!(lab.look_over(&os).await, Look::Ready(_)));
+        drop((os, node));
+
+        // The disk it names is still there, and the very same. It is not used.
+        let old = lab.is_now_at("copied");
+        copy(&old, &lab.cache);
+        let os = lab.os().await;
+        assert_eq!(lab.look_over(&os).await, Look::Stale(Misfit::Elsewhere));
+        lab.make_over(&os).await;
+        let said = format!("{:?}", lab.progress.events());
+        assert!(said.contains("a disk that is not this cache's") && said.contains("made again"), "{said}");
+        std::fs::remove_dir_all(&old).unwrap();
+        assert!(matches!(lab.look_over(&os).await, Look::Ready(_)));
+    }
+
+    fn copy(from: &Path, to: &Path) {
+        std::fs::create_dir(to).unwrap();
+        for entry in std::fs::read_dir(from).unwrap().flatten() {
+            let (from, to) = (entry.path(), to.join(entry.file_name()));
+            if from.is_dir() {
+                copy(&from, &to);
+            } else {
+                std::fs::copy(&from, &to).unwrap();
+            }
+        }
     }
 
     #[tokio::test]
     async fn a_second_builder_waits_for_the_first() {
         let lab = Lab::new();
-        let Found::Missing(permit) = lab.find(None).await else { panic!("there already") };
-        let second = lab.find(None);
+        let Found::Missing(permit) = lab.find().await else { panic!("there already") };
+        let second = lab.find();
         tokio::pin!(second);
         let early = tokio::time::timeout(std::time::Duration::from_millis(300), &mut second).await;
         assert!(early.is_err(), "did not wait");

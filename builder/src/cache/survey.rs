@@ -19,7 +19,10 @@ pub fn survey(cache: &Path) -> Result<Vec<Entry>> {
     let mut over: BTreeMap<PathBuf, Vec<PathBuf>> = BTreeMap::new();
     for place in ["stages", "tmp"] {
         for (disk, below) in backing::all_below(&cache.join(place)) {
-            over.entry(below).or_default().push(disk);
+            // One file has many names: by the way there, in full, through links.
+            if let Ok(below) = below.canonicalize() {
+                over.entry(below).or_default().push(disk);
+            }
         }
     }
     let mut entries = Vec::new();
@@ -36,7 +39,8 @@ pub fn survey(cache: &Path) -> Result<Vec<Entry>> {
             let made = record(&path).map(|made| made.version).filter(|version| !version.is_empty());
             let name = made.map_or_else(|| short(&path), |version| format!("{} {}", short(&path), version));
             let mut entry = entry(cache, kind, name, path)?;
-            entry.below = over.remove(&entry.path.join(DISK)).unwrap_or_default();
+            let disk = entry.path.join(DISK).canonicalize().ok();
+            entry.below = disk.and_then(|disk| over.remove(&disk)).unwrap_or_default();
             entries.push(entry);
         }
     }
@@ -117,4 +121,33 @@ fn base_name(path: &Path) -> String {
 /// Enough of a digest to tell two apart.
 fn short(path: &Path) -> String {
     base_name(path).chars().take(12).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::backing::tests::header;
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn a_disk_is_below_another_by_whatever_name() {
+        let home = tempfile::tempdir().unwrap();
+        let (real, link) = (home.path().join("real"), home.path().join("link"));
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        let disk = |cache: &Path, name: &str| cache.join("stages").join(name).join(DISK);
+        for name in ["os/k", "node/way", "node/full", "node/gone"] {
+            fs::create_dir_all(disk(&real, name).parent().unwrap()).unwrap();
+        }
+        fs::write(disk(&real, "os/k"), b"installed").unwrap();
+        fs::write(disk(&real, "node/way"), header("../../os/k/disk.qcow2")).unwrap();
+        fs::write(disk(&real, "node/full"), header(disk(&real, "os/k").to_str().unwrap())).unwrap();
+        fs::write(disk(&real, "node/gone"), header("../../os/gone/disk.qcow2")).unwrap();
+        for cache in [&real, &link] {
+            let entries = survey(cache).unwrap();
+            let os = entries.iter().find(|entry| entry.kind == Kind::Os).unwrap();
+            let mut below = os.below.clone();
+            below.sort();
+            assert_eq!(below, [disk(cache, "node/full"), disk(cache, "node/way")]);
+        }
+    }
 }

@@ -43,6 +43,14 @@ pub async fn create_overlay(backing: &Path, path: &Path, size: Option<u64>) -> R
     run(args.into_iter().chain(rest).chain(size)).await.map(drop)
 }
 
+/// Has an overlay name the image below it so: in full, or by the way there from
+/// the overlay's own directory. What the name leads to is not looked at, and
+/// has to be the same image: the overlay may be on its way to where it is right.
+pub async fn name_backing(path: &Path, name: &Path) -> Result<()> {
+    let args = ["rebase", "-q", "-u", "-f", "qcow2", "-F", "qcow2", "-b"].map(OsString::from);
+    run(args.into_iter().chain([name.into(), path.into()])).await.map(drop)
+}
+
 /// What an image is. Only ever call it on images Kiln made: a foreign qcow2
 /// may name any file of the host as its backing file.
 pub async fn info(path: &Path) -> Result<Info> {
