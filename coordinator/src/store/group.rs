@@ -4,17 +4,26 @@
 //! what is committed, runs the changes one after another in one group, commits
 //! it, and only then answers. A refusal undoes its own work only. If the
 //! commit fails, everyone in the group hears why, and nothing was done.
+//!
+//! While many ask, a group waits a little for others to come in. Without that,
+//! the faster the disk, the smaller the groups: with 96 nodes at a time they
+//! were of three, and an enrolment took a sixth more processor time.
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Result;
 use tokio::sync::mpsc::Receiver;
 
 use super::engine::{Engine, Transaction};
 
-/// Jobs that one round takes at most.
-const ROUND: usize = 256;
+/// Changes that are one group at most.
+const GROUP: usize = 256;
+/// How long a group waits for others at a time.
+const PAUSE: Duration = Duration::from_millis(4);
+/// How often it does, as long as others come.
+const PAUSES: usize = 3;
 
 /// Tells a caller how it went, once it is certain.
 pub(super) type Answer = Box<dyn FnOnce(Result<(), Lost>) + Send>;
@@ -58,17 +67,41 @@ impl std::error::Error for Lost {
     }
 }
 
+/// Waits for others to come in.
+pub(super) fn pause() {
+    std::thread::sleep(PAUSE);
+}
+
 /// Serves jobs until nobody can send any more.
-pub(super) fn serve(engine: &mut dyn Engine, queue: &mut Receiver<Job>) {
+pub(super) fn serve(engine: &mut dyn Engine, queue: &mut Receiver<Job>, mut pause: impl FnMut()) {
+    // Whoever is alone waits for nobody.
+    let mut many = false;
     while let Some(first) = queue.blocking_recv() {
-        let waiting = std::iter::from_fn(|| queue.try_recv().ok());
-        round(engine, std::iter::once(first).chain(waiting).take(ROUND));
+        let mut changes = Vec::new();
+        take(engine, Some(first), queue, &mut changes);
+        for _ in 0..PAUSES {
+            let before = changes.len();
+            if !many || before == 0 || before == GROUP {
+                break;
+            }
+            pause();
+            take(engine, None, queue, &mut changes);
+            if changes.len() == before {
+                break;
+            }
+        }
+        many = changes.len() > 1;
+        if !changes.is_empty() {
+            group(engine, changes);
+        }
     }
 }
 
-fn round(engine: &mut dyn Engine, jobs: impl Iterator<Item = Job>) {
-    let (mut looks, mut changes, mut alone) = (Vec::new(), Vec::new(), Vec::new());
-    for job in jobs {
+/// Takes what waits: changes are kept for their group, all else is done at once.
+fn take(engine: &mut dyn Engine, first: Option<Job>, queue: &mut Receiver<Job>, changes: &mut Vec<Change>) {
+    let (mut looks, mut alone) = (Vec::new(), Vec::new());
+    let waiting = first.into_iter().chain(std::iter::from_fn(|| queue.try_recv().ok()));
+    for job in waiting.take(GROUP - changes.len()) {
         match job {
             Job::Look(look) => looks.push(look),
             Job::Change(change) => changes.push(change),
@@ -77,9 +110,6 @@ fn round(engine: &mut dyn Engine, jobs: impl Iterator<Item = Job>) {
     }
     if !looks.is_empty() {
         look(engine, looks);
-    }
-    if !changes.is_empty() {
-        group(engine, changes);
     }
     for work in alone {
         work(engine);

@@ -1,12 +1,12 @@
 //! Group commit, over the engine whose disk counts and fails on demand.
 
-use std::sync::Arc;
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, mpsc};
 
 use anyhow::{Result, bail};
 use tokio::task::JoinSet;
 
-use super::group::Job;
+use super::engine::Transaction;
+use super::group::{self, Job};
 use super::memory::{Disk, Memory};
 use super::{Store, keys};
 use crate::registry::fixtures::{NOW, key};
@@ -150,4 +150,67 @@ fn a_panic_in_one_transition_leaves_its_neighbours_and_the_store_as_they_were() 
         assert!(is_noted(&store, "good").await);
         assert!(!is_noted(&store, "defect").await);
     });
+}
+
+/// Changes that keep what they did, which is nothing, and then say so.
+struct Queue {
+    jobs: tokio::sync::mpsc::Sender<Job>,
+}
+
+impl Queue {
+    fn push(&self, answered: impl FnOnce() + Send + 'static) {
+        let change = |_: Result<&Transaction<'_>, group::Lost>| {
+            let answer: group::Answer = Box::new(move |durable| {
+                durable.unwrap();
+                answered();
+            });
+            (true, Some(answer))
+        };
+        self.jobs.try_send(Job::Change(Box::new(change))).ok().unwrap();
+    }
+}
+
+/// Serves `at_once` changes; when the first of them is answered, one more comes,
+/// and in the pause after that another. Returns how many commits there were, and
+/// how many pauses.
+fn commits_and_pauses(at_once: usize) -> (usize, usize) {
+    let disk = Disk::default();
+    let mut engine = Memory::open(&disk).unwrap();
+    let (jobs, mut queue) = tokio::sync::mpsc::channel(8);
+    let late = Arc::new(Mutex::new(Some(Queue { jobs })));
+    let push = |late: &Mutex<Option<Queue>>, answered: Box<dyn FnOnce() + Send>| {
+        late.lock().unwrap().as_ref().unwrap().push(answered);
+    };
+    // The last one to be answered closes the queue.
+    let close = |late: &Arc<Mutex<Option<Queue>>>| {
+        let late = Arc::clone(late);
+        Box::new(move || drop(late.lock().unwrap().take()))
+    };
+    let one_more = Arc::clone(&late);
+    push(
+        &late,
+        Box::new(move || push(&one_more, if at_once == 1 { close(&one_more) } else { Box::new(|| ()) })),
+    );
+    for _ in 1..at_once {
+        push(&late, Box::new(|| ()));
+    }
+    let mut pauses = 0;
+    group::serve(&mut engine, &mut queue, || {
+        pauses += 1;
+        if pauses == 1 {
+            push(&late, close(&late));
+        }
+    });
+    (disk.syncs(), pauses)
+}
+
+#[test]
+fn whoever_is_alone_waits_for_nobody() {
+    assert_eq!(commits_and_pauses(1), (2, 0));
+}
+
+#[test]
+fn while_many_ask_a_group_waits_for_others_as_long_as_they_come() {
+    // The first two, and then the two that came apart, after a pause without another.
+    assert_eq!(commits_and_pauses(2), (2, 2));
 }

@@ -75,7 +75,7 @@ impl Store {
         let thread = std::thread::Builder::new()
             .name("store".to_owned())
             .spawn(move || {
-                group::serve(engine.as_mut(), &mut queue);
+                group::serve(engine.as_mut(), &mut queue, group::pause);
                 if let Err(error) = engine.close() {
                     tracing::warn!("{error:#}");
                 }
