@@ -45,10 +45,16 @@ pub(crate) fn confirmation(seat: &Seat) -> Option<Confirmation> {
     }
 }
 
+/// Whether its console has shown its key, or need not: only then is a server
+/// trusted with anything, and its word taken for what its cluster is like.
+pub(crate) fn is_confirmed(seat: &Seat) -> bool {
+    let shown = seat.console_key.is_some() && seat.console_key == seat.state.key();
+    seat.role != Role::Server || !seat.confirm_console || shown
+}
+
 /// The refusal of a server's secrets to a key that its console did not show.
 pub(crate) fn unconfirmed(seat: &Seat, now: Timestamp) -> Option<ApiError> {
-    let confirmed = seat.console_key.is_some() && seat.console_key == seat.state.key();
-    if seat.role != Role::Server || !seat.confirm_console || confirmed {
+    if is_confirmed(seat) {
         return None;
     }
     let key = seat.state.key().map_or_else(String::new, |key| key.to_string());

@@ -291,10 +291,9 @@ pub(super) async fn chores(
             transition::chores::take(tx, seat, &told, &actor, &locked(&contacts), Timestamp::now())
         })
         .await;
-    if let Err(error) = taken {
-        coordinator.contacts().dismiss(seat);
-        return Err(error.into());
-    }
+    // Whoever may do none any more gives way to another server.
+    let dismissed = |_: &anyhow::Error| coordinator.contacts().dismiss(seat);
+    taken.inspect_err(dismissed)?;
     let end = Instant::now() + patience;
     loop {
         changes.mark_unchanged();
@@ -303,7 +302,8 @@ pub(super) async fn chores(
             .inner
             .store
             .read(move |tx| transition::chores::look(tx, seat, &asked, &locked(&contacts), Timestamp::now()))
-            .await?;
+            .await
+            .inspect_err(dismissed)?;
         if !chores.is_empty() && coordinator.contacts().is_steward(seat, Timestamp::now()) {
             return Ok(Json(chores));
         }

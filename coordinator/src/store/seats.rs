@@ -179,11 +179,15 @@ pub(crate) enum Moment {
     Ready,
 }
 
-/// Notes a moment; true if it was the first of its kind.
+/// Notes a moment; true if it was the first of its kind. Who is ready has passed the
+/// gate, also if this is the copy of a state that was made before it did.
 pub(crate) fn note_moment(tx: &Transaction<'_>, seat: i64, moment: Moment, now: Timestamp) -> Result<bool> {
     let update = match moment {
         Moment::Passed => "UPDATE seats SET passed = ?2 WHERE id = ?1 AND passed IS NULL",
-        Moment::Ready => "UPDATE seats SET ready = ?2 WHERE id = ?1 AND ready IS NULL",
+        Moment::Ready => {
+            "UPDATE seats SET ready = coalesce(ready, ?2), passed = coalesce(passed, ?2)
+             WHERE id = ?1 AND (ready IS NULL OR passed IS NULL)"
+        }
     };
     Ok(tx.prepare_cached(update)?.execute(params![seat, millis(now)])? == 1)
 }

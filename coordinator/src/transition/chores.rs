@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use kiln_protocol::chores::{Chores, ChoresDone, ChoresRequest};
 use kiln_protocol::{ApiError, ErrorClass, NodeName, Role};
 
-use super::node::trusted;
+use super::node::{confirmed, trusted};
 use super::{cluster_now, live, tokens};
 use crate::contacts::Contacts;
 use crate::k3s::join_token_id;
@@ -23,9 +23,10 @@ use crate::store::{Transaction, incarnations, seats};
 const TOKENS: usize = 100;
 
 /// Whether a server may do chores.
-fn check(tx: &Transaction<'_>, seat: i64, request: &ChoresRequest) -> Result<Live> {
+fn check(tx: &Transaction<'_>, seat: i64, request: &ChoresRequest, now: Timestamp) -> Result<Live> {
     let seat = seats::by_id(tx, seat)?;
     trusted(&seat)?;
+    confirmed(&seat, now)?;
     let live = live(tx)?;
     let refuse = |message: String| Err(ApiError::new(ErrorClass::Policy, message));
     if seat.role != Role::Server || seat.ready.is_none() {
@@ -45,7 +46,7 @@ pub(crate) fn look(
     contacts: &Contacts,
     now: Timestamp,
 ) -> Result<Chores> {
-    let live = check(tx, seat, request)?;
+    let live = check(tx, seat, request, now)?;
     let mut chores = Chores::default();
     let pending = seats::with_chores(tx, live.id)?;
     let mut secrets = None;
@@ -90,7 +91,7 @@ pub(crate) fn take(
     contacts: &Contacts,
     now: Timestamp,
 ) -> Result<()> {
-    let live = check(tx, seat, request)?;
+    let live = check(tx, seat, request, now)?;
     let ChoresDone { tokens_made, tokens_deleted, nodes_deleted, members, failure, .. } = &request.done;
     if let Some(failure) = failure {
         tracing::warn!(who = actor.who, "chores: {}", failure.escape_debug());

@@ -27,7 +27,7 @@ use kiln_protocol::{ApiError, ErrorClass};
 use crate::contacts::Contacts;
 use crate::plan::ClusterFile;
 use crate::registry::gate::{Cluster, Member, Trust};
-use crate::registry::{JoinState, ObjectState, Seat, State};
+use crate::registry::{JoinState, ObjectState, Seat, State, console};
 use crate::store::incarnations::Live;
 use crate::store::{Transaction, incarnations, seats};
 
@@ -79,7 +79,8 @@ fn member(seat: &Seat, heard: Option<i64>) -> Member {
         generation: seat.generation,
         role: seat.role,
         trust: match seat.state {
-            State::Bound(_) => Trust::Trusted,
+            State::Bound(_) if console::is_confirmed(seat) => Trust::Trusted,
+            State::Bound(_) => Trust::Unconfirmed,
             State::Held(_) => Trust::Doubted,
             State::Issued | State::Superseded(_) | State::Revoked(_) => Trust::Gone,
         },

@@ -79,7 +79,9 @@ pub(crate) fn gate(
     Ok(answer)
 }
 
-/// Takes a report; false if it told nothing new. A held node may report too.
+/// Takes a report; false if it told nothing new. A held node and a server that is
+/// not confirmed may report too, but are not ready by their own word: what becomes of
+/// a cluster rests on that. They say it again once they may do what nodes do.
 pub(crate) fn report(
     tx: &Transaction<'_>,
     seat: i64,
@@ -96,7 +98,8 @@ pub(crate) fn report(
         seats::set_facts(tx, seat.id, facts)?;
     }
     let newest = reports::take(tx, seat.id, report, now)?;
-    let ready = report.step == Step::Ready && matches!(report.state, StepState::Done);
+    let counts = seat.state.is_trusted() && console::is_confirmed(&seat);
+    let ready = counts && report.step == Step::Ready && matches!(report.state, StepState::Done);
     if ready && seats::note_moment(tx, seat.id, Moment::Ready, now)? {
         let detail = format!("{} after {} ms", seat.label(), report.uptime_ms);
         events::note(tx, actor, &Event::of(What::Ready, seat.id, &detail), now)?;
@@ -127,7 +130,7 @@ pub(crate) fn check_report(report: &Report) -> Result<(), ApiError> {
     Ok(())
 }
 
-fn confirmed(seat: &Seat, now: Timestamp) -> Result<(), ApiError> {
+pub(super) fn confirmed(seat: &Seat, now: Timestamp) -> Result<(), ApiError> {
     console::unconfirmed(seat, now).map_or(Ok(()), Err)
 }
 

@@ -22,7 +22,7 @@ use kiln_protocol::chores::{ChoresDone, TokenChange};
 use kiln_protocol::{ApiError, ErrorClass, Role};
 
 use super::live;
-use crate::registry::{JoinState, State};
+use crate::registry::{JoinState, Seat, State, console};
 use crate::store::events::{self, Actor, Event, What};
 use crate::store::incarnations::{Live, Tokens};
 use crate::store::{Transaction, incarnations, seats};
@@ -46,7 +46,8 @@ pub(crate) fn ask(tx: &Transaction<'_>, actor: &Actor, now: Timestamp) -> Result
     };
     let all = seats::of_incarnation(tx, live.id)?;
     let trusted = || all.iter().filter(|seat| matches!(seat.state, State::Bound(_)));
-    if !trusted().any(|seat| seat.role == Role::Server && seat.ready.is_some()) {
+    let able = |seat: &Seat| seat.role == Role::Server && seat.ready.is_some() && console::is_confirmed(seat);
+    if !trusted().any(able) {
         return refuse(
             "no server of the cluster is ready: a ready server's agent gives k3s the new token".to_owned(),
             "wait until one is: coordinator status".to_owned(),

@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use kiln_coordinator::Limits;
 use kiln_coordinator::client::ClientError;
+use kiln_coordinator::{Coordinator, Limits, UnlockFile};
 use kiln_protocol::admin::{Hints, MintRequest, ReplaceRequest, TicketRecord};
 use kiln_protocol::api::{GateAnswer, SNAPSHOT, SNAPSHOT_PART, SnapshotRequest};
 use kiln_protocol::chores::ChoresDone;
@@ -277,6 +277,57 @@ async fn a_sole_server_is_restored_from_a_copy() {
     }
     passes_and_is_ready(&next).await;
     assert_eq!(class(part(&next, 0).await), ErrorClass::Policy);
+}
+
+#[tokio::test]
+async fn a_held_server_that_says_it_is_ready_changes_nothing_but_its_report() {
+    let world = World::new().await;
+    passes_and_is_ready(&world.enrolled("s1").await).await;
+    let copy = world.outer.path().join("state.db");
+    rusqlite::Connection::open(&copy).unwrap().execute_batch("CREATE TABLE kine (x)").unwrap();
+    world.coordinator.replace(&name("s1"), Some(&copy)).await.unwrap();
+    let (ticket, next) = (world.ticket("s1").await, world.machine());
+    next.enrol(&ticket).await.unwrap();
+    assert_eq!(class(world.machine().enrol(&ticket).await), ErrorClass::TicketContested);
+    next.report_ready().await.unwrap();
+    let status = world.node("s1").await;
+    assert!(status.report.is_some() && status.ready.is_none(), "{status:?}");
+    world.coordinator.release(&name("s1")).await.unwrap();
+    let restored = async || match next.config().await.unwrap().k3s.membership {
+        Membership::FirstServer { restore, .. } => restore.is_some(),
+        other => panic!("it joins somebody: {other:?}"),
+    };
+    assert!(restored().await, "the copy of the datastore waits for it still");
+    passes_and_is_ready(&next).await;
+    assert!(!restored().await);
+}
+
+/// The state is set back to a moment when the server was bound and had no data yet.
+#[tokio::test]
+async fn a_restored_backup_does_not_make_a_server_one_without_data() {
+    let world = World::new().await;
+    let server = world.enrolled("s1").await;
+    server.config().await.unwrap();
+    let (backup, restored) = (world.outer.path().join("backup"), world.outer.path().join("restored"));
+    world.coordinator.backup(&backup).await.unwrap();
+    passes_and_is_ready(&server).await;
+    let unlock = UnlockFile::beside(&world.dir);
+    let World { outer, server: serving, coordinator, .. } = world;
+    serving.shutdown().await;
+    drop(coordinator);
+    Coordinator::restore(&backup, &restored, &unlock).unwrap();
+    std::fs::rename(outer.path().join("state.unlock-key"), outer.path().join("restored.unlock-key")).unwrap();
+    let world = World::at(outer, restored).await;
+    assert!(world.node("s1").await.passed_gate.is_none(), "the copy cannot know");
+    let (server, again) = (server.moved_to(world.address()), world.ticket("s1").await);
+    server.report_ready().await.unwrap();
+    let status = world.node("s1").await;
+    assert!(status.passed_gate.is_some() && status.is_ready());
+    let next = world.machine();
+    next.enrol(&again).await.unwrap();
+    let refusal = next.config().await.unwrap_err();
+    assert!(refusal.hint.unwrap().contains("--discard-data"));
+    assert_eq!(class(next.gate().await), ErrorClass::Policy);
 }
 
 #[tokio::test]

@@ -111,6 +111,37 @@ async fn a_thief_who_is_first_gets_nothing_where_the_console_is_read() {
 }
 
 #[tokio::test]
+async fn a_server_that_is_not_confirmed_is_not_ready_by_its_own_word_and_gets_no_chores() {
+    let world = World::new().await;
+    let agent = world.enrolled("a1").await;
+    let (ticket, server) = (read_ticket(&world, "s1", Role::Server).await, world.machine());
+    server.enrol(&ticket).await.unwrap();
+    server.report_ready().await.unwrap();
+    let refusal = server.chores().await.unwrap_err();
+    assert_eq!((refusal.class, refusal.retry_after), (ErrorClass::Pending, Some(1)));
+    let status = world.node("s1").await;
+    assert!(status.report.is_some() && status.ready.is_none() && status.passed_gate.is_none(), "{status:?}");
+    let waits = async || match agent.gate().await.unwrap() {
+        GateAnswer::Wait { reason, .. } => reason,
+        GateAnswer::Go => panic!("it should have waited"),
+    };
+    assert!(waits().await.contains("s1 waits for its key to be confirmed"));
+
+    // It was the right one after all, and says so again.
+    confirm(&world, "s1", server.key).await;
+    assert_eq!(class(server.chores().await), ErrorClass::Policy);
+    server.report_ready().await.unwrap();
+    assert_eq!(server.do_chores(&[]).await.make_tokens.len(), 1);
+    // Or was it not? The console shows another key, and somebody releases it all the same.
+    confirm(&world, "s1", world.machine().key).await;
+    assert_eq!(class(server.chores().await), ErrorClass::Held);
+    world.coordinator.release(&name("s1")).await.unwrap();
+    assert_eq!(class(server.chores().await), ErrorClass::Pending);
+    assert!(waits().await.contains("no server is ready"));
+    assert!(world.coordinator.rotate_tokens().await.is_err(), "nobody is there to give k3s the new one");
+}
+
+#[tokio::test]
 async fn a_thief_who_comes_after_the_console_was_read_binds_nothing() {
     let world = World::new().await;
     let ticket = read_ticket(&world, "s1", Role::Server).await;

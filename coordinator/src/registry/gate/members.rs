@@ -38,7 +38,9 @@ impl Cluster {
             && match member.trust {
                 // What is doomed is a member until its Node object is deleted.
                 Trust::Gone => !member.doomed && (!member.ready || self.is_awaited(member)),
-                Trust::Trusted | Trust::Doubted => !member.ready && self.is_overdue(member, clock),
+                Trust::Trusted | Trust::Unconfirmed | Trust::Doubted => {
+                    !member.ready && self.is_overdue(member, clock)
+                }
             }
     }
 

@@ -56,6 +56,8 @@ pub(crate) struct Member {
 pub(crate) enum Trust {
     /// Bound.
     Trusted,
+    /// Bound, but its console has not shown its key.
+    Unconfirmed,
     /// Held: it may come back.
     Doubted,
     /// Superseded or revoked, for good.
@@ -265,6 +267,7 @@ impl Cluster {
             .map(|server| {
                 let how = match server {
                     Member { trust: Trust::Doubted, .. } => "is held",
+                    Member { trust: Trust::Unconfirmed, .. } => "waits for its key to be confirmed",
                     Member { passed: Some(_), .. } => "is starting",
                     _ => "has enrolled",
                 };
