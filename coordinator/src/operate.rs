@@ -24,45 +24,107 @@ use crate::store::events::{self, Actor};
 use crate::transition::status::Look;
 use crate::{Coordinator, locked, snapshot, store, transition};
 
+/// By whose authority something is decided or shown. An admin elsewhere has it by a
+/// key, and may lose it while a request's body is still on its way: so it is asked for
+/// in the transaction that does what was decided.
+#[derive(Debug, Clone)]
+pub(crate) struct Authority {
+    actor: Actor,
+    /// None for whoever is on the coordinator's own host: this process or the kernel
+    /// vouches for them.
+    key: Option<Fingerprint>,
+}
+
+impl From<Actor> for Authority {
+    fn from(actor: Actor) -> Self {
+        Self { actor, key: None }
+    }
+}
+
+impl Authority {
+    /// Of an admin, as long as this key is one's.
+    pub(crate) fn of_key(actor: Actor, key: Fingerprint) -> Self {
+        Self { actor, key: Some(key) }
+    }
+
+    /// Who it is, if they have it still.
+    fn within(&self, tx: &Transaction<'_>) -> Result<&Actor> {
+        if let Some(key) = &self.key {
+            transition::admins::check(store::keys::owner(tx, key)?.as_ref())?;
+        }
+        Ok(&self.actor)
+    }
+}
+
 impl Coordinator {
+    /// Runs what was decided.
+    async fn administer<T: Send + 'static>(
+        &self,
+        by: Authority,
+        decision: impl FnOnce(&Transaction<'_>, &Actor) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.change(move |tx| decision(tx, by.within(tx)?)).await
+    }
+
+    /// Looks at what is shown to admins only.
+    async fn show<T: Send + 'static>(
+        &self,
+        by: Authority,
+        look: impl FnOnce(&Transaction<'_>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let look = move |tx: &Transaction<'_>| {
+            by.within(tx)?;
+            look(tx)
+        };
+        self.inner.store.read(look).await
+    }
+
     /// Makes `cluster` the file in force: begins an incarnation (CA set, tokens, node
     /// passwords) when none is live, else updates the live one. Idempotent.
     pub async fn apply(&self, cluster: &ClusterFile) -> Result<Incarnation> {
-        Ok(self.apply_as(cluster.clone(), Actor::local()).await?.0)
+        Ok(self.apply_as(cluster.clone(), Actor::local().into()).await?.0)
     }
 
     pub(crate) async fn apply_as(
         &self,
         plan: ClusterFile,
-        actor: Actor,
+        by: Authority,
     ) -> Result<(Incarnation, Vec<String>)> {
         let now = Timestamp::now();
         let fresh = ClusterSecrets::generate(now)?;
-        self.change(move |tx| transition::operator::apply(tx, &plan, &fresh, &actor, now)).await
+        self.administer(by, move |tx, actor| transition::operator::apply(tx, &plan, &fresh, actor, now)).await
     }
 
     /// What [`Coordinator::apply`] would do: to which incarnation, and what
     /// changes, in words.
     pub async fn preview(&self, plan: ClusterFile) -> Result<(Incarnation, Vec<String>)> {
-        self.inner.store.read(move |tx| transition::operator::preview(tx, &plan)).await
+        self.preview_as(plan, Actor::local().into()).await
+    }
+
+    pub(crate) async fn preview_as(
+        &self,
+        plan: ClusterFile,
+        by: Authority,
+    ) -> Result<(Incarnation, Vec<String>)> {
+        self.show(by, move |tx| transition::operator::preview(tx, &plan)).await
     }
 
     /// Registers a ticket's public key. Idempotent. The node must be in the
     /// cluster file in force, with the same role; while a machine that is a server
     /// or has an address of its own still speaks, none is begun in its place.
     pub async fn mint(&self, ticket: TicketKey, record: TicketRecord) -> Result<()> {
-        self.mint_as(ticket, record, Actor::local()).await
+        self.mint_as(ticket, record, Actor::local().into()).await
     }
 
-    pub(crate) async fn mint_as(&self, ticket: TicketKey, record: TicketRecord, actor: Actor) -> Result<()> {
+    pub(crate) async fn mint_as(&self, ticket: TicketKey, record: TicketRecord, by: Authority) -> Result<()> {
         let (now, contacts, presence) =
             (Timestamp::now(), self.inner.contacts.clone(), self.inner.news.presence());
-        self.change(move |tx| {
+        self.administer(by, move |tx, actor| {
             let speaks = |seat: i64| match presence.get(&seat) {
                 Some(seen) if seen.connected => Some(0),
                 _ => locked(&contacts).spoke(seat, now),
             };
-            transition::operator::mint(tx, &ticket, record, &speaks, &actor, now)
+            transition::operator::mint(tx, &ticket, record, &speaks, actor, now)
         })
         .await
     }
@@ -76,9 +138,13 @@ impl Coordinator {
 
     /// What an operator sees.
     pub async fn status(&self) -> Result<ClusterStatus> {
+        self.status_as(Actor::local().into()).await
+    }
+
+    pub(crate) async fn status_as(&self, by: Authority) -> Result<ClusterStatus> {
         let (pin, strangers, now) = (self.pin(), self.strangers().list(), Timestamp::now());
         let presence = self.inner.news.presence();
-        self.inner.store.read(move |tx| transition::status::status(tx, pin, strangers, &presence, now)).await
+        self.show(by, move |tx| transition::status::status(tx, pin, strangers, &presence, now)).await
     }
 
     /// What metrics say of the state.
@@ -92,14 +158,23 @@ impl Coordinator {
 
     /// The audit trail after line `after` (0 for all of it), at most `limit` lines.
     pub async fn events(&self, after: u64, limit: usize) -> Result<Vec<admin::Event>> {
-        self.inner.store.read(move |tx| events::list(tx, after, limit)).await
+        self.events_as(after, limit, Actor::local().into()).await
+    }
+
+    pub(crate) async fn events_as(
+        &self,
+        after: u64,
+        limit: usize,
+        by: Authority,
+    ) -> Result<Vec<admin::Event>> {
+        self.show(by, move |tx| events::list(tx, after, limit)).await
     }
 
     /// A kubeconfig for an administrator, signed with the live incarnation's
     /// client CA; no node is contacted. `server_url` is `https://HOST:PORT`.
     pub async fn kubeconfig(&self, server_url: &str, lifetime: Duration) -> Result<Secret> {
         let server = server_url.parse()?;
-        self.kubeconfig_as(Some(server), KubeUser::admin(), lifetime.as_secs(), Actor::local()).await
+        self.kubeconfig_as(Some(server), KubeUser::admin(), lifetime.as_secs(), Actor::local().into()).await
     }
 
     pub(crate) async fn kubeconfig_as(
@@ -107,40 +182,45 @@ impl Coordinator {
         server: Option<ServerUrl>,
         user: KubeUser,
         lifetime: u64,
-        actor: Actor,
+        by: Authority,
     ) -> Result<Secret> {
         let now = Timestamp::now();
         let store = &self.inner.store;
         store
             .write(move |tx| {
-                transition::operator::kubeconfig(tx, server.as_ref(), &user, lifetime, &actor, now)
+                let actor = by.within(tx)?;
+                transition::operator::kubeconfig(tx, server.as_ref(), &user, lifetime, actor, now)
             })
             .await
     }
 
     /// Trusts a held node's key again. Idempotent.
     pub async fn release(&self, node: &NodeName) -> Result<()> {
-        self.release_as(node.clone(), Actor::local()).await
+        self.release_as(node.clone(), Actor::local().into()).await
     }
 
-    pub(crate) async fn release_as(&self, node: NodeName, actor: Actor) -> Result<()> {
-        self.change(move |tx| transition::operator::release(tx, &node, &actor, Timestamp::now())).await
+    pub(crate) async fn release_as(&self, node: NodeName, by: Authority) -> Result<()> {
+        self.administer(by, move |tx, actor| {
+            transition::operator::release(tx, &node, actor, Timestamp::now())
+        })
+        .await
     }
 
     /// Takes every right of a node away, of all its generations. Idempotent.
     pub async fn revoke(&self, node: &NodeName) -> Result<()> {
-        self.revoke_as(node.clone(), Actor::local()).await
+        self.revoke_as(node.clone(), Actor::local().into()).await
     }
 
-    pub(crate) async fn revoke_as(&self, node: NodeName, actor: Actor) -> Result<()> {
-        self.change(move |tx| transition::operator::revoke(tx, &node, &actor, Timestamp::now())).await
+    pub(crate) async fn revoke_as(&self, node: NodeName, by: Authority) -> Result<()> {
+        self.administer(by, move |tx, actor| transition::operator::revoke(tx, &node, actor, Timestamp::now()))
+            .await
     }
 
     /// Says which key the serial console of a node's machine shows: of this
     /// generation, or of the newest that is not over. If another key has
     /// enrolled, the node is held and an alarm is raised. Idempotent.
     pub async fn confirm(&self, node: &NodeName, generation: Option<u32>, shown: Fingerprint) -> Result<()> {
-        self.confirm_as(node.clone(), generation, shown, Actor::local()).await
+        self.confirm_as(node.clone(), generation, shown, Actor::local().into()).await
     }
 
     pub(crate) async fn confirm_as(
@@ -148,23 +228,26 @@ impl Coordinator {
         node: NodeName,
         generation: Option<u32>,
         shown: Fingerprint,
-        actor: Actor,
+        by: Authority,
     ) -> Result<()> {
         let now = Timestamp::now();
-        self.change(move |tx| transition::vouch::confirm(tx, &node, generation, shown, &actor, now)).await
+        self.administer(by, move |tx, actor| {
+            transition::vouch::confirm(tx, &node, generation, shown, actor, now)
+        })
+        .await
     }
 
     /// Takes the machine whose console shows this key for a node, without a
     /// ticket. Idempotent.
     pub async fn approve(&self, node: &NodeName, typed: TypedFingerprint) -> Result<ApproveAnswer> {
-        self.approve_as(node.clone(), typed, Actor::local()).await
+        self.approve_as(node.clone(), typed, Actor::local().into()).await
     }
 
     pub(crate) async fn approve_as(
         &self,
         node: NodeName,
         typed: TypedFingerprint,
-        actor: Actor,
+        by: Authority,
     ) -> Result<ApproveAnswer> {
         let key = match (typed.whole(), &self.strangers().waiting(&typed)[..]) {
             (Some(key), _) | (None, &[key]) => key,
@@ -173,8 +256,9 @@ impl Coordinator {
         // The seed is gone when this returns: nobody can use this ticket.
         let nobody = TicketSeed::generate().public_key();
         let now = Timestamp::now();
-        let approved =
-            self.change(move |tx| transition::vouch::approve(tx, &node, key, &nobody, &actor, now)).await?;
+        let approved = self
+            .administer(by, move |tx, actor| transition::vouch::approve(tx, &node, key, &nobody, actor, now))
+            .await?;
         self.strangers().forget(&key);
         self.inner.news.tell_strangers();
         Ok(approved)
@@ -183,12 +267,13 @@ impl Coordinator {
     /// Gives a node's newest unused ticket more time, from now; returns its new end.
     pub async fn extend(&self, node: &NodeName, time: Duration) -> Result<Timestamp> {
         let seconds = u32::try_from(time.as_secs()).context("a ticket's time ends after 136 years")?;
-        self.extend_as(node.clone(), seconds, Actor::local()).await
+        self.extend_as(node.clone(), seconds, Actor::local().into()).await
     }
 
-    pub(crate) async fn extend_as(&self, node: NodeName, seconds: u32, actor: Actor) -> Result<Timestamp> {
+    pub(crate) async fn extend_as(&self, node: NodeName, seconds: u32, by: Authority) -> Result<Timestamp> {
         let now = Timestamp::now();
-        self.change(move |tx| transition::operator::extend(tx, &node, seconds, &actor, now)).await
+        self.administer(by, move |tx, actor| transition::operator::extend(tx, &node, seconds, actor, now))
+            .await
     }
 
     /// Gives up the datastore of the server that started it, because its
@@ -196,7 +281,7 @@ impl Coordinator {
     /// datastore in `restore`, a file that stays where it is until then, or
     /// with nothing. Idempotent.
     pub async fn replace(&self, node: &NodeName, restore: Option<&Path>) -> Result<()> {
-        self.replace_as(node.clone(), restore.map(Path::to_owned), Actor::local()).await
+        self.replace_as(node.clone(), restore.map(Path::to_owned), Actor::local().into()).await
     }
 
     /// As [`Coordinator::replace`], by somebody who knows that the machine is gone,
@@ -204,32 +289,34 @@ impl Coordinator {
     pub async fn replace_lost(&self, node: &NodeName, restore: Option<&Path>) -> Result<()> {
         let silent = Contacts::new(Timestamp::now(), Duration::ZERO, Duration::ZERO);
         let silent = Arc::new(Mutex::new(silent));
-        self.replace_when(node.clone(), restore.map(Path::to_owned), Actor::local(), silent).await
+        self.replace_when(node.clone(), restore.map(Path::to_owned), Actor::local().into(), silent).await
     }
 
     pub(crate) async fn replace_as(
         &self,
         node: NodeName,
         restore: Option<PathBuf>,
-        actor: Actor,
+        by: Authority,
     ) -> Result<()> {
-        self.replace_when(node, restore, actor, self.inner.contacts.clone()).await
+        self.replace_when(node, restore, by, self.inner.contacts.clone()).await
     }
 
     pub(crate) async fn replace_when(
         &self,
         node: NodeName,
         restore: Option<PathBuf>,
-        actor: Actor,
+        by: Authority,
         contacts: Arc<Mutex<Contacts>>,
     ) -> Result<()> {
         let restore = match restore {
-            Some(path) => Some(tokio::task::spawn_blocking(move || snapshot::examine(path)).await??),
+            Some(path) => Some(tokio::task::spawn_blocking(move || snapshot::examine(path)).await?),
             None => None,
         };
         let now = Timestamp::now();
-        self.change(move |tx| {
-            transition::operator::replace(tx, &node, restore.as_ref(), &actor, &locked(&contacts), now)
+        self.administer(by, move |tx, actor| {
+            // Whoever may not replace anything is not told what is at a path either.
+            let restore = restore.transpose()?;
+            transition::operator::replace(tx, &node, restore.as_ref(), actor, &locked(&contacts), now)
         })
         .await
     }
@@ -237,73 +324,84 @@ impl Coordinator {
     /// Takes the operator's word that etcd has no member of a server that is
     /// replaced, revoked or did not become ready. Idempotent.
     pub async fn member_gone(&self, node: &NodeName) -> Result<()> {
-        self.member_gone_as(node.clone(), Actor::local()).await
+        self.member_gone_as(node.clone(), Actor::local().into()).await
     }
 
-    pub(crate) async fn member_gone_as(&self, node: NodeName, actor: Actor) -> Result<()> {
-        self.change(move |tx| transition::operator::member_gone(tx, &node, &actor, Timestamp::now())).await
+    pub(crate) async fn member_gone_as(&self, node: NodeName, by: Authority) -> Result<()> {
+        self.administer(by, move |tx, actor| {
+            transition::operator::member_gone(tx, &node, actor, Timestamp::now())
+        })
+        .await
     }
 
     /// Ends the live incarnation: its nodes' keys lose every right, its leases and
     /// tokens are over. Idempotent.
     pub async fn end(&self) -> Result<()> {
-        self.end_as(Actor::local()).await
+        self.end_as(Actor::local().into()).await
     }
 
-    pub(crate) async fn end_as(&self, actor: Actor) -> Result<()> {
-        self.change(move |tx| transition::operator::end(tx, &actor, Timestamp::now())).await
+    pub(crate) async fn end_as(&self, by: Authority) -> Result<()> {
+        self.administer(by, move |tx, actor| transition::operator::end(tx, actor, Timestamp::now())).await
     }
 
     /// Every admin's key there ever was, oldest first.
     pub async fn admins(&self) -> Result<Vec<AdminStatus>> {
-        self.inner.store.read(store::admins::list).await
+        self.admins_as(Actor::local().into()).await
+    }
+
+    pub(crate) async fn admins_as(&self, by: Authority) -> Result<Vec<AdminStatus>> {
+        self.show(by, store::admins::list).await
     }
 
     /// Gives a key the rights of an admin, who may then ask from elsewhere.
     /// Idempotent.
     pub async fn add_admin(&self, name: &AdminName, key: Fingerprint) -> Result<()> {
-        self.add_admin_as(name.clone(), key, Actor::local()).await
+        self.add_admin_as(name.clone(), key, Actor::local().into()).await
     }
 
-    pub(crate) async fn add_admin_as(&self, name: AdminName, key: Fingerprint, actor: Actor) -> Result<()> {
-        self.change(move |tx| transition::admins::add(tx, &name, key, &actor, Timestamp::now())).await
+    pub(crate) async fn add_admin_as(&self, name: AdminName, key: Fingerprint, by: Authority) -> Result<()> {
+        self.administer(by, move |tx, actor| transition::admins::add(tx, &name, key, actor, Timestamp::now()))
+            .await
     }
 
     /// From the next request on; questions that are held open end at once.
-    pub(crate) async fn remove_admin_as(&self, name: AdminName, actor: Actor) -> Result<()> {
-        self.change(move |tx| transition::admins::remove(tx, &name, &actor, Timestamp::now())).await
+    pub(crate) async fn remove_admin_as(&self, name: AdminName, by: Authority) -> Result<()> {
+        self.administer(by, move |tx, actor| transition::admins::remove(tx, &name, actor, Timestamp::now()))
+            .await
     }
 
     /// Wants a node's key replaced at its next contact. Idempotent.
     pub async fn rotate(&self, node: &NodeName) -> Result<()> {
-        self.rotate_as(node.clone(), Actor::local()).await
+        self.rotate_as(node.clone(), Actor::local().into()).await
     }
 
-    pub(crate) async fn rotate_as(&self, node: NodeName, actor: Actor) -> Result<()> {
-        self.change(move |tx| transition::rotate::ask(tx, &node, &actor, Timestamp::now())).await
+    pub(crate) async fn rotate_as(&self, node: NodeName, by: Authority) -> Result<()> {
+        self.administer(by, move |tx, actor| transition::rotate::ask(tx, &node, actor, Timestamp::now()))
+            .await
     }
 
     /// Gives the live cluster another server token, and every agent another join
     /// token. A ready server's agent gives the new one to its k3s; until then the
     /// present one counts. Idempotent while it is under way.
     pub async fn rotate_tokens(&self) -> Result<()> {
-        self.rotate_tokens_as(Actor::local()).await
+        self.rotate_tokens_as(Actor::local().into()).await
     }
 
-    pub(crate) async fn rotate_tokens_as(&self, actor: Actor) -> Result<()> {
-        self.change(move |tx| transition::tokens::ask(tx, &actor, Timestamp::now())).await
+    pub(crate) async fn rotate_tokens_as(&self, by: Authority) -> Result<()> {
+        self.administer(by, move |tx, actor| transition::tokens::ask(tx, actor, Timestamp::now())).await
     }
 
     /// Decides for this state although nodes have seen a later one, or were
     /// about to: begins an epoch later than any, and voids unused tickets.
     pub async fn raise_epoch(&self) -> Result<Reach> {
-        self.raise_epoch_as(Actor::local()).await
+        self.raise_epoch_as(Actor::local().into()).await
     }
 
-    pub(crate) async fn raise_epoch_as(&self, actor: Actor) -> Result<Reach> {
+    pub(crate) async fn raise_epoch_as(&self, by: Authority) -> Result<Reach> {
         let why = "an operator decided for this state";
-        let raise = move |tx: &Transaction<'_>| transition::epoch::raise(tx, why, &actor, Timestamp::now());
-        Ok(self.change(raise).await?.reach)
+        let raise =
+            |tx: &Transaction<'_>, actor: &Actor| transition::epoch::raise(tx, why, actor, Timestamp::now());
+        Ok(self.administer(by, raise).await?.reach)
     }
 }
 

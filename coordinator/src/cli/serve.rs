@@ -125,7 +125,7 @@ async fn status_listener(arguments: &Serve) -> Result<Option<TcpListener>> {
 async fn apply(coordinator: &Coordinator, file: &Path) -> Result<()> {
     let plan = read_cluster_file(file)?;
     let (incarnation, changes) = coordinator
-        .apply_as(plan, Actor::local())
+        .apply_as(plan, Actor::local().into())
         .await
         .with_context(|| format!("putting {} in force", file.display()))?;
     let changes = if changes.is_empty() { "nothing".to_owned() } else { changes.join("; ") };

@@ -20,10 +20,11 @@ use super::connection::Peer;
 use super::local::LocalPeer;
 use super::observe::{Observer, current_request, observe};
 use super::{node, open, operator};
-use crate::Coordinator;
+use crate::operate::Authority;
 use crate::registry::{KeyOwner, Seat};
 use crate::store::events::Actor;
 use crate::store::{Fenced, Transaction, keys};
+use crate::{Coordinator, transition};
 
 /// Seconds between tries of what only an operator can cure.
 const OPERATOR_RETRY: u32 = 300;
@@ -294,34 +295,10 @@ impl Caller {
     }
 }
 
-/// A caller that is an admin.
-#[derive(Debug, Clone)]
-pub(super) struct Admin {
-    pub(super) actor: Actor,
-    /// None at the socket, whose callers the kernel vouches for.
-    peer: Option<Peer>,
-}
-
-impl Admin {
-    /// Whether it still is one: for answers that take their time.
-    pub(super) async fn check(&self, coordinator: &Coordinator) -> Result<(), Refused> {
-        let Some(peer) = self.peer.clone() else { return Ok(()) };
-        Caller::look(peer, coordinator).await?.admin().map(drop)
-    }
-}
-
-impl Caller {
-    fn admin(&self) -> Result<Actor, Refused> {
-        let policy = |message: String| ApiError::new(ErrorClass::Policy, message);
-        match &self.owner {
-            Some(KeyOwner::Admin(_)) => Ok(self.actor()),
-            Some(KeyOwner::FormerAdmin(name)) => {
-                Err(policy(format!("the key of admin {name} was removed and may do nothing any more")).into())
-            }
-            _ => Err(policy("only an admin's key may do this".to_owned()).into()),
-        }
-    }
-}
+/// A caller that is an admin before its request's body is read. Whether it is one
+/// still when that has come is asked with what it asks for: [`Authority`].
+#[derive(Debug)]
+pub(super) struct Admin(pub(super) Authority);
 
 impl FromRequestParts<Coordinator> for Admin {
     type Rejection = Refused;
@@ -330,10 +307,11 @@ impl FromRequestParts<Coordinator> for Admin {
         if let Some(LocalPeer { uid }) = parts.extensions.get::<LocalPeer>() {
             let actor = Actor::at_socket(*uid);
             tracing::Span::current().record("who", &actor.who);
-            return Ok(Self { actor, peer: None });
+            return Ok(Self(actor.into()));
         }
         let caller = Caller::from_request_parts(parts, coordinator).await?;
-        Ok(Self { actor: caller.admin()?, peer: Some(caller.peer) })
+        transition::admins::check(caller.owner.as_ref())?;
+        Ok(Self(Authority::of_key(caller.actor(), caller.peer.key)))
     }
 }
 

@@ -23,23 +23,23 @@ use crate::plan::ClusterFile;
 
 pub(super) async fn mint(
     State(coordinator): State<Coordinator>,
-    Admin { actor, .. }: Admin,
+    Admin(by): Admin,
     Body(MintRequest { ticket, record }): Body<MintRequest>,
 ) -> Result<StatusCode, Refused> {
-    coordinator.mint_as(ticket, record, actor).await?;
+    coordinator.mint_as(ticket, record, by).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 pub(super) async fn status(
     State(coordinator): State<Coordinator>,
-    _: Admin,
+    Admin(by): Admin,
 ) -> Result<Json<ClusterStatus>, Refused> {
-    Ok(Json(coordinator.status().await?))
+    Ok(Json(coordinator.status_as(by).await?))
 }
 
 pub(super) async fn kubeconfig(
     State(coordinator): State<Coordinator>,
-    Admin { actor, .. }: Admin,
+    Admin(by): Admin,
     Body(KubeconfigRequest { server, user, lifetime }): Body<KubeconfigRequest>,
 ) -> Result<Json<KubeconfigAnswer>, Refused> {
     let server = server.map(|text| text.parse::<ServerUrl>()).transpose();
@@ -48,86 +48,89 @@ pub(super) async fn kubeconfig(
         Some(user) => KubeUser::new(&user.name, &user.group).map_err(|error| format(format!("{error:#}")))?,
         None => KubeUser::admin(),
     };
-    let kubeconfig = coordinator.kubeconfig_as(server, user, lifetime, actor).await?;
+    let kubeconfig = coordinator.kubeconfig_as(server, user, lifetime, by).await?;
     Ok(Json(KubeconfigAnswer { kubeconfig }))
 }
 
 pub(super) async fn release(
     State(coordinator): State<Coordinator>,
-    Admin { actor, .. }: Admin,
+    Admin(by): Admin,
     Body(NodeRequest { node }): Body<NodeRequest>,
 ) -> Result<StatusCode, Refused> {
-    coordinator.release_as(node, actor).await?;
+    coordinator.release_as(node, by).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 pub(super) async fn revoke(
     State(coordinator): State<Coordinator>,
-    Admin { actor, .. }: Admin,
+    Admin(by): Admin,
     Body(NodeRequest { node }): Body<NodeRequest>,
 ) -> Result<StatusCode, Refused> {
-    coordinator.revoke_as(node, actor).await?;
+    coordinator.revoke_as(node, by).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 pub(super) async fn confirm(
     State(coordinator): State<Coordinator>,
-    Admin { actor, .. }: Admin,
+    Admin(by): Admin,
     Body(ConfirmRequest { node, generation, fingerprint }): Body<ConfirmRequest>,
 ) -> Result<StatusCode, Refused> {
-    coordinator.confirm_as(node, generation, fingerprint, actor).await?;
+    coordinator.confirm_as(node, generation, fingerprint, by).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 pub(super) async fn approve(
     State(coordinator): State<Coordinator>,
-    Admin { actor, .. }: Admin,
+    Admin(by): Admin,
     Body(ApproveRequest { node, fingerprint }): Body<ApproveRequest>,
 ) -> Result<Json<ApproveAnswer>, Refused> {
-    Ok(Json(coordinator.approve_as(node, fingerprint, actor).await?))
+    Ok(Json(coordinator.approve_as(node, fingerprint, by).await?))
 }
 
 pub(super) async fn rotate(
     State(coordinator): State<Coordinator>,
-    Admin { actor, .. }: Admin,
+    Admin(by): Admin,
     Body(NodeRequest { node }): Body<NodeRequest>,
 ) -> Result<StatusCode, Refused> {
-    coordinator.rotate_as(node, actor).await?;
+    coordinator.rotate_as(node, by).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 pub(super) async fn rotate_tokens(
     State(coordinator): State<Coordinator>,
-    Admin { actor, .. }: Admin,
+    Admin(by): Admin,
 ) -> Result<StatusCode, Refused> {
-    coordinator.rotate_tokens_as(actor).await?;
+    coordinator.rotate_tokens_as(by).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 pub(super) async fn raise_epoch(
     State(coordinator): State<Coordinator>,
-    Admin { actor, .. }: Admin,
+    Admin(by): Admin,
 ) -> Result<Json<Reach>, Refused> {
-    Ok(Json(coordinator.raise_epoch_as(actor).await?))
+    Ok(Json(coordinator.raise_epoch_as(by).await?))
 }
 
 pub(super) async fn extend(
     State(coordinator): State<Coordinator>,
-    Admin { actor, .. }: Admin,
+    Admin(by): Admin,
     Body(ExtendRequest { node, seconds }): Body<ExtendRequest>,
 ) -> Result<Json<ExtendAnswer>, Refused> {
-    let expires = coordinator.extend_as(node, seconds, actor).await?;
+    let expires = coordinator.extend_as(node, seconds, by).await?;
     Ok(Json(ExtendAnswer { expires }))
 }
 
 pub(super) async fn apply(
     State(coordinator): State<Coordinator>,
-    Admin { actor, .. }: Admin,
+    Admin(by): Admin,
     Body(ApplyRequest { cluster_file, dry_run }): Body<ApplyRequest>,
 ) -> Result<Json<ApplyAnswer>, Refused> {
     let plan = ClusterFile::parse(&cluster_file).map_err(|error| format(format!("cluster file, {error}")))?;
-    let (incarnation, changes) =
-        if dry_run { coordinator.preview(plan).await? } else { coordinator.apply_as(plan, actor).await? };
+    let (incarnation, changes) = if dry_run {
+        coordinator.preview_as(plan, by).await?
+    } else {
+        coordinator.apply_as(plan, by).await?
+    };
     Ok(Json(ApplyAnswer { incarnation, changes }))
 }
 
@@ -135,7 +138,7 @@ pub(super) async fn apply(
 pub(super) async fn events(
     State(coordinator): State<Coordinator>,
     Extension(Stop(mut stop)): Extension<Stop>,
-    admin: Admin,
+    Admin(by): Admin,
     Body(EventsRequest { after, limit, wait }): Body<EventsRequest>,
 ) -> Result<Json<EventsAnswer>, Refused> {
     let limit = limit.clamp(1, MAX_EVENTS) as usize;
@@ -143,7 +146,7 @@ pub(super) async fn events(
     let mut changes = coordinator.changes();
     loop {
         changes.mark_unchanged();
-        let events = coordinator.events(after, limit).await?;
+        let events = coordinator.events_as(after, limit, by.clone()).await?;
         if !events.is_empty() || Instant::now() >= end || *stop.borrow() {
             return Ok(Json(EventsAnswer { events }));
         }
@@ -152,58 +155,57 @@ pub(super) async fn events(
             _ = timeout_at(end, changes.changed()) => {}
             _ = stop.changed() => {}
         }
-        admin.check(&coordinator).await?;
     }
 }
 
 pub(super) async fn admins(
     State(coordinator): State<Coordinator>,
-    _: Admin,
+    Admin(by): Admin,
 ) -> Result<Json<AdminsAnswer>, Refused> {
-    Ok(Json(AdminsAnswer { admins: coordinator.admins().await? }))
+    Ok(Json(AdminsAnswer { admins: coordinator.admins_as(by).await? }))
 }
 
 pub(super) async fn add_admin(
     State(coordinator): State<Coordinator>,
-    Admin { actor, .. }: Admin,
+    Admin(by): Admin,
     Body(AddAdminRequest { name, key }): Body<AddAdminRequest>,
 ) -> Result<StatusCode, Refused> {
-    coordinator.add_admin_as(name, key, actor).await?;
+    coordinator.add_admin_as(name, key, by).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 pub(super) async fn remove_admin(
     State(coordinator): State<Coordinator>,
-    Admin { actor, .. }: Admin,
+    Admin(by): Admin,
     Body(RemoveAdminRequest { name }): Body<RemoveAdminRequest>,
 ) -> Result<StatusCode, Refused> {
-    coordinator.remove_admin_as(name, actor).await?;
+    coordinator.remove_admin_as(name, by).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 pub(super) async fn end(
     State(coordinator): State<Coordinator>,
-    Admin { actor, .. }: Admin,
+    Admin(by): Admin,
 ) -> Result<StatusCode, Refused> {
-    coordinator.end_as(actor).await?;
+    coordinator.end_as(by).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 pub(super) async fn replace(
     State(coordinator): State<Coordinator>,
-    Admin { actor, .. }: Admin,
+    Admin(by): Admin,
     Body(ReplaceRequest { node, restore }): Body<ReplaceRequest>,
 ) -> Result<StatusCode, Refused> {
-    coordinator.replace_as(node, restore.map(Into::into), actor).await?;
+    coordinator.replace_as(node, restore.map(Into::into), by).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 pub(super) async fn member_gone(
     State(coordinator): State<Coordinator>,
-    Admin { actor, .. }: Admin,
+    Admin(by): Admin,
     Body(NodeRequest { node }): Body<NodeRequest>,
 ) -> Result<StatusCode, Refused> {
-    coordinator.member_gone_as(node, actor).await?;
+    coordinator.member_gone_as(node, by).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -9,6 +9,18 @@ use crate::registry::KeyOwner;
 use crate::store::events::{self, Actor, Event, What};
 use crate::store::{Transaction, admins, keys};
 
+/// Refuses whoever is no admin, or none any more; `owner` is what their key was noted for.
+pub(crate) fn check(owner: Option<&KeyOwner>) -> Result<(), ApiError> {
+    let message = match owner {
+        Some(KeyOwner::Admin(_)) => return Ok(()),
+        Some(KeyOwner::FormerAdmin(name)) => {
+            format!("the key of admin {name} was removed and may do nothing any more")
+        }
+        _ => "only an admin's key may do this".to_owned(),
+    };
+    Err(ApiError::new(ErrorClass::Policy, message))
+}
+
 /// Gives a key an admin's rights. Idempotent.
 pub(crate) fn add(
     tx: &Transaction<'_>,

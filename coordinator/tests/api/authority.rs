@@ -1,10 +1,12 @@
 //! Who may do what: asked of the registry on every request.
 
-use super::common::{World, class, name};
-use kiln_protocol::ErrorClass;
-use kiln_protocol::admin::{self, NodeRequest, RegistryState};
+use super::common::{World, class, cluster_file, name};
+use super::transport::{PATIENCE, connect_as, drain};
+use kiln_protocol::admin::{self, NodeRequest, RegistryState, RemoveAdminRequest};
 use kiln_protocol::api::{Step, StepState};
+use kiln_protocol::{ErrorClass, Identity};
 use reqwest::Method;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 const ADMIN_ROUTES: [(Method, &str); 14] = [
     (Method::POST, admin::MINT),
@@ -39,6 +41,60 @@ async fn only_admins_may_use_the_admin_api() {
         }
     }
     assert!(world.coordinator.status().await.unwrap().live.is_some());
+}
+
+/// An admin begins a request, loses its rights, and only then sends the end of it.
+#[tokio::test]
+async fn an_admin_whose_rights_are_taken_during_its_request_does_nothing_more() {
+    let world = World::new().await;
+    world.enrolled("a1").await;
+    let ticket = serde_json::to_string(&world.unknown_ticket().public_key()).unwrap();
+    let key = serde_json::to_string(&world.machine().key).unwrap();
+    let file = serde_json::to_string(cluster_file(3).text()).unwrap();
+    let record = r#"{"node":"a2","generation":1,"role":"agent","not_before":"2026-01-01T00:00:00Z",
+        "expires":"2126-01-01T00:00:00Z","confirm_console":false,"hints":{}}"#;
+    let node = r#"{"node":"a1"}"#.to_owned();
+    let requests = [
+        (admin::MINT, format!(r#"{{"ticket":{ticket},"record":{record}}}"#)),
+        (admin::KUBECONFIG, r#"{"lifetime":3600}"#.to_owned()),
+        (admin::RELEASE, node.clone()),
+        (admin::REVOKE, node.clone()),
+        (admin::ROTATE, node.clone()),
+        (admin::MEMBER_GONE, node),
+        (admin::CONFIRM, format!(r#"{{"node":"a1","fingerprint":{key}}}"#)),
+        (admin::APPROVE, format!(r#"{{"node":"a2","fingerprint":{key}}}"#)),
+        (admin::EXTEND, r#"{"node":"a1","seconds":60}"#.to_owned()),
+        (admin::REPLACE, r#"{"node":"s1","restore":"/nowhere"}"#.to_owned()),
+        (admin::APPLY, format!(r#"{{"cluster_file":{file}}}"#)),
+        (admin::APPLY, format!(r#"{{"cluster_file":{file},"dry_run":true}}"#)),
+        (admin::EVENTS, r#"{"after":0,"limit":9,"wait":0}"#.to_owned()),
+        (admin::REMOVE_ADMIN, r#"{"name":"cli"}"#.to_owned()),
+        (admin::ADD_ADMIN, format!(r#"{{"name":"again","key":{key}}}"#)),
+    ];
+    for (at, (path, body)) in requests.iter().enumerate() {
+        let (identity, named) = (Identity::generate().unwrap(), format!("leaver-{at}").parse().unwrap());
+        world.coordinator.add_admin(&named, identity.fingerprint()).await.unwrap();
+        let mut stream = connect_as(&world, &identity).await;
+        // It is told to go on once it was found to be an admin, and its body is wanted.
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\nexpect: 100-continue\r\n\
+             content-length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut told = [0; 25];
+        tokio::time::timeout(PATIENCE, stream.read_exact(&mut told)).await.unwrap().unwrap();
+        assert_eq!(&told, b"HTTP/1.1 100 Continue\r\n\r\n", "{path}");
+        let (last, before) = body.as_bytes().split_last().unwrap();
+        stream.write_all(before).await.unwrap();
+        world.admin().remove_admin(&RemoveAdminRequest { name: named }).await.unwrap();
+        let events = world.coordinator.events(0, 1000).await.unwrap();
+        stream.write_all(&[*last]).await.unwrap();
+        let answer = String::from_utf8(drain(&mut stream).await).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("was removed"), "{path}: {answer}");
+        assert_eq!(world.coordinator.events(0, 1000).await.unwrap(), events, "{path}");
+    }
+    assert_eq!(world.node("a1").await.registry, RegistryState::Bound);
 }
 
 #[tokio::test]

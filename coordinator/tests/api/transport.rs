@@ -25,6 +25,12 @@ pub(crate) async fn connect(world: &World, config: ClientConfig) -> std::io::Res
     TlsConnector::from(Arc::new(config)).connect(name, tcp).await
 }
 
+/// A connection of this key, on which anything may be written.
+pub(crate) async fn connect_as(world: &World, identity: &Identity) -> TlsStream<TcpStream> {
+    let config = tls::client_config(identity, world.coordinator.pin()).unwrap();
+    connect(world, config).await.unwrap()
+}
+
 fn config(world: &World) -> ClientConfig {
     tls::client_config(&Identity::generate().unwrap(), world.coordinator.pin()).unwrap()
 }
