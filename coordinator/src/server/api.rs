@@ -189,13 +189,32 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     type Rejection = Refused;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Refused> {
-        let bytes = Bytes::from_request(request, state)
-            .await
-            .map_err(|rejection| refused(rejection.status(), ErrorClass::Format, rejection.body_text()))?;
-        let parsed = serde_json::from_slice(&bytes);
+        let Whole(bytes) = Whole::from_request(request, state).await?;
+        Self::parse(&bytes)
+    }
+}
+
+impl<T: DeserializeOwned> Body<T> {
+    pub(super) fn parse(bytes: &[u8]) -> Result<Self, Refused> {
+        let parsed = serde_json::from_slice(bytes);
         parsed.map(Self).map_err(|error| {
             refused(StatusCode::BAD_REQUEST, ErrorClass::Format, format!("the request's body: {error}"))
         })
+    }
+}
+
+/// The bytes of a body that came to its end, whatever they say.
+#[derive(Debug)]
+pub(super) struct Whole(pub(super) Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for Whole {
+    type Rejection = Refused;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Refused> {
+        let bytes = Bytes::from_request(request, state).await;
+        bytes
+            .map(Self)
+            .map_err(|rejection| refused(rejection.status(), ErrorClass::Format, rejection.body_text()))
     }
 }
 

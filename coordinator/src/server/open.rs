@@ -14,7 +14,7 @@ use kiln_protocol::ratchet::{ConfigAnswer, ConfigAsked, OpenAnswer, OpenRequest,
 use kiln_protocol::rotation::RotateRequest;
 use kiln_protocol::{ApiError, api};
 
-use super::api::{Body, Caller, Refused};
+use super::api::{Body, Caller, Refused, Whole};
 use super::connection::Peer;
 use super::node;
 use crate::Coordinator;
@@ -105,13 +105,19 @@ async fn notice(coordinator: &Coordinator, seen: Stamp, shower: Actor) -> Result
 pub(super) async fn rotate(
     State(coordinator): State<Coordinator>,
     caller: Caller,
-    Body(request): Body<RotateRequest>,
+    Whole(body): Whole,
 ) -> Result<StatusCode, Refused> {
     let (key, arrival, actor) = (caller.peer.key, caller.peer.arrival, caller.actor());
+    let request = match Body::<RotateRequest>::parse(&body) {
+        Ok(Body(request)) => request,
+        Err(refused) => return Err(no_rotation(&coordinator, &caller, refused).await),
+    };
     if let Some(seen) = unknown(&coordinator, request.seen) {
         notice(&coordinator, seen, caller.actor()).await?;
     }
-    transition::rotate::check_proof(&request, &coordinator.pin(), &key)?;
+    if let Err(refusal) = transition::rotate::check_proof(&request, &coordinator.pin(), &key) {
+        return Err(no_rotation(&coordinator, &caller, refusal.into()).await);
+    }
     let seat = match &caller.owner {
         Some(KeyOwner::Former(seat)) => seat.id,
         _ => caller.unopened_node()?.id,
@@ -130,6 +136,19 @@ pub(super) async fn rotate(
         })
         .await??;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// The refusal of what asks for no rotation. A key that was replaced is good for
+/// asking for the same again, and any other use of it is another machine's: a body
+/// that was cut off is none, since that happens to an honest one.
+async fn no_rotation(coordinator: &Coordinator, caller: &Caller, refused: Refused) -> Refused {
+    match &caller.owner {
+        Some(KeyOwner::Former(seat)) => match former_key(coordinator, caller, seat.id).await {
+            Ok(refusal) => refusal.into(),
+            Err(error) => error.into(),
+        },
+        _ => refused,
+    }
 }
 
 /// What becomes of a request over a key that was replaced.

@@ -5,6 +5,7 @@ use kiln_protocol::admin::RegistryState;
 use kiln_protocol::rotation::RotateRequest;
 use kiln_protocol::{ApiError, ErrorClass, Fingerprint, Identity, api};
 use reqwest::Method;
+use tokio::io::AsyncWriteExt as _;
 
 /// An enrolled node, its key, and the one that is to take its place.
 async fn enrolled(world: &World, node: &str) -> (Machine, Identity, Identity) {
@@ -83,6 +84,36 @@ async fn a_later_use_of_the_old_key_is_held_with_an_alarm() {
         assert!(status.alarms[0].message.contains(&machine.key.to_string()), "{:?}", status.alarms);
         let renewed = renewed(&world, &machine, &new).await;
         assert_eq!(class(renewed.config().await), ErrorClass::Held, "nobody knows which is the right one");
+    }
+}
+
+#[tokio::test]
+async fn what_asks_for_no_rotation_with_the_old_key_is_held_too() {
+    let pin_of = |world: &World| world.coordinator.pin();
+    for bad_proof in [false, true] {
+        let world = World::new().await;
+        let (machine, old, new) = enrolled(&world, "a1").await;
+        let asked = request(&machine, pin_of(&world), &new).await;
+        send(&machine, &asked).await.unwrap();
+        // Cut off on its way: that happens to honest machines, which ask again.
+        let body = serde_json::to_vec(&asked).unwrap();
+        let mut cut = super::transport::connect_as(&world, &old).await;
+        let head = format!("POST {} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n", api::ROTATE, body.len());
+        cut.write_all(format!("{head}connection: close\r\n\r\n").as_bytes()).await.unwrap();
+        cut.write_all(&body[..body.len() / 2]).await.unwrap();
+        cut.shutdown().await.unwrap();
+        super::transport::drain(&mut cut).await;
+        send(&machine.cloned(&old, pin_of(&world)).await, &asked).await.unwrap();
+        assert_eq!(world.node("a1").await.registry, RegistryState::Bound);
+
+        let thief = machine.cloned(&old, pin_of(&world)).await;
+        let forged = RotateRequest::new(&world.machine().key, &thief.key, &new, asked.turn, asked.seen);
+        let body = if bad_proof { serde_json::to_vec(&forged).unwrap() } else { b"{}".to_vec() };
+        let refusal = thief.send(Method::POST, api::ROTATE, body).await.unwrap_err();
+        assert_eq!(refusal.class, ErrorClass::Held, "{refusal}");
+        let status = world.coordinator.status().await.unwrap();
+        assert_eq!(status.node(&name("a1")).unwrap().registry, RegistryState::Held);
+        assert!(status.alarms[0].message.contains(&machine.key.to_string()), "{:?}", status.alarms);
     }
 }
 
