@@ -21,7 +21,7 @@ pub(crate) enum Enrolment {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Consequence {
     Nothing,
-    /// An alarm, once for each key that tries.
+    /// One alarm, however many keys are tried.
     Alarm,
     /// One event, however often it is tried.
     NoteOnce,

@@ -124,10 +124,12 @@ fn follow(
     let from = actor.from.map_or("an unknown address".to_owned(), |from| from.to_string());
     if consequence == Consequence::Alarm {
         let detail = format!(
-            "{}: key {key} at {from}, which its console does not show, used its ticket",
+            "{}: key {key} at {from}, which its console does not show, used its ticket (others that do are \
+             not listed)",
             seat.label()
         );
-        let once = format!("console {} {key}", seat.id);
+        // The trail is never shortened, and a new key costs a thief nothing.
+        let once = format!("console {}", seat.id);
         let event = Event { alarm: true, once: Some(&once), ..Event::of(What::Mismatch, seat.id, &detail) };
         events::note(tx, actor, &event, now)?;
     }
