@@ -2,7 +2,7 @@
 //! this process only. What was before it began counts as heard at its begin,
 //! so that after a restart nobody is taken for gone too early.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -19,6 +19,8 @@ pub(crate) struct Contacts {
     /// Seconds a joining server has to become ready.
     pub(crate) slot: i64,
     heard: HashMap<i64, Timestamp>,
+    /// Seats whose rights are over, and whose machines are gone by the operator's word.
+    buried: HashSet<i64>,
     steward: Option<(i64, Timestamp)>,
 }
 
@@ -26,8 +28,14 @@ impl Contacts {
     /// `quiet` is how long a machine must have been silent to be taken for
     /// gone, `slot` how long a joining server has to become ready.
     pub(crate) fn new(begun: Timestamp, quiet: Duration, slot: Duration) -> Self {
-        let mut contacts =
-            Self { begun, quiet: SignedDuration::ZERO, slot: 0, heard: HashMap::new(), steward: None };
+        let mut contacts = Self {
+            begun,
+            quiet: SignedDuration::ZERO,
+            slot: 0,
+            heard: HashMap::new(),
+            buried: HashSet::new(),
+            steward: None,
+        };
         contacts.set_patience(quiet, slot);
         contacts
     }
@@ -42,9 +50,18 @@ impl Contacts {
         self.heard.insert(seat, now);
     }
 
+    /// The machines of these seats are gone by the operator's word: what speaks with
+    /// their keys is somebody else, whom nobody waits for.
+    pub(crate) fn bury(&mut self, seats: &[i64]) {
+        self.buried.extend(seats);
+    }
+
     /// Seconds since the machine of a seat was heard, if they are too few to
     /// take it for gone.
     pub(crate) fn heard(&self, seat: i64, now: Timestamp) -> Option<i64> {
+        if self.buried.contains(&seat) {
+            return None;
+        }
         let last = self.heard.get(&seat).copied().unwrap_or(self.begun);
         let since = now.duration_since(last);
         (since < self.quiet).then(|| since.as_secs().max(0))
@@ -105,6 +122,16 @@ mod tests {
         assert!(!contacts.settled(later(89)) && contacts.settled(later(90)));
         let quiet = crate::Limits::default().quiet;
         assert!(quiet.as_secs() * 3 >= CHORES_GOOD_FOR, "what was given out before is over by then");
+    }
+
+    #[test]
+    fn a_machine_that_is_gone_by_the_operators_word_is_not_heard_whoever_has_its_key() {
+        let mut contacts = Contacts::new(NOW, Duration::from_secs(30), Duration::ZERO);
+        contacts.note(1, later(100));
+        contacts.bury(&[1]);
+        contacts.note(1, later(101));
+        contacts.note(2, later(101));
+        assert_eq!((contacts.heard(1, later(101)), contacts.heard(2, later(101))), (None, Some(0)));
     }
 
     #[test]

@@ -321,17 +321,23 @@ impl Coordinator {
         .await
     }
 
-    /// Takes the operator's word that etcd has no member of a server that is
-    /// replaced, revoked or did not become ready. Idempotent.
+    /// Takes the operator's word that the machine of a node that is replaced, revoked or
+    /// did not become ready is gone, and that etcd has no member of it if it is a
+    /// server. Idempotent. That a machine is gone although somebody speaks with its key
+    /// is known until this process ends.
     pub async fn member_gone(&self, node: &NodeName) -> Result<()> {
         self.member_gone_as(node.clone(), Actor::local().into()).await
     }
 
     pub(crate) async fn member_gone_as(&self, node: NodeName, by: Authority) -> Result<()> {
-        self.administer(by, move |tx, actor| {
-            transition::operator::member_gone(tx, &node, actor, Timestamp::now())
-        })
-        .await
+        let (now, contacts) = (Timestamp::now(), self.inner.contacts.clone());
+        let gone = self
+            .administer(by, move |tx, actor| {
+                transition::operator::member_gone(tx, &node, actor, &locked(&contacts), now)
+            })
+            .await?;
+        self.contacts().bury(&gone);
+        Ok(())
     }
 
     /// Ends the live incarnation: its nodes' keys lose every right, its leases and

@@ -216,33 +216,45 @@ pub(crate) fn replace(
 }
 
 /// Takes the operator's word that etcd has no member of a server that is
-/// replaced, revoked or did not become ready. Idempotent.
+/// replaced, revoked or did not become ready. Idempotent. Returns the seats whose
+/// rights are over, an agent's as well: their machines are gone by the same word, so
+/// that whoever else has their keys keeps nobody waiting.
 pub(crate) fn member_gone(
     tx: &Transaction<'_>,
     node: &NodeName,
     actor: &Actor,
+    contacts: &Contacts,
     now: Timestamp,
-) -> Result<()> {
+) -> Result<Vec<i64>> {
     let live = live(tx)?;
     let generations = seats::of_node(tx, node)?;
     if generations.is_empty() {
         return Err(operator::no_such_node(node).into());
     }
+    let over = |seat: &Seat| !seat.state.is_live();
     let dead = |seat: &&Seat| {
         seat.incarnation == live.id
-            && seat.role == Role::Server
             && seat.passed.is_some()
-            && !(seat.state.is_live() && seat.ready.is_some())
+            && (over(seat) || (seat.role == Role::Server && seat.ready.is_none()))
     };
-    let mut found = generations.iter().filter(dead).peekable();
-    if found.peek().is_none() {
+    let found: Vec<&Seat> = generations.iter().filter(dead).collect();
+    if found.is_empty() {
         let message =
-            format!("no generation of {node} is known to have gone: its server is ready, or never began");
+            format!("no generation of {node} is known to have gone: its machine is ready, or never began");
         return Err(ApiError::new(ErrorClass::Policy, message)
             .hint(format!("take its rights away first: coordinator revoke {node}"))
             .into());
     }
-    for seat in found.filter(|seat| seat.left.is_none() || seat.object == ObjectState::Doomed) {
+    let gone: Vec<&Seat> = found.iter().copied().filter(|seat| over(seat)).collect();
+    for seat in gone.iter().filter(|seat| contacts.heard(seat.id, now).is_some()) {
+        let detail = format!(
+            "the machine of {}, by the operator's word: who speaks with its key keeps nobody waiting",
+            seat.label()
+        );
+        events::note(tx, actor, &Event::of(What::MemberGone, seat.id, &detail), now)?;
+    }
+    let is_member = |seat: &Seat| seat.left.is_none() || seat.object == ObjectState::Doomed;
+    for seat in found.iter().filter(|seat| seat.role == Role::Server && is_member(seat)) {
         seats::set_left(tx, seat.id, Some(now))?;
         if seat.object == ObjectState::Doomed {
             seats::set_object(tx, seat.id, ObjectState::Gone)?;
@@ -250,7 +262,7 @@ pub(crate) fn member_gone(
         let detail = format!("{}, by the operator's word", seat.label());
         events::note(tx, actor, &Event::of(What::MemberGone, seat.id, &detail), now)?;
     }
-    Ok(())
+    Ok(gone.iter().map(|seat| seat.id).collect())
 }
 
 /// A kubeconfig from the live incarnation's own client CA.

@@ -118,6 +118,59 @@ async fn no_machine_takes_the_place_of_one_that_still_speaks() {
     assert!(s1.chores().await.unwrap().delete_nodes.is_empty(), "it would only register again");
 }
 
+/// Its machine is deleted, and a thief goes on with its key.
+#[tokio::test]
+async fn a_stolen_key_that_is_over_keeps_nobody_waiting_once_the_operator_says_that_its_machine_is_gone() {
+    let world = World::exactly_within(3, Limits::default()).await;
+    let tickets = |node: &'static str| async { (world.ticket(node).await, world.ticket(node).await) };
+    let (of_server, of_agent) = (tickets("s2").await, tickets("a1").await);
+    let (s1, server, agent) = (world.enrolled("s1").await, world.machine(), world.machine());
+    passes_and_is_ready(&s1).await;
+    server.enrol(&of_server.0).await.unwrap();
+    passes_and_is_ready(&server).await;
+    agent.enrol(&of_agent.0).await.unwrap();
+    s1.do_chores(&[]).await;
+    passes_and_is_ready(&agent).await;
+    assert!(world.coordinator.member_gone(&name("a1")).await.is_err(), "it is ready");
+    let (next_server, next_agent) = (world.machine(), world.machine());
+    next_server.enrol(&of_server.1).await.unwrap();
+    next_agent.enrol(&of_agent.1).await.unwrap();
+    s1.do_chores(&[]).await;
+    for (node, thief, next) in [("s2", &server, &next_server), ("a1", &agent, &next_agent)] {
+        assert_eq!(class(thief.config().await), ErrorClass::Superseded);
+        let why = waits(next.gate().await.unwrap());
+        assert!(why.contains(&format!("coordinator member-gone {node}")), "{why}");
+        world.coordinator.member_gone(&name(node)).await.unwrap();
+        world.coordinator.member_gone(&name(node)).await.unwrap();
+        assert_eq!(class(thief.config().await), ErrorClass::Superseded);
+        assert_eq!(next.gate().await.unwrap(), GateAnswer::Go, "{node}");
+    }
+    // Of the machine that has the place now nothing was said.
+    assert!(world.coordinator.member_gone(&name("s1")).await.is_err());
+}
+
+#[tokio::test]
+async fn a_sole_server_whose_stolen_key_still_speaks_is_given_up_at_the_operators_word_for_both() {
+    let world = World::exactly_within(1, Limits::default()).await;
+    let stolen = world.enrolled("s1").await;
+    passes_and_is_ready(&stolen).await;
+    let refused = async || {
+        let error = world.coordinator.replace(&name("s1"), None).await.unwrap_err();
+        error.downcast::<kiln_protocol::ApiError>().unwrap().hint.unwrap()
+    };
+    assert!(refused().await.contains("delete the machine first"));
+    assert!(world.coordinator.member_gone(&name("s1")).await.is_err(), "its key is good still");
+    world.coordinator.revoke(&name("s1")).await.unwrap();
+    assert_eq!(class(stolen.config().await), ErrorClass::Revoked);
+    assert!(refused().await.contains("coordinator member-gone s1"));
+    world.coordinator.member_gone(&name("s1")).await.unwrap();
+    assert_eq!(class(stolen.config().await), ErrorClass::Revoked);
+    let next = world.enrolled("s1").await;
+    assert_eq!(class(next.gate().await), ErrorClass::Policy, "its data is given up by another word");
+    world.coordinator.replace(&name("s1"), None).await.unwrap();
+    assert_eq!(next.gate().await.unwrap(), GateAnswer::Go);
+}
+
 #[tokio::test]
 async fn no_ticket_is_minted_for_the_place_of_a_machine_that_still_speaks() {
     let world = World::exactly_within(3, Limits::default()).await;

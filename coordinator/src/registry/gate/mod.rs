@@ -208,8 +208,8 @@ impl Cluster {
         let passed = || earlier.iter().filter(|old| old.passed.is_some());
         if let Some((old, seconds)) = passed().find_map(|old| Some((old, old.heard?))) {
             return Some(format!(
-                "the machine of generation {} of {} spoke {seconds} s ago: no machine takes its place before \
-                 it is gone",
+                "the machine of generation {0} of {1} spoke {seconds} s ago: no machine takes its place before \
+                 it is gone; if it was deleted, and somebody else has its key: coordinator member-gone {1}",
                 old.generation, old.node
             ));
         }

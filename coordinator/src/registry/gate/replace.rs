@@ -27,10 +27,18 @@ impl Cluster {
             );
         }
         let generations = || self.members.iter().filter(|member| member.node == *node);
-        if let Some(seconds) = generations().filter(|old| old.passed.is_some()).find_map(|old| old.heard) {
+        let mut started = generations().filter(|old| old.passed.is_some());
+        if let Some((old, seconds)) = started.find_map(|old| Some((old, old.heard?))) {
+            let word = match old.trust {
+                Trust::Gone => format!("coordinator member-gone {node}"),
+                _ => format!("coordinator revoke {node}, then coordinator member-gone {node}"),
+            };
             return refuse(
                 format!("the machine of {node} spoke {seconds} s ago"),
-                "delete the machine first: two of them would each have a datastore",
+                &format!(
+                    "delete the machine first: two of them would each have a datastore; if it was deleted, and \
+                     somebody else has its key: {word}"
+                ),
             );
         }
         let waiting = |member: &&Member| member.trust != Trust::Gone && member.passed.is_none();
