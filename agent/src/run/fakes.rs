@@ -41,7 +41,7 @@ pub(super) enum Fault {
     Lose,
 }
 
-/// How far its state is, whatever happens.
+/// How far its state is at first.
 pub(super) const STAMP: Reach = Reach { epoch: 1, seq: 1 };
 
 /// What the coordinator has seen and will say.
@@ -64,6 +64,8 @@ pub(super) struct Script {
     pub(super) former: Vec<Fingerprint>,
     /// The stamp that the node showed when it asked for another key.
     pub(super) shown: Option<Stamp>,
+    /// How far its state is.
+    pub(super) reach: Reach,
     /// The last turn of the node's ratchet.
     pub(super) turn: Option<Turn>,
     /// The paths that were asked for, in order.
@@ -112,6 +114,7 @@ impl FakeCoordinator {
             key: None,
             former: Vec::new(),
             shown: None,
+            reach: STAMP,
             turn: None,
             asked: Vec::new(),
             alarms: Vec::new(),
@@ -306,7 +309,7 @@ impl Script {
             let request: OpenRequest = serde_json::from_slice(body).unwrap();
             self.turn_to(request.turn);
             *opened = true;
-            let stamp = Stamp::sign(STAMP, coordinator);
+            let stamp = Stamp::sign(self.reach, coordinator);
             // Where it is to go wrong, it is asked for alone, as of a coordinator
             // that does not know better.
             let alone = self.faults.iter().any(|(path, _)| *path == api::CONFIG);

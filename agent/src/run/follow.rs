@@ -47,6 +47,7 @@ impl<H: Host> Node<'_, H> {
     async fn watch_configuration(&self, mut home: Home, incarnation: Incarnation) {
         let pace = Pace { longest: self.pace.operator, ..self.pace };
         let (mut backoff, mut seen, mut trouble) = (Backoff::new(pace), None, None);
+        let mut epoch = self.epoch();
         loop {
             let not_before = Instant::now() + self.pace.first.mul_f64(0.5 + random() / 2.0);
             if self.rotation_due(&home).unwrap_or(false) {
@@ -58,6 +59,13 @@ impl<H: Host> Node<'_, H> {
             match self.next_configuration(&home, incarnation, &mut seen).await {
                 Ok(news) => {
                     backoff = Backoff::new(pace);
+                    let now = self.epoch();
+                    if now > epoch {
+                        // Its state may be a copy that was made before the node was ready.
+                        (epoch, trouble) = (now, None);
+                        let now = now.unwrap_or_default();
+                        self.say(&home, &format!("is known to the coordinator's state of epoch {now}"));
+                    }
                     if let Some(note) = news.or_else(|| trouble.is_some().then(String::new)) {
                         trouble = None;
                         self.say(&home, &note);
@@ -79,6 +87,12 @@ impl<H: Host> Node<'_, H> {
             // Whoever answers at once, always, is not asked all the time.
             sleep_until(not_before).await;
         }
+    }
+
+    /// The epoch of the coordinator's state, as far as the node was told.
+    fn epoch(&self) -> Option<u64> {
+        let seen = self.bond().ok().and_then(|bond| bond.seen());
+        seen.map(|stamp| stamp.reach.epoch)
     }
 
     fn say(&self, home: &Home, note: &str) {

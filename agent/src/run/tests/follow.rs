@@ -1,6 +1,7 @@
 //! A ready node follows its configuration.
 
 use super::*;
+use kiln_protocol::ratchet::Reach;
 
 #[tokio::test]
 async fn a_ready_node_follows_who_may_log_in() {
@@ -102,6 +103,23 @@ async fn a_held_node_says_so_once_and_goes_on_when_it_is_released() {
     .await;
     assert_eq!(machine.said().matches("[ready] held: two machines").count(), 1, "{}", machine.said());
     assert_eq!(*host.log.borrow(), [""; 0]);
+}
+
+/// Its state was restored from a copy that may not know how far the node is.
+#[tokio::test]
+async fn a_node_says_again_that_it_is_ready_when_another_epoch_has_begun() {
+    let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+    let host = FakeHost::new(&machine.root, coordinator.seed());
+    follows(&machine, &host, async {
+        let told = coordinator.script().reports.len();
+        coordinator.script().reach = Reach { epoch: 2, seq: 1 };
+        // The connection that was open is lost with the state of before.
+        coordinator.script().faults.push_back((api::CONFIG, Fault::Lose));
+        let again = |report: &Report| report.step == Step::Ready && report.state == StepState::Done;
+        until(|| coordinator.script().reports[told..].iter().any(again)).await;
+    })
+    .await;
+    assert_eq!(machine.said().matches("state of epoch 2").count(), 1, "{}", machine.said());
 }
 
 #[tokio::test]
