@@ -156,6 +156,11 @@ impl From<anyhow::Error> for Refused {
 }
 
 impl Refused {
+    /// Of a body that is larger than any that is asked for.
+    pub(super) fn is_too_large(&self) -> bool {
+        self.status == StatusCode::PAYLOAD_TOO_LARGE
+    }
+
     /// As it is told, and written to the journal.
     pub(super) fn told(self) -> (StatusCode, ApiError) {
         let Self { status, mut error } = self;

@@ -105,12 +105,13 @@ async fn notice(coordinator: &Coordinator, seen: Stamp, shower: Actor) -> Result
 pub(super) async fn rotate(
     State(coordinator): State<Coordinator>,
     caller: Caller,
-    Whole(body): Whole,
+    body: Result<Whole, Refused>,
 ) -> Result<StatusCode, Refused> {
     let (key, arrival, actor) = (caller.peer.key, caller.peer.arrival, caller.actor());
-    let request = match Body::<RotateRequest>::parse(&body) {
-        Ok(Body(request)) => request,
-        Err(refused) => return Err(no_rotation(&coordinator, &caller, refused).await),
+    let request = match body.map(|Whole(body)| Body::<RotateRequest>::parse(&body)) {
+        Ok(Ok(Body(request))) => request,
+        Err(refused) if !refused.is_too_large() => return Err(refused),
+        Ok(Err(refused)) | Err(refused) => return Err(no_rotation(&coordinator, &caller, refused).await),
     };
     if let Some(seen) = unknown(&coordinator, request.seen) {
         notice(&coordinator, seen, caller.actor()).await?;

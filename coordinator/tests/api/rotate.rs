@@ -90,7 +90,7 @@ async fn a_later_use_of_the_old_key_is_held_with_an_alarm() {
 #[tokio::test]
 async fn what_asks_for_no_rotation_with_the_old_key_is_held_too() {
     let pin_of = |world: &World| world.coordinator.pin();
-    for bad_proof in [false, true] {
+    for use_of_it in ["malformed", "too large", "bad proof"] {
         let world = World::new().await;
         let (machine, old, new) = enrolled(&world, "a1").await;
         let asked = request(&machine, pin_of(&world), &new).await;
@@ -108,9 +108,13 @@ async fn what_asks_for_no_rotation_with_the_old_key_is_held_too() {
 
         let thief = machine.cloned(&old, pin_of(&world)).await;
         let forged = RotateRequest::new(&world.machine().key, &thief.key, &new, asked.turn, asked.seen);
-        let body = if bad_proof { serde_json::to_vec(&forged).unwrap() } else { b"{}".to_vec() };
+        let body = match use_of_it {
+            "bad proof" => serde_json::to_vec(&forged).unwrap(),
+            "too large" => vec![b' '; api::MAX_BODY + 1],
+            _ => b"{}".to_vec(),
+        };
         let refusal = thief.send(Method::POST, api::ROTATE, body).await.unwrap_err();
-        assert_eq!(refusal.class, ErrorClass::Held, "{refusal}");
+        assert_eq!(refusal.class, ErrorClass::Held, "{use_of_it}: {refusal}");
         let status = world.coordinator.status().await.unwrap();
         assert_eq!(status.node(&name("a1")).unwrap().registry, RegistryState::Held);
         assert!(status.alarms[0].message.contains(&machine.key.to_string()), "{:?}", status.alarms);

@@ -92,8 +92,11 @@ fn agents_wait_for_a_ready_server() {
     {
         assert_eq!(goes(&cluster(vec![s1, agent.clone()]), &agent), expected);
     }
-    let held = Member { trust: Trust::Doubted, ..ready(server("s1")) };
-    assert!(!goes(&cluster(vec![held, agent.clone()]), &agent));
+    for (trust, why) in [(Trust::Doubted, "s1 is held"), (Trust::Unconfirmed, "s1 waits for its key")] {
+        let doubtful = Member { trust, ..ready(server("s1")) };
+        let reason = asks(&cluster(vec![doubtful, agent.clone()]), &agent, &[], CLOCK).unwrap();
+        assert!(reason.contains(why), "{reason}");
+    }
 }
 
 #[test]
