@@ -22,7 +22,7 @@ use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use data_encoding::HEXLOWER;
 use jiff::Timestamp;
 use ring::hmac;
@@ -40,6 +40,8 @@ const MAGIC: &str = "kiln-backup 2 ";
 const MAGIC_V1: &str = "kiln-backup 1 ";
 /// Longer than any header is.
 const MAX_HEADER: u64 = 128;
+/// As many symbolic links as Linux follows.
+const MAX_LINKS: usize = 40;
 
 /// Whether a backup may be taken that nothing vouches for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,12 +107,8 @@ pub(crate) fn restore(
     trust: Trust,
     actor: &Actor,
 ) -> Result<String> {
-    ensure!(
-        fs::read_dir(state).map_or(true, |mut entries| entries.next().is_none()),
-        "{} is not empty: a restore never overwrites; move it away, or name another place with --state",
-        state.display()
-    );
-    let mut new = state.components().as_path().as_os_str().to_owned();
+    let place = place(state)?;
+    let mut new = place.as_os_str().to_owned();
     new.push(".restoring");
     let new = PathBuf::from(new);
     // What a restore that was cut off left.
@@ -121,8 +119,41 @@ pub(crate) fn restore(
     }
     let summary = built.with_context(|| format!("restoring {}", file.display()))?;
     unlock.check_outside(&new)?;
-    dir::rename(&new, state).context("putting the restored state in its place")?;
+    dir::rename(&new, &place).context("putting the restored state in its place")?;
     Ok(summary)
+}
+
+/// Where a state directory is in truth, which must be empty or not be there.
+///
+/// For a unit with `DynamicUser=` systemd makes `/var/lib/NAME` a symbolic link
+/// to `private/NAME`, and it stays, dangling, once that is moved away: no
+/// directory can take a link's place, and systemd wants to find it behind it.
+fn place(state: &Path) -> Result<PathBuf> {
+    let shown = state.display();
+    let place = match fs::canonicalize(state) {
+        Ok(place) => place,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => behind_links(state)?,
+        Err(error) => return Err(error).with_context(|| format!("looking for {shown}")),
+    };
+    match fs::read_dir(&place) {
+        Ok(mut entries) => ensure!(
+            entries.next().is_none(),
+            "{shown} is not empty: a restore never overwrites; move it away, or name another place with --state"
+        ),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error).with_context(|| format!("looking into {}", place.display())),
+    }
+    Ok(place)
+}
+
+/// What a path names that leads to nothing yet.
+fn behind_links(path: &Path) -> Result<PathBuf> {
+    let mut place = path.components().as_path().to_owned();
+    for _ in 0..MAX_LINKS {
+        let Ok(target) = fs::read_link(&place) else { return Ok(place) };
+        place = place.parent().unwrap_or(Path::new("")).join(target);
+    }
+    bail!("{} is a symbolic link to another one, and so on: name the directory itself", path.display())
 }
 
 fn build(file: &Path, state: &StateDir, unlock: &UnlockFile, trust: Trust, actor: &Actor) -> Result<String> {

@@ -18,11 +18,21 @@ pub(super) fn backup(arguments: &Backup) -> Result<()> {
     Ok(())
 }
 
+/// What a restored state cannot know, so that its operator has to do it again.
+const AGAIN: &str = "\
+nodes that enrolled after the backup need new tickets.
+What was taken away after the backup was made is there again. Take away once more what was:
+  a node's rights              coordinator revoke NODE
+  an admin's                   coordinator admin remove NAME
+  the cluster's incarnation    coordinator end
+  the tokens of before         coordinator rotate-tokens
+";
+
 pub(super) fn restore(arguments: &Restore) -> Result<()> {
     let state = &arguments.state.state;
     let trust = if arguments.unauthenticated { Trust::Anybodys } else { Trust::Authentic };
     let summary = backup::restore(&arguments.file, state, &arguments.unlock.file(state), trust, &caller())?;
-    eprintln!("made {}: {summary}; nodes that enrolled after the backup need new tickets", state.display());
+    eprint!("made {}: {summary}; {AGAIN}", state.display());
     Ok(())
 }
 

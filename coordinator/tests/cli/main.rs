@@ -8,6 +8,7 @@ mod common;
 mod life;
 mod nodes;
 mod operators;
+mod restore;
 mod serve;
 mod tickets;
 mod transcripts;
