@@ -3,7 +3,7 @@
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use kiln_protocol::admin::{
     ApplyRequest, ClusterStatus, ExtendRequest, KubeUserName, KubeconfigRequest, NodeRequest, ReplaceRequest,
 };
@@ -116,6 +116,14 @@ of its name may do. A stolen server also knows the CA keys and the server token:
 ";
 
 pub(super) async fn replace(arguments: &Replace) -> Result<()> {
+    if let (Some(address), Some(file)) = (&arguments.remote.address, &arguments.data.restore) {
+        ensure!(
+            file.is_absolute(),
+            "--restore {}: that is a file on the coordinator's host, {address}, and not on this one: name it by its \
+             absolute path there",
+            file.display()
+        );
+    }
     let client = connect(&arguments.remote)?;
     let restore = arguments.data.restore.as_deref().map(std::path::absolute).transpose();
     let restore = restore.context("the working directory")?;

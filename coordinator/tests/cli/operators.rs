@@ -98,6 +98,28 @@ fn what_a_file_changes_is_shown_before_it_is_applied() {
 }
 
 #[test]
+fn a_copy_of_a_datastore_is_named_by_its_place_on_the_coordinators_host() {
+    let host = Host::initialised();
+    let _serving = Serving::start(&host);
+    let missing = host.path("no.db").display().to_string();
+    let refused = host.fails(4, &["replace", "s1", "--restore", &missing]);
+    for told in
+        ["No such file", "as its own user", "/var/lib/kiln-coordinator/restore.db", "until the node is ready"]
+    {
+        assert!(refused.contains(told), "{refused}");
+    }
+    // From elsewhere, a relative path would be made absolute on the wrong host.
+    let (address, pin) = (endpoint(&host, "address"), host.ok(&["init", "--if-missing"]));
+    let key = host.path("ops.key").display().to_string();
+    host.ok(&["admin", "add", "ops", "--make", &key]);
+    let remote = ["--address", &address, "--pin", pin.trim(), "--admin-key", &key];
+    let refused = host.fails(1, &[&["replace", "s1", "--restore", "state.db"][..], &remote].concat());
+    assert!(refused.contains("a file on the coordinator's host") && refused.contains(&address), "{refused}");
+    let reached = host.fails(4, &[&["replace", "s1", "--restore", &missing][..], &remote].concat());
+    assert!(reached.contains("No such file"), "{reached}");
+}
+
+#[test]
 fn a_rotation_that_cannot_be_says_why_and_what_to_do() {
     let host = Host::initialised();
     let _serving = Serving::start(&host);

@@ -28,7 +28,11 @@ async fn a_sole_server_begins_with_the_copy_that_was_named() {
     let refusal = format!("{:#}", lab.make(&Faults::default()).await.map(|_| ()).unwrap_err());
     assert!(refusal.contains("is no SQLite database"), "{refusal}");
     assert!(!lab.world().objects.contains_key("node/s1"), "nothing was made");
-    std::fs::write(&copy, b"SQLite format 3\0 and so on").unwrap();
+    // One page, of 512 bytes.
+    let mut database = [0; 512];
+    database[..16].copy_from_slice(b"SQLite format 3\0");
+    (database[16], database[31]) = (2, 1);
+    std::fs::write(&copy, database).unwrap();
     let (_context, made) = lab.make(&Faults::default()).await.unwrap();
     let events = made.coordinator.events(0, 1000).await.unwrap();
     let begins = format!("s1 begins with the datastore in {}", copy.display());
