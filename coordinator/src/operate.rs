@@ -157,6 +157,7 @@ impl Coordinator {
     }
 
     /// The audit trail after line `after` (0 for all of it), at most `limit` lines.
+    /// An error if it has not come so far.
     pub async fn events(&self, after: u64, limit: usize) -> Result<Vec<admin::Event>> {
         self.events_as(after, limit, Actor::local().into()).await
     }
@@ -167,7 +168,7 @@ impl Coordinator {
         limit: usize,
         by: Authority,
     ) -> Result<Vec<admin::Event>> {
-        self.show(by, move |tx| events::list(tx, after, limit)).await
+        self.show(by, move |tx| events::list_after(tx, after, limit)).await
     }
 
     /// A kubeconfig for an administrator, signed with the live incarnation's

@@ -260,6 +260,17 @@ fn the_audit_trail_only_grows_and_keeps_its_order<M: Medium>() {
     assert_eq!(details(engine.as_mut(), 0), ["one", "two", "three"]);
     let first = look(engine.as_mut(), |tx| events::list(tx, 0, 1))[0].id;
     assert_eq!(details(engine.as_mut(), first), ["two", "three"]);
+    // An epoch begins further on, and as far again if the clock stands still.
+    for detail in ["four", "five"] {
+        let event = Event::about_all(What::Epoch, detail);
+        let note = |tx: &Transaction<'_>| events::note_anew(tx, &Actor::local(), &event, NOW);
+        assert!(change(engine.as_mut(), note).unwrap());
+    }
+    change(engine.as_mut(), |tx| events::note(tx, &Actor::local(), &once("six", None), NOW)).unwrap();
+    let numbers: Vec<_> =
+        look(engine.as_mut(), |tx| events::list(tx, 3, 10)).iter().map(|event| event.id).collect();
+    let anew = u64::try_from(NOW.as_millisecond()).unwrap().max(4);
+    assert_eq!(numbers, [anew, anew + 1, anew + 2]);
     for forbidden in ["DELETE FROM events", "UPDATE events SET who = 'x'"] {
         assert!(change(engine.as_mut(), |tx| Ok(tx.execute(forbidden, [])?)).is_err(), "{forbidden}");
     }

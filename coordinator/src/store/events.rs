@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use anyhow::{Context as _, Result};
 use jiff::Timestamp;
-use kiln_protocol::admin;
+use kiln_protocol::{ApiError, ErrorClass, admin};
 use rusqlite::{Row, params};
 
 use super::{Transaction, millis, time};
@@ -137,14 +137,48 @@ impl<'a> Event<'a> {
 
 /// Notes an event; false if it was to be noted once and had been.
 pub(crate) fn note(tx: &Transaction<'_>, actor: &Actor, event: &Event<'_>, now: Timestamp) -> Result<bool> {
+    insert(tx, None, actor, event, now)
+}
+
+/// Notes the event that an epoch begins with. Another copy of this state may have
+/// given the next numbers to other lines already, and somebody who exports the
+/// trail asks for what comes after those. So the trail goes on with a number that
+/// no copy has reached, from which SQLite counts on: the milliseconds since 1970,
+/// as long as no copy noted more lines than it lived milliseconds. JSON's readers
+/// know numbers below 2^53 exactly, which these are for 285,000 years.
+pub(crate) fn note_anew(
+    tx: &Transaction<'_>,
+    actor: &Actor,
+    event: &Event<'_>,
+    now: Timestamp,
+) -> Result<bool> {
+    let number = millis(now).max(newest(tx)? + 1);
+    insert(tx, Some(number), actor, event, now)
+}
+
+/// The number of the newest line; 0 if there is none.
+pub(crate) fn newest(tx: &Transaction<'_>) -> Result<i64> {
+    let mut statement = tx.prepare_cached("SELECT coalesce(max(id), 0) FROM events")?;
+    statement.query_row([], |row| row.get(0)).context("reading the end of the trail")
+}
+
+/// Notes an event under this number, or under the one after the newest.
+fn insert(
+    tx: &Transaction<'_>,
+    number: Option<i64>,
+    actor: &Actor,
+    event: &Event<'_>,
+    now: Timestamp,
+) -> Result<bool> {
     let Event { what, seat, detail, alarm, once } = event;
     let noted = tx
         .prepare_cached(
-            "INSERT INTO events (at, who, source, what, seat, detail, alarm, once)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+            "INSERT INTO events (id, at, who, source, what, seat, detail, alarm, once)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
              ON CONFLICT (once) WHERE once IS NOT NULL DO NOTHING",
         )?
         .execute(params![
+            number,
             millis(now),
             actor.who,
             actor.from.map(|from| from.to_string()),
@@ -200,6 +234,26 @@ impl Concerned {
 }
 
 /// The lines after `after`, in order, at most `limit`.
+///
+/// # Errors
+/// A refusal, when the trail has not come as far as `after`: who asks so goes on
+/// with another state's, and would miss lines of this one without a word.
+pub(crate) fn list_after(tx: &Transaction<'_>, after: u64, limit: usize) -> Result<Vec<admin::Event>> {
+    let newest = u64::try_from(newest(tx)?)?;
+    if after <= newest {
+        return list(tx, after, limit);
+    }
+    let message =
+        format!("the trail ends at {newest}: another state is served than the one with line {after}");
+    Err(ApiError::new(ErrorClass::Policy, message)
+        .hint(
+            "a backup was restored, or an old copy of the state is served: coordinator events prints the whole \
+             trail; go on from its last line that you have",
+        )
+        .into())
+}
+
+/// As [`list_after`], of this state for certain.
 pub(crate) fn list(tx: &Transaction<'_>, after: u64, limit: usize) -> Result<Vec<admin::Event>> {
     let mut statement = tx.prepare_cached(
         "SELECT events.id, at, who, source, what, node, generation, detail, alarm

@@ -24,7 +24,8 @@ pub(crate) struct Raised {
 /// undone:
 ///
 /// * tickets that are ISSUED in it are void, for they may have been used since;
-/// * the clone ratchets are taken up where the nodes are, for they went on.
+/// * the clone ratchets are taken up where the nodes are, for they went on;
+/// * the audit trail goes on with numbers that no other copy has reached.
 ///
 /// BOUND stays bound, and HELD stays held.
 pub(crate) fn raise(tx: &Transaction<'_>, why: &str, actor: &Actor, now: Timestamp) -> Result<Raised> {
@@ -32,19 +33,20 @@ pub(crate) fn raise(tx: &Transaction<'_>, why: &str, actor: &Actor, now: Timesta
     let latest = newer.map_or(own.epoch, |newer| newer.reach.epoch.max(own.epoch));
     epoch::begin(tx, latest + 1)?;
     ratchets::forget_all(tx)?;
-    let reason = format!("{why}: its ticket may have been used since");
-    let mut void = 0;
+    let mut unused = Vec::new();
     if let Some(live) = incarnations::live(tx)? {
-        for seat in seats::of_incarnation(tx, live.id)?.iter().filter(|seat| seat.state == State::Issued) {
-            seats::set_state(tx, seat.id, State::Revoked(None), Some(&reason))?;
-            let detail = format!("{}: {reason}", seat.label());
-            events::note(tx, actor, &Event::of(What::Revoke, seat.id, &detail), now)?;
-            void += 1;
-        }
+        unused = seats::of_incarnation(tx, live.id)?;
+        unused.retain(|seat| seat.state == State::Issued);
     }
-    let reach = epoch::reach(tx)?;
+    let (reach, void) = (epoch::reach(tx)?, unused.len());
     let detail = format!("{why}: epoch {} begins, {void} unused tickets are void", reach.epoch);
-    events::note(tx, actor, &Event::about_all(What::Epoch, &detail), now)?;
+    events::note_anew(tx, actor, &Event::about_all(What::Epoch, &detail), now)?;
+    let reason = format!("{why}: its ticket may have been used since");
+    for seat in unused {
+        seats::set_state(tx, seat.id, State::Revoked(None), Some(&reason))?;
+        let detail = format!("{}: {reason}", seat.label());
+        events::note(tx, actor, &Event::of(What::Revoke, seat.id, &detail), now)?;
+    }
     Ok(Raised { reach, void })
 }
 

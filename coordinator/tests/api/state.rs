@@ -2,6 +2,7 @@
 
 use super::common::{Machine, World, class, name, unsealed_key};
 use kiln_coordinator::{Coordinator, UnlockFile};
+use kiln_protocol::admin::EventsRequest;
 use kiln_protocol::{ErrorClass, Fingerprint, Identity, Ticket, api};
 use kiln_tests::secrets::{Log, Secrets};
 use std::fs;
@@ -376,6 +377,42 @@ async fn a_restored_backup_is_the_same_coordinator_with_bound_nodes_and_void_tic
         assert!(line.detail.contains(file.to_str().unwrap()), "{line:?}");
     }
     assert_eq!(fs::metadata(&restored).unwrap().mode() & 0o777, 0o700);
+}
+
+#[tokio::test]
+async fn an_export_of_the_trail_misses_no_line_of_a_restored_state() {
+    let (world, _server, _unused, file) = backed_up().await;
+    let unlock = UnlockFile::beside(&world.dir);
+    // The trail goes on, and is exported.
+    world.enrolled("a2").await;
+    let mut exported = world.coordinator.events(0, 1000).await.unwrap().pop().unwrap().id;
+    // Also when the same backup is restored a second time, as after a wrong one.
+    for round in ["once", "twice"] {
+        // The host's clock has gone on further than the trail.
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while jiff::Timestamp::now().as_millisecond() <= i64::try_from(exported).unwrap() {
+            assert!(std::time::Instant::now() < end, "the clock stands still");
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+        let target = world.outer.path().join(round);
+        Coordinator::restore(&file, &target, &unlock).unwrap();
+        let restored = Coordinator::open_with(&target, &unlock).await.unwrap();
+        let new = restored.events(exported, 1000).await.unwrap();
+        let whats: Vec<_> = new.iter().map(|event| event.what.as_str()).collect();
+        assert_eq!(whats, ["raise_epoch", "revoke", "restore"], "{round}");
+        let whole = restored.events(0, 1000).await.unwrap();
+        assert!(whole.windows(2).all(|pair| pair[0].id < pair[1].id), "{whole:?}");
+        exported = whole.last().unwrap().id;
+        assert!(exported < 1 << 53, "JSON's readers would round it");
+    }
+    // Whatever else is served, such as the original, says that it is not that far.
+    for beyond in [exported, u64::MAX] {
+        let asked = EventsRequest { after: beyond, limit: 10, wait: 60 };
+        let refused = world.admin().events(asked).await.unwrap_err();
+        let kiln_coordinator::client::ClientError::Refused(refused) = refused else { panic!("{refused}") };
+        assert_eq!(refused.class, ErrorClass::Policy);
+        assert!(refused.message.contains("another state is served"), "{refused}");
+    }
 }
 
 #[tokio::test]

@@ -68,6 +68,13 @@ fn the_audit_trail_is_read_on_from_where_one_stopped_and_exported_as_json_lines(
     assert_eq!(text.lines().count(), 1, "{text}");
     assert!(text.contains("local uid ") && text.contains(": kubeconfig: "), "{text}");
 
+    // What cannot be, and what another state's trail has come to.
+    host.fails(2, &["events", "--since", "9223372036854775808"]);
+    for beyond in ["1000", "9223372036854775807"] {
+        let refused = host.fails(4, &["events", "--json", "--since", beyond]);
+        assert!(refused.contains("another state is served") && refused.contains(beyond), "{refused}");
+    }
+
     let mut follower =
         host.command(&["events", "--follow", "--since", &since]).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = std::io::BufReader::new(follower.stdout.take().unwrap());

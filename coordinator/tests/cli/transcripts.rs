@@ -110,8 +110,21 @@ impl Scene {
         for (was, is) in &self.replaced {
             self.text = self.text.replace(was, is);
         }
-        self.text.lines().map(|line| timeless(line).trim_end().to_owned() + "\n").collect()
+        let text = renumbered(&self.text);
+        text.lines().map(|line| timeless(line).trim_end().to_owned() + "\n").collect()
     }
+}
+
+/// The same text with other numbers for the trail's lines since an epoch began,
+/// which count on from the time of that in milliseconds.
+fn renumbered(text: &str) -> String {
+    const STAND_IN: u64 = 1_767_348_000_000;
+    let number = |line: &str| line.split_once("  ").and_then(|(number, _)| number.parse().ok());
+    let numbers = || text.lines().filter_map(number).filter(|number: &u64| *number > 1_000_000_000_000);
+    let Some(first) = numbers().min() else { return text.to_owned() };
+    numbers().fold(text.to_owned(), |text, number| {
+        text.replace(&format!("\n{number}  "), &format!("\n{}  ", STAND_IN + number - first))
+    })
 }
 
 /// A line with the same time for every time, and the same age for every age.

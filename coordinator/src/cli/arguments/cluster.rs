@@ -2,10 +2,13 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, value_parser};
 
 use super::Remote;
 use crate::cli::duration::Lifetime;
+
+/// The largest number that a line of the trail can have.
+const MAX_LINE: u64 = i64::MAX.unsigned_abs();
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct RotateTokens {
@@ -84,6 +87,6 @@ pub(in crate::cli) struct Events {
     #[arg(long)]
     pub(in crate::cli) json: bool,
     /// Begin after the line of this number
-    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    #[arg(long, value_name = "NUMBER", default_value_t = 0, value_parser = value_parser!(u64).range(..=MAX_LINE))]
     pub(in crate::cli) since: u64,
 }
