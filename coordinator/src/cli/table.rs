@@ -3,9 +3,9 @@
 use std::fmt::Write as _;
 
 use jiff::Timestamp;
-use kiln_protocol::Role;
 use kiln_protocol::admin::{ClusterStatus, Confirmation, NodeStatus, RegistryState, Stale, TokensStatus};
 use kiln_protocol::api::StepState;
+use kiln_protocol::{Fingerprint, Role};
 
 /// The columns.
 pub(crate) const HEAD: [&str; 8] = ["NODE", "ROLE", "GEN", "REGISTRY", "STEP", "UPTIME", "SEEN", "DETAIL"];
@@ -26,18 +26,15 @@ pub fn status_table(status: &ClusterStatus) -> String {
             )
         }
     };
-    text += &status.live.as_ref().map_or_else(String::new, |live| tokens(&live.tokens));
+    if let Some(said) = status.live.as_ref().and_then(|live| tokens(&live.tokens)) {
+        let _ = writeln!(text, "{said}");
+    }
     if !status.nodes.is_empty() {
         let rows: Vec<_> = status.nodes.iter().map(|node| row(node, status.at)).collect();
         text += &columns(&rows);
     }
-    if let Some(Stale { own, seen, since }) = status.stale {
-        let _ = writeln!(
-            text,
-            "STALE since {}: nodes have seen {seen}, where this state, at {own}, has never been: serve the newest \
-             state again, or decide for this one: coordinator raise-epoch",
-            since.strftime("%F %T")
-        );
+    if let Some(stale) = &status.stale {
+        let _ = writeln!(text, "{}", self::stale(stale));
     }
     for alarm in &status.alarms {
         let _ = writeln!(text, "ALARM {} {}: {}", alarm.at.strftime("%F %T"), alarm.node, alarm.message);
@@ -45,8 +42,8 @@ pub fn status_table(status: &ClusterStatus) -> String {
     for stranger in &status.strangers {
         if let Some(report) = stranger.report.as_ref().filter(|_| !stranger.pending) {
             let said = detail(&report.state).unwrap_or_default();
-            let _ =
-                writeln!(text, "unknown key {} at {}: {} {said}", stranger.key, stranger.from, report.step);
+            let (key, from) = (beginning(&stranger.key), stranger.from);
+            let _ = writeln!(text, "unknown key {key} at {from}: {} {said}", report.step);
         }
     }
     if status.strangers.iter().any(|stranger| stranger.pending) {
@@ -55,25 +52,41 @@ pub fn status_table(status: &ClusterStatus) -> String {
     text
 }
 
+/// That this state is no node's newest, and what to do.
+pub(crate) fn stale(Stale { own, seen, since }: &Stale) -> String {
+    format!(
+        "STALE since {}: nodes have seen {seen}, where this state, at {own}, has never been: serve the newest \
+         state again, or decide for this one: coordinator raise-epoch",
+        since.strftime("%F %T")
+    )
+}
+
 /// What has become of the cluster's tokens, if anything has.
-fn tokens(tokens: &TokensStatus) -> String {
-    let at = |time: Timestamp| time.strftime("%F %T").to_string();
+pub(crate) fn tokens(tokens: &TokensStatus) -> Option<String> {
+    let at = |time: &Timestamp| time.strftime("%F %T").to_string();
     match tokens {
         TokensStatus { asked: Some(asked), trouble, .. } => {
             let trouble = trouble.as_ref().map_or_else(String::new, |said| format!(": {}", plain(said, 300)));
-            format!(
-                "its tokens are being rotated since {}, and nobody joins meanwhile{trouble}\n",
-                at(*asked)
-            )
+            Some(format!(
+                "its tokens are being rotated since {}, and nobody joins meanwhile{trouble}",
+                at(asked)
+            ))
         }
-        TokensStatus { rotated: Some(rotated), .. } => format!("its tokens were rotated {}\n", at(*rotated)),
-        _ => String::new(),
+        TokensStatus { rotated: Some(rotated), .. } => {
+            Some(format!("its tokens were rotated {}", at(rotated)))
+        }
+        _ => None,
     }
 }
 
-/// The machines that wait to be approved. Of each key only the beginning is
-/// shown, too little to approve it by: whoever approves has to read the rest
-/// on the machine's own console.
+/// Of a key that nobody has vouched for only the beginning is shown, too little to
+/// approve it by: whoever approves has to read the rest on the machine's own
+/// console. `status --json` has it whole, for programs that read consoles.
+pub(crate) fn beginning(key: &Fingerprint) -> String {
+    format!("{}…", &key.to_string()[..8])
+}
+
+/// The machines that wait to be approved.
 pub(super) fn pending_table(status: &ClusterStatus) -> String {
     let mut text = String::new();
     for stranger in status.strangers.iter().filter(|stranger| stranger.pending) {
@@ -81,14 +94,9 @@ pub(super) fn pending_table(status: &ClusterStatus) -> String {
         let said = [("image", facts.image), ("machine", facts.smbios_uuid)];
         let said =
             said.iter().filter_map(|(what, text)| Some(format!(", {what} {}", plain(text.as_ref()?, 64))));
-        let (key, seen) = (stranger.key.to_string(), ago(status.at, stranger.last_seen));
+        let (key, seen) = (beginning(&stranger.key), ago(status.at, stranger.last_seen));
         let said: String = said.collect();
-        let _ = writeln!(
-            text,
-            "waits for approval: key {}… at {}, seen {seen} ago{said}",
-            &key[..8],
-            stranger.from
-        );
+        let _ = writeln!(text, "waits for approval: key {key} at {}, seen {seen} ago{said}", stranger.from);
     }
     if text.is_empty() {
         return "no machine waits\n".to_owned();
@@ -187,7 +195,7 @@ fn ago(now: Timestamp, then: Timestamp) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kiln_protocol::Fingerprint;
+    use kiln_protocol::admin::Stranger;
 
     const STATUS: &str = r#"{
         "pin": "0000000000000000000000000000000000000000000000000000000000000000",
@@ -266,6 +274,13 @@ ALARM 2026-01-01 00:00:00 k3s-a1: look
         let shown = &key.to_string()[..8];
         let line = format!("waits for approval: key {shown}… at 10.0.0.7, seen 2s ago, image alma9 -v1\n");
         assert!(text.contains(&line), "{text}");
+        assert!(!text.contains(&key.to_string()[..9]), "{text}");
+        // Nor of one that only says what fails: a whole key needs not to wait.
+        let waits = status.strangers.pop().unwrap();
+        let report = status.nodes[0].report.clone();
+        status.strangers.push(Stranger { pending: false, report, ..waits });
+        let text = status_table(&status);
+        assert!(text.contains(&format!("unknown key {shown}… at 10.0.0.7: ready")), "{text}");
         assert!(!text.contains(&key.to_string()[..9]), "{text}");
     }
 

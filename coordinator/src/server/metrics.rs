@@ -93,6 +93,18 @@ impl Metrics {
         let held_open = count(look.held_open);
         gauge(&mut registry, "requests_held_open", "Requests that wait for news", held_open);
         gauge(&mut registry, "alarms", "Alarms that wait for an operator", count(look.alarms));
+        gauge(
+            &mut registry,
+            "stale",
+            "1 if this state is an old copy, or another copy of it was served: nobody joins",
+            look.stale.into(),
+        );
+        gauge(
+            &mut registry,
+            "tokens_rotating",
+            "1 while no server has taken the tokens that were asked for: nobody joins",
+            look.rotating.into(),
+        );
         gauge(&mut registry, "strangers", "Machines that report without being known", count(look.strangers));
         let seats = Family::<OfSeats, Gauge<u64, AtomicU64>>::default();
         for SeatCount { role, state, ready, count } in &look.seats {

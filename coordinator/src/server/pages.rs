@@ -16,7 +16,7 @@ use axum::routing::get;
 use hyper::Request;
 use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
-use kiln_protocol::admin::ClusterStatus;
+use kiln_protocol::admin::{ClusterStatus, Stranger};
 use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, context};
 use tokio::net::TcpStream;
@@ -118,9 +118,22 @@ fn render(status: &ClusterStatus) -> Result<String> {
     let rows: Vec<_> = status.nodes.iter().map(|node| table::row(node, status.at)).collect();
     let total = rows.len();
     let ready = status.nodes.iter().filter(|node| node.is_ready()).count();
+    let stale = status.stale.as_ref().map(table::stale);
+    let tokens = status.live.as_ref().and_then(|live| table::tokens(&live.tokens));
+    let strangers: Vec<_> = status.strangers.iter().map(stranger).collect();
     template
-        .render(context! { status => Serde(status), rows, ready, total, head => table::HEAD, version => env!("CARGO_PKG_VERSION") })
+        .render(context! {
+            status => Serde(status), rows, ready, total, stale, tokens, strangers,
+            head => table::HEAD, version => env!("CARGO_PKG_VERSION"),
+        })
         .context("writing the page")
+}
+
+/// The cells of a machine that is not known.
+fn stranger(stranger: &Stranger) -> [String; 4] {
+    let step = stranger.report.as_ref().map_or_else(String::new, |report| report.step.to_string());
+    let (from, seen) = (stranger.from.to_string(), stranger.last_seen.to_string());
+    [table::beginning(&stranger.key), from, seen, step]
 }
 
 pub(super) fn spawn(connections: &mut JoinSet<()>, shared: &Arc<Shared>, stream: TcpStream) {
@@ -144,6 +157,44 @@ mod tests {
     use kiln_protocol::Fingerprint;
     use kiln_protocol::admin::Alarm;
 
+    fn empty() -> ClusterStatus {
+        ClusterStatus {
+            pin: Fingerprint::of_spki(b""),
+            at: jiff::Timestamp::UNIX_EPOCH,
+            live: None,
+            nodes: Vec::new(),
+            stale: None,
+            alarms: Vec::new(),
+            strangers: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_page_shows_too_little_of_an_unknown_key_to_approve_it() {
+        let key = Fingerprint::of_spki(b"n");
+        let from = [10, 0, 0, 7].into();
+        let report = serde_json::from_str(
+            r#"{"boot_id": "b", "sequence": 1, "uptime_ms": 1, "step": "enrol", "state": "done"}"#,
+        );
+        let waits = Stranger {
+            key,
+            from,
+            last_seen: jiff::Timestamp::UNIX_EPOCH,
+            pending: true,
+            facts: None,
+            report: None,
+        };
+        let reports = Stranger { pending: false, report: Some(report.unwrap()), ..waits.clone() };
+        for stranger in [waits, reports] {
+            let html = render(&ClusterStatus { strangers: vec![stranger], ..empty() }).unwrap();
+            assert!(
+                html.contains("10.0.0.7") && html.contains(&format!("{}…", &key.to_string()[..8])),
+                "{html}"
+            );
+            assert!(!html.contains(&key.to_string()[..9]), "{html}");
+        }
+    }
+
     #[test]
     fn what_machines_say_is_escaped() {
         let alarm = Alarm {
@@ -151,15 +202,7 @@ mod tests {
             node: "a1".parse().unwrap(),
             message: "<script>alert(1)</script>".to_owned(),
         };
-        let status = ClusterStatus {
-            pin: Fingerprint::of_spki(b""),
-            at: jiff::Timestamp::UNIX_EPOCH,
-            live: None,
-            nodes: Vec::new(),
-            stale: None,
-            alarms: vec![alarm],
-            strangers: Vec::new(),
-        };
+        let status = ClusterStatus { alarms: vec![alarm], ..empty() };
         let html = render(&status).unwrap();
         assert!(html.contains("&lt;script&gt;") && !html.contains("<script>"), "{html}");
         assert!(html.contains("No cluster is live"), "{html}");

@@ -122,6 +122,10 @@ pub(crate) struct Look {
     pub(crate) incarnation: u64,
     pub(crate) seats: Vec<SeatCount>,
     pub(crate) alarms: usize,
+    /// The state is known to be an old copy, or another copy of it was served.
+    pub(crate) stale: bool,
+    /// No server's k3s has taken the tokens that were asked for.
+    pub(crate) rotating: bool,
     pub(crate) connected: usize,
     pub(crate) strangers: usize,
     /// Questions that are held open.
@@ -130,10 +134,13 @@ pub(crate) struct Look {
 
 /// What is in the state of it. Asked often, and therefore counted and not listed.
 pub(crate) fn look(tx: &Transaction<'_>) -> Result<Look> {
-    let live = incarnations::live(tx)?.map(|live| live.id);
+    let live = incarnations::live(tx)?;
+    let rotating = live.as_ref().is_some_and(|live| live.tokens.asked.is_some());
+    let live = live.map(|live| live.id);
     let seats = live.map(|live| seats::count(tx, live)).transpose()?.unwrap_or_default();
     let incarnation = live.map_or(0, |live| live.0);
-    Ok(Look { incarnation, seats, alarms: events::open_alarms(tx)?.len(), ..Look::default() })
+    let (alarms, stale) = (events::open_alarms(tx)?.len(), epoch::newer(tx)?.is_some());
+    Ok(Look { incarnation, seats, alarms, stale, rotating, ..Look::default() })
 }
 
 fn stale(tx: &Transaction<'_>) -> Result<Option<Stale>> {

@@ -3,9 +3,12 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
-use super::common::World;
+use super::common::{World, class};
 use kiln_coordinator::client::Client;
 use kiln_coordinator::{Limits, Listeners, Server};
+use kiln_protocol::ErrorClass;
+use kiln_protocol::api::GateAnswer;
+use kiln_protocol::chores::ChoresDone;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 
@@ -18,7 +21,10 @@ struct Whole {
 
 impl Whole {
     async fn new() -> Self {
-        let world = World::new().await;
+        Self::of(World::new().await).await
+    }
+
+    async fn of(world: World) -> Self {
         let socket = world.dir.join("admin.sock");
         let mut listeners = Listeners::nodes(TcpListener::bind("127.0.0.1:0").await.unwrap());
         listeners.status = Some(TcpListener::bind("127.0.0.1:0").await.unwrap());
@@ -105,6 +111,8 @@ async fn metrics_count_nodes_requests_and_connections() {
         "kiln_connections{crowd=\"known\"} 1",
         "kiln_incarnation 1",
         "kiln_alarms 0",
+        "kiln_stale 0",
+        "kiln_tokens_rotating 0",
     ] {
         assert!(text.lines().any(|found| found == line), "no {line} in:\n{text}");
     }
@@ -112,6 +120,44 @@ async fn metrics_count_nodes_requests_and_connections() {
         text.contains("content-type: application/openmetrics-text") && text.ends_with("# EOF\n"),
         "{text}"
     );
+}
+
+#[tokio::test]
+async fn an_old_copy_that_is_served_is_told_to_whoever_watches() {
+    let (world, machine, ..) = super::ratchet::set_back().await;
+    let whole = Whole::of(world).await;
+    let told = async |gauge: &str, on_the_page: bool| {
+        let (text, page) = (whole.get("/metrics").await, whole.get("/").await);
+        assert!(text.lines().any(|line| line == gauge), "no {gauge} in:\n{text}");
+        let said = page.contains("class=\"alarm\">STALE since ") && page.contains("coordinator raise-epoch");
+        assert_eq!(said, on_the_page, "{page}");
+    };
+    told("kiln_stale 0", false).await;
+    assert_eq!(class(machine.config().await), ErrorClass::StaleCoordinator);
+    told("kiln_stale 1", true).await;
+    whole.world.coordinator.raise_epoch().await.unwrap();
+    told("kiln_stale 0", false).await;
+}
+
+#[tokio::test]
+async fn a_rotation_that_hangs_is_told_to_whoever_watches() {
+    let whole = Whole::new().await;
+    let server = whole.world.enrolled("s1").await;
+    assert_eq!(server.gate().await.unwrap(), GateAnswer::Go);
+    server.report_ready().await.unwrap();
+    whole.world.coordinator.rotate_tokens().await.unwrap();
+    let page = whole.get("/").await;
+    assert!(page.contains("and nobody joins meanwhile.") && !page.contains("class=\"alarm\""), "{page}");
+    assert!(whole.get("/metrics").await.contains("\nkiln_tokens_rotating 1\n"));
+    let failure = Some("k3s answers <500>".to_owned());
+    let change = server.chores_after(ChoresDone { failure, ..ChoresDone::default() }).await.unwrap();
+    let page = whole.get("/").await;
+    assert!(page.contains("class=\"alarm\">Incarnation 1: its tokens are being rotated since "), "{page}");
+    assert!(page.contains("nobody joins meanwhile: k3s answers &lt;500&gt;."), "{page}");
+    let token_changed = Some(change.change_token.unwrap().serial);
+    server.chores_after(ChoresDone { token_changed, ..ChoresDone::default() }).await.unwrap();
+    assert!(whole.get("/").await.contains("its tokens were rotated "));
+    assert!(whole.get("/metrics").await.contains("\nkiln_tokens_rotating 0\n"));
 }
 
 #[tokio::test]

@@ -221,7 +221,7 @@ async fn again(world: &World, machine: &Machine, identity: &Identity) -> Machine
 
 /// A coordinator that runs on a copy of its state from before `machine` opened
 /// another connection, and a ticket that was not used in the copy.
-async fn set_back() -> (World, Machine, Identity, kiln_protocol::Ticket, kiln_protocol::Ticket) {
+pub(super) async fn set_back() -> (World, Machine, Identity, kiln_protocol::Ticket, kiln_protocol::Ticket) {
     let world = World::new().await;
     let (machine, identity) = enrolled(&world, "a1").await;
     machine.open().await.unwrap();
