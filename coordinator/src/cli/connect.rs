@@ -1,8 +1,10 @@
 //! Finding the coordinator that a command is for.
 
+use std::fs;
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
 use super::arguments::Remote;
@@ -26,6 +28,16 @@ pub(super) struct NotServed {
     state: String,
 }
 
+/// Whoever asks may not look into the state, and so cannot know who serves it.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the coordinator's socket in {state} is not yours to use (permission denied): only root and the coordinator's \
+     user may ask there\n  run it with sudo, or ask with --address, --pin and --admin-key"
+)]
+struct NotAllowed {
+    state: String,
+}
+
 /// A client of the coordinator in question: over the socket of the one that
 /// serves `--state`, or over TLS with an admin's key.
 pub(super) fn connect(remote: &Remote) -> Result<Client> {
@@ -34,11 +46,15 @@ pub(super) fn connect(remote: &Remote) -> Result<Client> {
         return Ok(Client::new(address, &identity, pin)?);
     }
     let state = StateDir::new(&remote.state.state);
-    state.check()?;
-    if !state.socket().exists() {
-        return Err(NotServed { state: state.path().display().to_string() }.into());
+    let looking = || format!("looking for {}", state.socket().display());
+    let found = state.check().and_then(|()| fs::symlink_metadata(state.socket()).with_context(looking));
+    let Err(error) = found else { return Ok(Client::local(&state.socket())?) };
+    let state = state.path().display().to_string();
+    match error.chain().find_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind) {
+        Some(ErrorKind::NotFound) => Err(NotServed { state }.into()),
+        Some(ErrorKind::PermissionDenied) => Err(NotAllowed { state }.into()),
+        _ => Err(error),
     }
-    Ok(Client::local(&state.socket())?)
 }
 
 /// Whether an error says that nobody serves the state any more, although the

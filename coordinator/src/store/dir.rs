@@ -76,6 +76,11 @@ impl StateDir {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 bail!("there is no state at {shown}: make it with: coordinator init --state {shown}")
             }
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                let whose =
+                    format!("looking at {shown}, which is root's or another user's: run it with sudo");
+                return Err(error).context(whose);
+            }
             other => other.with_context(|| format!("looking at {shown}"))?,
         };
         ensure!(found.is_dir(), "{shown} is not a directory");

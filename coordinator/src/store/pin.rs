@@ -33,7 +33,8 @@ pub(crate) fn own(tx: &Transaction<'_>) -> Result<Option<Fingerprint>> {
 /// As [`own`], of a database of any version, which stays as it is; none if there
 /// is no database, or one that `init` did not finish.
 pub(crate) fn at(database: &Path) -> Result<Option<Fingerprint>> {
-    if !database.exists() {
+    let looking = || format!("looking for {}", database.display());
+    if !database.try_exists().with_context(looking)? {
         return Ok(None);
     }
     let look = || -> Result<Option<Fingerprint>> {

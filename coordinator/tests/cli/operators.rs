@@ -1,5 +1,7 @@
 //! Operators: from elsewhere, on the record, and what they are shown first.
 
+use std::os::unix::process::CommandExt as _;
+
 use super::*;
 
 #[test]
@@ -139,4 +141,44 @@ fn a_rotation_that_cannot_be_says_why_and_what_to_do() {
     for told in ["are an incarnation's", "builder down FILE, then builder up", "systemctl restart k3s"] {
         assert!(authorities.contains(told), "{authorities}");
     }
+}
+
+/// The status as somebody asks who may not look into `closed`: another user or,
+/// where this one cannot become another, everybody.
+fn asked_from_outside(host: &Host, program: &Path, closed: &Path) -> Output {
+    let mut command = Command::new(program);
+    command.arg("status").env_clear().env("KILN_STATE", host.path("state"));
+    if nix::unistd::getuid().is_root() {
+        return command.uid(65534).gid(65534).output().unwrap();
+    }
+    let allowed = fs::metadata(closed).unwrap().permissions();
+    fs::set_permissions(closed, fs::Permissions::from_mode(0o000)).unwrap();
+    let output = command.output();
+    fs::set_permissions(closed, allowed).unwrap();
+    output.unwrap()
+}
+
+#[test]
+fn whoever_forgets_sudo_is_told_so_and_not_that_nobody_serves() {
+    let host = Host::initialised();
+    let _serving = Serving::start(&host);
+    // Where everybody may run it.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let program = elsewhere.path().join("coordinator");
+    fs::copy(env!("CARGO_BIN_EXE_coordinator"), &program).unwrap();
+    for directory in [elsewhere.path(), host.dir.path()] {
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let told = |closed: &Path| {
+        let output = asked_from_outside(&host, &program, closed);
+        assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+        let said = stderr(&output);
+        assert!(said.contains("sudo") && said.contains("--admin-key"), "{said}");
+        assert!(!said.contains("start it with"), "{said}");
+    };
+    told(&host.path("state"));
+    // As systemd keeps the state of a user that is made for the unit: below a
+    // directory of root's.
+    fs::set_permissions(host.dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
+    told(host.dir.path());
 }
