@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use kiln_protocol::admin::{
     ADD_ADMIN, ADMINS, APPLY, APPROVE, AddAdminRequest, AdminsAnswer, ApplyAnswer, ApplyRequest,
-    ApproveAnswer, ApproveRequest, CONFIRM, ClusterStatus, ConfirmRequest, END, EVENTS, EXTEND, EventsAnswer,
-    EventsRequest, ExtendAnswer, ExtendRequest, KUBECONFIG, KubeconfigAnswer, KubeconfigRequest, MEMBER_GONE,
-    MINT, MintRequest, NodeRequest, RAISE_EPOCH, RELEASE, REMOVE_ADMIN, REPLACE, REVOKE, ROTATE,
-    ROTATE_TOKENS, RemoveAdminRequest, ReplaceRequest, STATUS,
+    ApproveAnswer, ApproveRequest, CONFIRM, ClusterStatus, ConfirmAnswer, ConfirmRequest, END, EVENTS,
+    EXTEND, EventsAnswer, EventsRequest, ExtendAnswer, ExtendRequest, KUBECONFIG, KubeconfigAnswer,
+    KubeconfigRequest, MEMBER_GONE, MINT, MintRequest, NodeRequest, RAISE_EPOCH, RELEASE, REMOVE_ADMIN,
+    REPLACE, REVOKE, ROTATE, ROTATE_TOKENS, RemoveAdminRequest, ReplaceRequest, STATUS,
 };
 use kiln_protocol::ratchet::Reach;
 use kiln_protocol::ticket::Address;
@@ -133,8 +133,8 @@ impl Client {
     }
 
     /// Says which key the console of a node's machine shows.
-    pub async fn confirm(&self, request: &ConfirmRequest) -> Result<(), ClientError> {
-        self.send(Method::POST, CONFIRM, Some(request)).await.map(drop)
+    pub async fn confirm(&self, request: &ConfirmRequest) -> Result<ConfirmAnswer, ClientError> {
+        self.answer(self.send(Method::POST, CONFIRM, Some(request)).await?).await
     }
 
     /// Takes a machine without a ticket for a node.

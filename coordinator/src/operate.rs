@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use jiff::Timestamp;
-use kiln_protocol::admin::{self, AdminStatus, ApproveAnswer, ClusterStatus, TicketRecord};
+use kiln_protocol::admin::{self, AdminStatus, ApproveAnswer, ClusterStatus, ConfirmAnswer, TicketRecord};
 use kiln_protocol::config::Incarnation;
 use kiln_protocol::identity::TypedFingerprint;
 use kiln_protocol::names::AdminName;
@@ -220,7 +220,12 @@ impl Coordinator {
     /// Says which key the serial console of a node's machine shows: of this
     /// generation, or of the newest that is not over. If another key has
     /// enrolled, the node is held and an alarm is raised. Idempotent.
-    pub async fn confirm(&self, node: &NodeName, generation: Option<u32>, shown: Fingerprint) -> Result<()> {
+    pub async fn confirm(
+        &self,
+        node: &NodeName,
+        generation: Option<u32>,
+        shown: Fingerprint,
+    ) -> Result<ConfirmAnswer> {
         self.confirm_as(node.clone(), generation, shown, Actor::local().into()).await
     }
 
@@ -230,7 +235,7 @@ impl Coordinator {
         generation: Option<u32>,
         shown: Fingerprint,
         by: Authority,
-    ) -> Result<()> {
+    ) -> Result<ConfirmAnswer> {
         let now = Timestamp::now();
         self.administer(by, move |tx, actor| {
             transition::vouch::confirm(tx, &node, generation, shown, actor, now)

@@ -7,8 +7,9 @@ use axum::http::StatusCode;
 use axum::{Extension, Json};
 use kiln_protocol::admin::{
     AddAdminRequest, AdminsAnswer, ApplyAnswer, ApplyRequest, ApproveAnswer, ApproveRequest, ClusterStatus,
-    ConfirmRequest, EventsAnswer, EventsRequest, ExtendAnswer, ExtendRequest, KubeconfigAnswer,
-    KubeconfigRequest, MAX_EVENTS, MintRequest, NodeRequest, RemoveAdminRequest, ReplaceRequest,
+    ConfirmAnswer, ConfirmRequest, EventsAnswer, EventsRequest, ExtendAnswer, ExtendRequest,
+    KubeconfigAnswer, KubeconfigRequest, MAX_EVENTS, MintRequest, NodeRequest, RemoveAdminRequest,
+    ReplaceRequest,
 };
 use kiln_protocol::api::MAX_WAIT;
 use kiln_protocol::ratchet::Reach;
@@ -74,9 +75,8 @@ pub(super) async fn confirm(
     State(coordinator): State<Coordinator>,
     Admin(by): Admin,
     Body(ConfirmRequest { node, generation, fingerprint }): Body<ConfirmRequest>,
-) -> Result<StatusCode, Refused> {
-    coordinator.confirm_as(node, generation, fingerprint, by).await?;
-    Ok(StatusCode::NO_CONTENT)
+) -> Result<Json<ConfirmAnswer>, Refused> {
+    Ok(Json(coordinator.confirm_as(node, generation, fingerprint, by).await?))
 }
 
 pub(super) async fn approve(

@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 use jiff::Timestamp;
-use kiln_protocol::admin::{ApproveAnswer, Hints, TicketRecord};
+use kiln_protocol::admin::{ApproveAnswer, ConfirmAnswer, ConfirmOutcome, Hints, TicketRecord};
 use kiln_protocol::api::{EnrolAnswer, Facts};
 use kiln_protocol::{ApiError, ErrorClass, Fingerprint, NodeName, TicketKey};
 
@@ -21,23 +21,26 @@ pub(crate) fn confirm(
     shown: Fingerprint,
     actor: &Actor,
     now: Timestamp,
-) -> Result<()> {
-    let seat = seat_of(tx, node, generation, shown)?;
-    if let Some(KeyOwner::Former(former)) = keys::owner(tx, &shown)?
+) -> Result<ConfirmAnswer> {
+    let owner = keys::owner(tx, &shown)?;
+    let seat = seat_of(tx, node, generation, owner.as_ref())?;
+    let decision = console::confirm(&seat, shown)?;
+    let answer = |outcome| Ok(ConfirmAnswer { outcome, generation: seat.generation, key: seat.state.key() });
+    if let Some(KeyOwner::Former(former)) = owner
         && former.id == seat.id
     {
         // What the console showed before the key was replaced.
-        return Ok(());
+        return answer(ConfirmOutcome::Former);
     }
-    let decision = console::confirm(&seat, shown)?;
     if seat.console_key != Some(shown) {
         seats::set_console_key(tx, seat.id, &shown)?;
     }
     match decision {
-        Shown::Already => {}
+        Shown::Already => answer(ConfirmOutcome::Kept),
         Shown::Keep => {
             let detail = format!("{} shows key {shown}", seat.label());
             events::note(tx, actor, &Event::of(What::Confirm, seat.id, &detail), now)?;
+            answer(ConfirmOutcome::Kept)
         }
         Shown::Mismatch(key) => {
             seats::set_state(tx, seat.id, State::Held(key), Some("its console shows another key"))?;
@@ -47,26 +50,30 @@ pub(crate) fn confirm(
             let event =
                 Event { alarm: true, once: Some(&once), ..Event::of(What::Mismatch, seat.id, &detail) };
             events::note(tx, actor, &event, now)?;
+            answer(ConfirmOutcome::Mismatch)
         }
     }
-    Ok(())
 }
 
-/// The generation whose machine shows the key: the one that was named, the one
-/// that has the key, else the newest that is not over.
+/// The generation whose machine shows a key: the one that was named, the one
+/// that has the key or had it, else the newest that is not over.
 fn seat_of(
     tx: &Transaction<'_>,
     node: &NodeName,
     generation: Option<u32>,
-    shown: Fingerprint,
+    owner: Option<&KeyOwner>,
 ) -> Result<Seat> {
     let mut generations = seats::of_node(tx, node)?;
     let open = |seat: &Seat| seat.state.is_live() || seat.state == State::Issued;
+    let whose = match owner {
+        Some(KeyOwner::Node { seat, .. } | KeyOwner::Former(seat)) => Some(seat.id),
+        _ => None,
+    };
     let at = match generation {
         Some(generation) => generations.iter().position(|seat| seat.generation == generation),
         None => generations
             .iter()
-            .position(|seat| seat.state.is_live() && seat.state.key() == Some(shown))
+            .position(|seat| seat.state.is_live() && Some(seat.id) == whose)
             .or_else(|| generations.iter().position(open))
             .or(if generations.is_empty() { None } else { Some(0) }),
     };

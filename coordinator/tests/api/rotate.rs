@@ -1,7 +1,7 @@
 //! A node's key is replaced.
 
 use super::common::{Machine, World, class, name};
-use kiln_protocol::admin::RegistryState;
+use kiln_protocol::admin::{ConfirmOutcome, ConfirmRequest, RegistryState};
 use kiln_protocol::rotation::RotateRequest;
 use kiln_protocol::{ApiError, ErrorClass, Fingerprint, Identity, api};
 use reqwest::Method;
@@ -192,4 +192,32 @@ async fn a_proof_for_another_key_or_coordinator_rotates_nothing() {
         class(send(&world.machine(), &request(&machine, world.coordinator.pin(), &new).await).await),
         ErrorClass::Policy
     );
+}
+
+#[tokio::test]
+async fn a_console_that_still_shows_the_old_key_is_told_from_one_that_shows_the_nodes() {
+    let world = World::new().await;
+    let (machine, old, new) = enrolled(&world, "a1").await;
+    send(&machine, &request(&machine, world.coordinator.pin(), &new).await).await.unwrap();
+    let admin = world.admin();
+    let confirm = async |generation, shown: &Identity| {
+        let fingerprint = shown.fingerprint();
+        let request = ConfirmRequest { node: name("a1"), generation, fingerprint };
+        let answer = admin.confirm(&request).await.unwrap();
+        (answer.outcome, answer.generation, answer.key)
+    };
+    let bound = Some(new.fingerprint());
+    assert_eq!(confirm(None, &old).await, (ConfirmOutcome::Former, 1, bound));
+    assert_eq!(confirm(Some(1), &old).await, (ConfirmOutcome::Former, 1, bound));
+    assert_eq!(world.count_events("confirm_console").await, 0, "nothing was done");
+    // Nor is it taken for the key of the machine that comes next.
+    let next = world.ticket("a1").await;
+    assert_eq!(confirm(None, &old).await, (ConfirmOutcome::Former, 1, bound));
+    assert_eq!(confirm(None, &new).await, (ConfirmOutcome::Kept, 1, bound));
+    let machine = world.machine();
+    machine.enrol(&next).await.unwrap();
+    assert_eq!(confirm(None, &new).await, (ConfirmOutcome::Mismatch, 2, Some(machine.key)));
+    // Of a generation that is over nothing is confirmed.
+    let over = ConfirmRequest { node: name("a1"), generation: Some(1), fingerprint: old.fingerprint() };
+    assert!(admin.confirm(&over).await.unwrap_err().to_string().contains("superseded"));
 }

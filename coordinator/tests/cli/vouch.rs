@@ -38,8 +38,14 @@ fn a_servers_console_is_confirmed_by_hand_and_another_key_there_is_an_alarm() {
     let status = host.ok(&["status"]);
     assert!(status.contains("coordinator confirm s1 KEY"), "{status}");
     let shown = Identity::generate().unwrap().fingerprint().to_string();
-    let said = host.ok(&["confirm", "s1", &shown]);
-    assert!(said.contains("ALARM: s1 is held: its console shows another key"), "{said}");
+    // A script that deploys when the console was confirmed must not go on.
+    let thiefs = thief.fingerprint().to_string();
+    for _ in 0..2 {
+        let said = host.fails(6, &["confirm", "s1", &shown]);
+        assert!(said.contains(&format!("ALARM: s1 is held: key {thiefs} has enrolled")), "{said}");
+        assert!(said.contains(&shown) && said.contains("coordinator revoke s1"), "{said}");
+    }
+    assert!(host.ok(&["--help"]).contains("6  confirm: another key"));
     let status = host.ok(&["status"]);
     assert!(status.contains("ALARM") && status.contains(&shown), "{status}");
     host.fails(2, &["confirm", "s1", &shown[..20]]);

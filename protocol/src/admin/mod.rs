@@ -30,7 +30,7 @@ pub const KUBECONFIG: &str = "/v1/admin/kubeconfig";
 pub const RELEASE: &str = "/v1/admin/release";
 /// `POST`: [`NodeRequest`], answered with 204: the node's key loses every right.
 pub const REVOKE: &str = "/v1/admin/revoke";
-/// `POST`: [`ConfirmRequest`], answered with 204. Idempotent.
+/// `POST`: [`ConfirmRequest`] to [`ConfirmAnswer`]. Idempotent.
 pub const CONFIRM: &str = "/v1/admin/confirm";
 /// `POST`: [`ApproveRequest`] to [`ApproveAnswer`]. Idempotent.
 pub const APPROVE: &str = "/v1/admin/approve";
@@ -131,6 +131,30 @@ pub struct ConfirmRequest {
     pub generation: Option<u32>,
     /// The key on its console.
     pub fingerprint: Fingerprint,
+}
+
+/// What came of a key that was read on a console.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfirmAnswer {
+    /// In a word.
+    pub outcome: ConfirmOutcome,
+    /// Of which generation of the node.
+    pub generation: u32,
+    /// The key that is bound to it; none as long as nobody has enrolled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<Fingerprint>,
+}
+
+/// How the key on a console stands to the key of the node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ConfirmOutcome {
+    /// It is the node's, or will be: no other key enrols.
+    Kept,
+    /// It was the node's until it was replaced by the present one; nothing was done.
+    Former,
+    /// Another key has enrolled: the node is held, and an alarm raised.
+    Mismatch,
 }
 
 /// Takes a machine without a ticket for a node, by the key on its console.

@@ -86,7 +86,7 @@ impl World {
                     // It may be the key of an earlier generation.
                     self.model.doubt(self.machines[at].node);
                     let _ = self.operate(*fate, |tx, actor, now| {
-                        vouch::confirm(tx, &name(node), None, shown, actor, now)
+                        vouch::confirm(tx, &name(node), None, shown, actor, now).map(drop)
                     })?;
                     Did::Confirm(node)
                 }
