@@ -6,11 +6,13 @@ pub(crate) fn node_status(name: &str) -> NodeStatus {
     NodeStatus {
         name: name.parse().unwrap(),
         role: Role::Agent,
+        planned: true,
         generation: 1,
         next_generation: 2,
         registry: RegistryState::Issued,
         reason: None,
         key: None,
+        rotating: false,
         console: None,
         bound: None,
         passed_gate: None,

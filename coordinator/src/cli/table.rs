@@ -16,13 +16,13 @@ pub fn status_table(status: &ClusterStatus) -> String {
     let mut text = match &status.live {
         None => "no cluster is live\n".to_owned(),
         Some(live) => {
-            let ready = status.nodes.iter().filter(|node| node.is_ready()).count();
+            let ready = status.planned().filter(|node| node.is_ready()).count();
             format!(
                 "cluster {}, incarnation {}, k3s {}: {ready} of {} nodes ready\n",
                 live.cluster,
                 live.incarnation,
                 live.k3s,
-                status.nodes.len()
+                status.planned().count()
             )
         }
     };
@@ -33,6 +33,13 @@ pub fn status_table(status: &ClusterStatus) -> String {
         let rows: Vec<_> = status.nodes.iter().map(|node| row(node, status.at)).collect();
         text += &columns(&rows);
     }
+    text + &attention(status)
+}
+
+/// What needs attention, a line each: an old copy of the state, alarms, machines
+/// that are not known or wait.
+pub(super) fn attention(status: &ClusterStatus) -> String {
+    let mut text = String::new();
     if let Some(stale) = &status.stale {
         let _ = writeln!(text, "{}", self::stale(stale));
     }
@@ -139,6 +146,7 @@ pub(crate) fn row(node: &NodeStatus, now: Timestamp) -> [String; 8] {
         (RegistryState::Expired, _, _) => format!("coordinator extend {}", node.name),
         _ => said.unwrap_or_default(),
     };
+    let detail = notes(node).map(str::to_owned).chain((!detail.is_empty()).then_some(detail));
     [
         node.name.to_string(),
         node.role.to_string(),
@@ -147,8 +155,15 @@ pub(crate) fn row(node: &NodeStatus, now: Timestamp) -> [String; 8] {
         step,
         uptime,
         seen,
-        detail,
+        detail.collect::<Vec<_>>().join("; "),
     ]
+}
+
+/// What an operator has begun with a node and its machine has not followed yet.
+fn notes(node: &NodeStatus) -> impl Iterator<Item = &'static str> {
+    let left = (!node.planned).then_some("left the cluster file: revoke it when it is gone");
+    let rotating = node.rotating.then_some("its key is replaced at its next contact");
+    left.into_iter().chain(rotating)
 }
 
 fn detail(state: &StepState) -> Option<String> {
@@ -243,6 +258,21 @@ ALARM 2026-01-01 00:00:00 k3s-a1: look
         assert_eq!(second_line(&status), format!("{under_way}: k3s answers 404"));
         set(&mut status, r#"{"rotated": "2026-01-01T00:00:40Z"}"#);
         assert_eq!(second_line(&status), "its tokens were rotated 2026-01-01 00:00:40");
+    }
+
+    #[test]
+    fn what_a_machine_has_not_followed_yet_is_shown_before_what_it_says() {
+        let mut status: ClusterStatus = serde_json::from_str(STATUS).unwrap();
+        let details = |status: &ClusterStatus| [0, 1].map(|at| row(&status.nodes[at], status.at)[7].clone());
+        for node in &mut status.nodes {
+            node.rotating = true;
+        }
+        let rotating = "its key is replaced at its next contact";
+        assert_eq!(details(&status), [rotating.to_owned(), format!("{rotating}; no server is ready yet")]);
+        status.nodes[0].planned = false;
+        let left = "left the cluster file: revoke it when it is gone";
+        assert_eq!(details(&status)[0], format!("{left}; {rotating}"));
+        assert!(status_table(&status).contains(": 0 of 2 nodes ready\n"), "{}", status_table(&status));
     }
 
     #[test]

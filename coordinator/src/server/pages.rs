@@ -116,8 +116,8 @@ fn render(status: &ClusterStatus) -> Result<String> {
     templates.set_auto_escape_callback(|_| AutoEscape::Html);
     let template = templates.template_from_str(include_str!("status.html")).context("reading the page")?;
     let rows: Vec<_> = status.nodes.iter().map(|node| table::row(node, status.at)).collect();
-    let total = rows.len();
-    let ready = status.nodes.iter().filter(|node| node.is_ready()).count();
+    let total = status.planned().count();
+    let ready = status.planned().filter(|node| node.is_ready()).count();
     let stale = status.stale.as_ref().map(table::stale);
     let tokens = status.live.as_ref().and_then(|live| table::tokens(&live.tokens));
     let strangers: Vec<_> = status.strangers.iter().map(stranger).collect();

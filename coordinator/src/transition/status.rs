@@ -44,7 +44,8 @@ pub(crate) fn status(
     // Nodes that have left the file but still have a key.
     for (name, generations) in by_node {
         if let Some(seat) = generations.iter().find(|seat| seat.state.is_live()) {
-            status.nodes.push(node_status(tx, name, seat.role, generations, presence, now)?);
+            let left = node_status(tx, name, seat.role, generations, presence, now)?;
+            status.nodes.push(NodeStatus { planned: false, ..left });
         }
     }
     status.live = Some(LiveCluster {
@@ -71,11 +72,13 @@ fn node_status(
     let mut status = NodeStatus {
         name: name.clone(),
         role,
+        planned: true,
         generation: 0,
         next_generation: seats::newest_generation(tx, name)? + 1,
         registry: RegistryState::Planned,
         reason: None,
         key: None,
+        rotating: false,
         console: None,
         bound: None,
         passed_gate: None,
@@ -98,6 +101,7 @@ fn node_status(
     status.registry = seat.registry_state(now);
     status.reason.clone_from(&seat.reason);
     status.key = seat.state.key();
+    status.rotating = seat.rotate && seat.state.is_live();
     status.console = console::confirmation(seat);
     (status.bound, status.passed_gate, status.ready) = (seat.bound, seat.passed, seat.ready);
     status.facts = seats::facts(tx, seat.id)?;

@@ -257,6 +257,14 @@ async fn a_node_that_left_the_file_gets_no_configuration_but_is_still_shown() {
     let refusal = node.config().await.unwrap_err();
     assert!(refusal.message.contains("has left the cluster file"), "{refusal}");
     assert_eq!(world.node("a2").await.registry, RegistryState::Bound);
+    assert!(!world.node("a2").await.planned && world.node("a1").await.planned);
+    let (server, agent) = (world.enrolled("s1").await, world.enrolled("a1").await);
+    assert_eq!(server.gate().await.unwrap(), GateAnswer::Go);
+    server.report_ready().await.unwrap();
+    server.do_chores(&[]).await;
+    assert_eq!(agent.gate().await.unwrap(), GateAnswer::Go);
+    agent.report_ready().await.unwrap();
+    assert!(world.coordinator.status().await.unwrap().all_ready(), "nobody waits for it");
 }
 
 #[tokio::test]

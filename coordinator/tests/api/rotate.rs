@@ -37,6 +37,7 @@ async fn a_new_key_takes_the_place_of_the_old_one() {
     let world = World::new().await;
     let (machine, _, new) = enrolled(&world, "a1").await;
     world.admin().rotate(&kiln_protocol::admin::NodeRequest { node: name("a1") }).await.unwrap();
+    assert!(world.node("a1").await.rotating, "an operator sees that it has not done so yet");
     assert!(machine.open().await.unwrap().rotate, "the node is told at its next contact");
     let request = request(&machine, world.coordinator.pin(), &new).await;
     send(&machine, &request).await.unwrap();
@@ -46,8 +47,8 @@ async fn a_new_key_takes_the_place_of_the_old_one() {
     assert!(renewed.config().await.is_ok());
     let status = world.node("a1").await;
     assert_eq!(
-        (status.registry, status.key, status.generation),
-        (RegistryState::Bound, Some(new.fingerprint()), 1)
+        (status.registry, status.key, status.generation, status.rotating),
+        (RegistryState::Bound, Some(new.fingerprint()), 1, false)
     );
     assert_eq!((world.count_events("ask_rotation").await, world.count_events("rotate").await), (1, 1));
 }

@@ -50,9 +50,14 @@ pub struct Stale {
 }
 
 impl ClusterStatus {
-    /// Whether there is a live cluster and all its nodes are ready.
+    /// Whether there is a live cluster and all nodes of its file are ready.
     pub fn all_ready(&self) -> bool {
-        self.live.is_some() && self.nodes.iter().all(NodeStatus::is_ready)
+        self.live.is_some() && self.planned().all(NodeStatus::is_ready)
+    }
+
+    /// The nodes of the cluster file in force.
+    pub fn planned(&self) -> impl Iterator<Item = &NodeStatus> {
+        self.nodes.iter().filter(|node| node.planned)
     }
 
     /// The node of this name.
@@ -101,11 +106,16 @@ impl TokensStatus {
 
 /// What an operator sees of a node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a key of its own in the JSON")]
 pub struct NodeStatus {
     /// Its name.
     pub name: NodeName,
     /// What it is in its cluster.
     pub role: Role,
+    /// Whether it is in the cluster file in force. One that has left it is here
+    /// as long as it has a key, and nobody waits for it.
+    #[serde(default = "yes")]
+    pub planned: bool,
     /// The generation this status is about: the one that has a key, else the
     /// newest that has a ticket, else 0.
     pub generation: u32,
@@ -119,6 +129,9 @@ pub struct NodeStatus {
     /// The key that is bound to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<Fingerprint>,
+    /// Whether an operator wants that key replaced, which the node has not done yet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rotating: bool,
     /// What its machine's console says of that, where somebody reads it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub console: Option<Confirmation>,
@@ -158,6 +171,10 @@ pub struct NodeStatus {
     /// running, or does not reach the coordinator ([`NodeStatus::is_stale`]).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stale: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// Seconds of silence after which a node that was heard of is stale. An agent
@@ -336,6 +353,26 @@ mod tests {
             alarms: Vec::new(),
             strangers: Vec::new(),
         };
+        assert!(!status.all_ready());
+    }
+
+    #[test]
+    fn a_node_that_has_left_the_file_is_not_waited_for() {
+        let status = r#"{
+            "pin": "0000000000000000000000000000000000000000000000000000000000000000",
+            "at": "2026-01-01T00:01:00Z",
+            "live": {"cluster": "home", "incarnation": 1, "begun": "2026-01-01T00:00:00Z", "k3s": "v1.28.5+k3s1"},
+            "nodes": [
+                {"name": "s1", "role": "server", "generation": 1, "next_generation": 2, "registry": "bound",
+                 "ready": "2026-01-01T00:00:50Z"},
+                {"name": "a1", "role": "agent", "planned": false, "generation": 1, "next_generation": 2,
+                 "registry": "bound"}
+            ]
+        }"#;
+        let mut status: ClusterStatus = serde_json::from_str(status).unwrap();
+        assert!(status.all_ready());
+        assert_eq!(status.planned().count(), 1);
+        status.nodes[1].planned = true;
         assert!(!status.all_ready());
     }
 }
