@@ -10,10 +10,10 @@ use std::fs;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use jiff::{SignedDuration, Timestamp};
 use kiln_protocol::admin::{Hints, MintRequest, NodeStatus, TicketRecord};
-use kiln_protocol::ticket::{Ticket, TicketSeed};
+use kiln_protocol::ticket::{MAX_ADDRESSES, Ticket, TicketSeed};
 use kiln_protocol::{ApiError, ErrorClass, Fingerprint, NodeName};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -35,30 +35,44 @@ struct Journal {
 }
 
 pub(super) async fn ticket(arguments: &Arguments) -> Result<()> {
+    // Before anything is made that nobody could be handed.
+    let addresses = arguments.advertise.len();
+    ensure!(
+        addresses <= MAX_ADDRESSES,
+        "--advertise was given {addresses} times: a ticket holds at most {MAX_ADDRESSES} addresses"
+    );
     let client = connect::connect(&arguments.remote)?;
     let status = client.status().await?;
     let pin = status.pin;
     let node = status.node(&arguments.node).ok_or_else(|| not_planned(&arguments.node))?;
     let path = journal_path(arguments.journal.as_deref(), pin, &arguments.node)?;
     let kept = read(&path)?.filter(|_| !arguments.new).filter(|kept| goes_on(kept, pin, node, arguments));
-    let journal = if let Some(kept) = kept {
-        kept
-    } else {
-        let fresh = make(arguments, pin, node)?;
-        let text = Zeroizing::new(serde_json::to_string(&fresh)?);
-        dir::replace_private(&path, text.as_bytes())?;
-        fresh
-    };
-    let (key, record) = (journal.seed.public_key(), journal.record.clone());
-    let (generation, expires) = (record.generation, record.expires);
-    client.mint(&MintRequest { ticket: key, record }).await?;
+    let again = kept.is_some();
+    let journal = kept.map_or_else(|| make(arguments, pin, node), Ok)?;
     let ticket = Ticket::new(arguments.advertise.clone(), pin, journal.seed.clone())?;
+    if !again {
+        let text = Zeroizing::new(serde_json::to_string(&journal)?);
+        dir::replace_private(&path, text.as_bytes())?;
+    }
+    let (key, record) = (journal.seed.public_key(), journal.record.clone());
+    // An operator may have given it more time since.
+    let known = node.ticket.as_ref().filter(|ticket| ticket.ticket == key);
+    let expires = known.map_or(record.expires, |ticket| ticket.expires);
+    let generation = record.generation;
+    client.mint(&MintRequest { ticket: key, record }).await?;
     deliver(&Zeroizing::new(format!("{}\n", *ticket.to_text())), arguments.out.as_deref())?;
     eprintln!(
         "ticket of node {} (generation {generation}), to be used before {expires}: \
          whoever reads it first may become that node",
         arguments.node
     );
+    if again {
+        eprintln!(
+            "it was made before and is printed again, with the end it has; for more time: coordinator extend {}; \
+             for another ticket, add --new",
+            arguments.node
+        );
+    }
     Ok(())
 }
 

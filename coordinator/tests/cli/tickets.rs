@@ -43,6 +43,43 @@ fn a_ticket_is_journalled_and_printed_again_until_it_is_used() {
 }
 
 #[test]
+fn a_ticket_with_too_many_addresses_is_refused_before_it_is_made() {
+    let host = Host::initialised();
+    let _serving = Serving::start(&host);
+    let addresses: Vec<String> = (1..=9).map(|host| format!("10.0.2.{host}:7443")).collect();
+    let mut arguments = vec!["ticket", "--node", "s1"];
+    for address in &addresses {
+        arguments.extend(["--advertise", address]);
+    }
+    let error = host.fails(1, &arguments);
+    assert!(error.contains("--advertise was given 9 times") && error.contains("at most 8"), "{error}");
+    assert!(host.status().nodes[0].ticket.is_none(), "it was minted all the same");
+    assert!(!host.path(".local/state/kiln/tickets").exists(), "it was journalled all the same");
+    host.ok(&arguments[..arguments.len() - 2]);
+}
+
+#[test]
+fn a_ticket_that_is_printed_again_is_shown_with_the_end_it_has() {
+    let host = Host::initialised();
+    let _serving = Serving::start(&host);
+    let ticket = |lifetime| {
+        let output =
+            host.run(&["ticket", "--node", "s1", "--advertise", "10.0.2.2:7443", "--lifetime", lifetime]);
+        assert!(output.status.success(), "{}", stderr(&output));
+        (String::from_utf8(output.stdout.clone()).unwrap(), stderr(&output))
+    };
+    let (text, said) = ticket("1h");
+    assert!(!said.contains("printed again"), "{said}");
+    host.ok(&["extend", "s1", "--lifetime", "3h"]);
+    let end = host.status().nodes[0].ticket.clone().unwrap().expires;
+    let (again, said) = ticket("7d");
+    assert_eq!(again, text);
+    assert!(said.contains(&format!("to be used before {end}")), "{said}: {end}");
+    assert!(said.contains("printed again") && said.contains("coordinator extend s1"), "{said}");
+    assert_eq!(host.status().nodes[0].ticket.clone().unwrap().expires, end);
+}
+
+#[test]
 fn a_journal_whose_mint_was_lost_goes_on() {
     let host = Host::initialised();
     let serving = Serving::start(&host);
