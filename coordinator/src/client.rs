@@ -8,9 +8,9 @@ use std::time::Duration;
 use kiln_protocol::admin::{
     ADD_ADMIN, ADMINS, APPLY, APPROVE, AddAdminRequest, AdminsAnswer, ApplyAnswer, ApplyRequest,
     ApproveAnswer, ApproveRequest, CONFIRM, ClusterStatus, ConfirmAnswer, ConfirmRequest, END, EVENTS,
-    EXTEND, EventsAnswer, EventsRequest, ExtendAnswer, ExtendRequest, KUBECONFIG, KubeconfigAnswer,
-    KubeconfigRequest, MEMBER_GONE, MINT, MintRequest, NodeRequest, RAISE_EPOCH, RELEASE, REMOVE_ADMIN,
-    REPLACE, REVOKE, ROTATE, ROTATE_TOKENS, RemoveAdminRequest, ReplaceRequest, STATUS,
+    EXTEND, EndAnswer, EndRequest, EventsAnswer, EventsRequest, ExtendAnswer, ExtendRequest, KUBECONFIG,
+    KubeconfigAnswer, KubeconfigRequest, MEMBER_GONE, MINT, MintRequest, NodeRequest, RAISE_EPOCH, RELEASE,
+    REMOVE_ADMIN, REPLACE, REVOKE, ROTATE, ROTATE_TOKENS, RemoveAdminRequest, ReplaceRequest, STATUS,
 };
 use kiln_protocol::ratchet::Reach;
 use kiln_protocol::ticket::Address;
@@ -167,9 +167,9 @@ impl Client {
         self.answer(self.send(Method::POST, APPLY, Some(request)).await?).await
     }
 
-    /// Ends the live incarnation.
-    pub async fn end(&self) -> Result<(), ClientError> {
-        self.send(Method::POST, END, None::<&()>).await.map(drop)
+    /// Ends the live incarnation of a cluster.
+    pub async fn end(&self, request: &EndRequest) -> Result<EndAnswer, ClientError> {
+        self.answer(self.send(Method::POST, END, Some(request)).await?).await
     }
 
     /// A part of the audit trail; waits for one if that is asked for.

@@ -14,7 +14,7 @@ use kiln_protocol::identity::TypedFingerprint;
 use kiln_protocol::names::AdminName;
 use kiln_protocol::ratchet::Reach;
 use kiln_protocol::ticket::TicketSeed;
-use kiln_protocol::{ApiError, ErrorClass, Fingerprint, NodeName, Secret, TicketKey};
+use kiln_protocol::{ApiError, ClusterName, ErrorClass, Fingerprint, NodeName, Secret, TicketKey};
 
 use crate::contacts::Contacts;
 use crate::k3s::{ClusterSecrets, KubeUser, ServerUrl};
@@ -346,14 +346,16 @@ impl Coordinator {
         Ok(())
     }
 
-    /// Ends the live incarnation: its nodes' keys lose every right, its leases and
-    /// tokens are over. Idempotent.
-    pub async fn end(&self) -> Result<()> {
-        self.end_as(Actor::local().into()).await
+    /// Ends the live incarnation of the cluster of this name: its nodes' keys lose
+    /// every right, its leases and tokens are over. Refused if another cluster is
+    /// live. Idempotent; returns which one ended, none if nothing was live.
+    pub async fn end(&self, cluster: &ClusterName) -> Result<Option<Incarnation>> {
+        self.end_as(cluster.clone(), Actor::local().into()).await
     }
 
-    pub(crate) async fn end_as(&self, by: Authority) -> Result<()> {
-        self.administer(by, move |tx, actor| transition::operator::end(tx, actor, Timestamp::now())).await
+    pub(crate) async fn end_as(&self, cluster: ClusterName, by: Authority) -> Result<Option<Incarnation>> {
+        self.administer(by, move |tx, actor| transition::operator::end(tx, &cluster, actor, Timestamp::now()))
+            .await
     }
 
     /// Every admin's key there ever was, oldest first.

@@ -111,7 +111,7 @@ async fn end_incarnation(context: &mut Context, still: &[NodeName]) {
         if still.iter().any(is_server) {
             return Ok(());
         }
-        coordinator.end().await?;
+        coordinator.end(&context.selector.cluster).await?;
         context.journal.append(Event::Ended)
     };
     if let Err(error) = end.await {

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use kiln_protocol::admin::{
-    ApplyRequest, ClusterStatus, ExtendRequest, KubeUserName, KubeconfigRequest, NodeRequest, ReplaceRequest,
+    ApplyRequest, ClusterStatus, EndRequest, ExtendRequest, KubeUserName, KubeconfigRequest, NodeRequest,
+    ReplaceRequest,
 };
 
 use super::arguments::{Apply, End, Extend, Kubeconfig, Node, RaiseEpoch, Replace, RotateTokens, Status};
@@ -189,6 +190,13 @@ pub(super) async fn raise_epoch(arguments: &RaiseEpoch) -> Result<()> {
 
 pub(super) async fn end(arguments: &End) -> Result<()> {
     let client = connect(&arguments.remote)?;
-    client.end().await?;
-    print("the cluster's incarnation has ended: no key and no token of it is worth anything any more\n")
+    let cluster = arguments.cluster.clone();
+    let answer = client.end(&EndRequest { cluster }).await?;
+    print(&match answer.incarnation {
+        None => "nothing is live, and nothing was done\n".to_owned(),
+        Some(incarnation) => format!(
+            "incarnation {incarnation} of {} has ended: no key and no token of it is worth anything any more\n",
+            arguments.cluster
+        ),
+    })
 }

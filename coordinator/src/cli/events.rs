@@ -56,4 +56,21 @@ mod tests {
             "     7  2026-01-01 00:00:05  admin ops from 10.0.0.1: revoke ALARM: k3s-a1 (generation 1)\n"
         );
     }
+
+    #[test]
+    fn every_word_of_what_was_done_is_in_the_operators_document_and_no_other() {
+        let code = include_str!("../store/events.rs").split_once("fn as_str(self)").unwrap().1;
+        let code = code.split_once("\n    }\n").unwrap().0;
+        let mut used: Vec<&str> =
+            code.lines().filter_map(|line| line.split_once(" => \"")?.1.strip_suffix("\",")).collect();
+        assert!(used.len() > 30 && used.len() == code.matches("Self::").count(), "{used:?}");
+        let document = include_str!("../../../docs/operating.md");
+        let table = document.split_once("| `what` | what was done |\n|---|---|\n").unwrap().1;
+        let rows = table.lines().map_while(|line| line.strip_prefix("| ")?.split_once(" |"));
+        let mut told: Vec<&str> =
+            rows.flat_map(|(words, _)| words.split(", ")).map(|word| word.trim_matches('`')).collect();
+        used.sort_unstable();
+        told.sort_unstable();
+        assert_eq!(told, used);
+    }
 }

@@ -85,7 +85,7 @@ Examples:
 
 pub(super) const END: &str = "\
 Examples:
-  coordinator end";
+  coordinator end home";
 
 pub(super) const EVENTS: &str = "\
 Examples:

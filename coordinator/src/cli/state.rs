@@ -24,7 +24,7 @@ nodes that enrolled after the backup need new tickets.
 What was taken away after the backup was made is there again. Take away once more what was:
   a node's rights              coordinator revoke NODE
   an admin's                   coordinator admin remove NAME
-  the cluster's incarnation    coordinator end
+  the cluster's incarnation    coordinator end CLUSTER
   the tokens of before         coordinator rotate-tokens
 ";
 

@@ -7,9 +7,9 @@ use axum::http::StatusCode;
 use axum::{Extension, Json};
 use kiln_protocol::admin::{
     AddAdminRequest, AdminsAnswer, ApplyAnswer, ApplyRequest, ApproveAnswer, ApproveRequest, ClusterStatus,
-    ConfirmAnswer, ConfirmRequest, EventsAnswer, EventsRequest, ExtendAnswer, ExtendRequest,
-    KubeconfigAnswer, KubeconfigRequest, MAX_EVENTS, MintRequest, NodeRequest, RemoveAdminRequest,
-    ReplaceRequest,
+    ConfirmAnswer, ConfirmRequest, EndAnswer, EndRequest, EventsAnswer, EventsRequest, ExtendAnswer,
+    ExtendRequest, KubeconfigAnswer, KubeconfigRequest, MAX_EVENTS, MintRequest, NodeRequest,
+    RemoveAdminRequest, ReplaceRequest,
 };
 use kiln_protocol::api::MAX_WAIT;
 use kiln_protocol::ratchet::Reach;
@@ -186,9 +186,9 @@ pub(super) async fn remove_admin(
 pub(super) async fn end(
     State(coordinator): State<Coordinator>,
     Admin(by): Admin,
-) -> Result<StatusCode, Refused> {
-    coordinator.end_as(by).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Body(EndRequest { cluster }): Body<EndRequest>,
+) -> Result<Json<EndAnswer>, Refused> {
+    Ok(Json(EndAnswer { incarnation: coordinator.end_as(cluster, by).await? }))
 }
 
 pub(super) async fn replace(

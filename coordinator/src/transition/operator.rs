@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use jiff::Timestamp;
 use kiln_protocol::admin::TicketRecord;
 use kiln_protocol::config::Incarnation;
-use kiln_protocol::{ApiError, ErrorClass, NodeName, Role, Secret, TicketKey};
+use kiln_protocol::{ApiError, ClusterName, ErrorClass, NodeName, Role, Secret, TicketKey};
 
 use super::{clear_up, cluster_now, forget_datastore, live};
 use crate::contacts::Contacts;
@@ -155,16 +155,27 @@ pub(crate) fn revoke(tx: &Transaction<'_>, node: &NodeName, actor: &Actor, now: 
     generations.iter().try_for_each(|seat| revoke_seat(tx, seat, &reason, actor, now))
 }
 
-/// Ends the live incarnation. Idempotent.
-pub(crate) fn end(tx: &Transaction<'_>, actor: &Actor, now: Timestamp) -> Result<()> {
-    let Some(live) = incarnations::live(tx)? else { return Ok(()) };
+/// Ends the live incarnation, which must be the cluster's of this name. Idempotent;
+/// returns which one ended, none if nothing was live.
+pub(crate) fn end(
+    tx: &Transaction<'_>,
+    cluster: &ClusterName,
+    actor: &Actor,
+    now: Timestamp,
+) -> Result<Option<Incarnation>> {
+    let Some(live) = incarnations::live(tx)? else { return Ok(None) };
+    if live.plan.name() != cluster {
+        let message = format!("the cluster that is live is {}, not {cluster}", live.plan.name());
+        let hint = "nothing was done: say the name of the one that is to end";
+        return Err(ApiError::new(ErrorClass::Policy, message).hint(hint).into());
+    }
     let reason = format!("incarnation {} of the cluster has ended", live.id);
     for seat in seats::of_incarnation(tx, live.id)? {
         revoke_seat(tx, &seat, &reason, actor, now)?;
     }
     incarnations::end(tx, now)?;
     events::note(tx, actor, &Event::about_all(What::End, &reason), now)?;
-    Ok(())
+    Ok(Some(live.id))
 }
 
 fn revoke_seat(tx: &Transaction<'_>, seat: &Seat, reason: &str, actor: &Actor, now: Timestamp) -> Result<()> {

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use kiln_coordinator::Limits;
 use kiln_coordinator::plan::ClusterFile;
 use kiln_protocol::ErrorClass;
-use kiln_protocol::admin::{ApplyRequest, KubeconfigRequest, RegistryState};
+use kiln_protocol::admin::{ApplyRequest, EndRequest, KubeconfigRequest, RegistryState};
 use kiln_protocol::api::{Facts, GateAnswer, Report, Step, StepState, Usage};
 use kiln_protocol::config::{Incarnation, Membership};
 use std::time::Duration;
@@ -174,8 +174,13 @@ async fn a_new_incarnation_has_other_secrets_and_other_nodes() {
     let before = old.config().await.unwrap();
     assert_eq!(before.incarnation, Incarnation(1));
     let unused = world.ticket("a1").await;
-    world.admin().end().await.unwrap();
-    world.coordinator.end().await.unwrap();
+    let request = |cluster: &str| EndRequest { cluster: cluster.parse().unwrap() };
+    let refused = world.admin().end(&request("another")).await.unwrap_err().to_string();
+    assert!(refused.contains("is test, not another") && old.config().await.is_ok(), "{refused}");
+    let ended = world.admin().end(&request("test")).await.unwrap();
+    assert_eq!(ended.incarnation, Some(Incarnation(1)));
+    world.end().await;
+    assert_eq!(world.admin().end(&request("another")).await.unwrap().incarnation, None, "nothing is live");
     let status = world.coordinator.status().await.unwrap();
     assert!(status.live.is_none() && status.nodes.is_empty());
     let refusal = old.config().await.unwrap_err();
@@ -226,7 +231,7 @@ async fn an_edited_file_changes_what_may_change() {
     assert!(broken.contains("line 5, column"), "{broken}");
     let other_cluster = ClusterFile::parse(&file.text().replace("\"test\"", "\"other\"")).unwrap();
     assert!(world.coordinator.apply(&other_cluster).await.is_err());
-    world.coordinator.end().await.unwrap();
+    world.end().await;
     assert!(world.coordinator.apply(&other_cluster).await.is_err(), "one state keeps one cluster");
     assert!(world.coordinator.apply(&file).await.is_ok());
 }
@@ -287,7 +292,7 @@ async fn tickets_are_for_nodes_of_a_live_cluster_only() {
     assert!(mint("a1").await.unwrap_err().to_string().contains("has a ticket already"));
     assert!(mint("b1").await.unwrap_err().to_string().contains("not in the cluster file"));
     assert!(mint("s1").await.unwrap_err().to_string().contains("is a server"));
-    world.coordinator.end().await.unwrap();
+    world.end().await;
     assert!(mint("a2").await.unwrap_err().to_string().contains("no cluster is up"));
 }
 

@@ -174,6 +174,11 @@ impl World {
         self.coordinator.status().await.unwrap().node(&name(node)).unwrap().clone()
     }
 
+    /// The live incarnation ends.
+    pub(crate) async fn end(&self) {
+        self.coordinator.end(&"test".parse().unwrap()).await.unwrap();
+    }
+
     /// How often something stands in the audit trail.
     pub(crate) async fn count_events(&self, what: &str) -> usize {
         let events = self.coordinator.events(0, 10_000).await.unwrap();

@@ -7,6 +7,7 @@ use super::common::{World, class};
 use kiln_coordinator::client::Client;
 use kiln_coordinator::{Limits, Listeners, Server};
 use kiln_protocol::ErrorClass;
+use kiln_protocol::admin::EndRequest;
 use kiln_protocol::api::GateAnswer;
 use kiln_protocol::chores::ChoresDone;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -53,7 +54,7 @@ async fn the_socket_is_its_owners_and_speaks_for_an_admin() {
     assert_eq!(std::fs::metadata(&whole.socket).unwrap().permissions().mode() & 0o777, 0o600);
     let client = Client::local(&whole.socket).unwrap();
     assert!(client.status().await.unwrap().live.is_some());
-    client.end().await.unwrap();
+    client.end(&EndRequest { cluster: "test".parse().unwrap() }).await.unwrap();
     let last = whole.world.coordinator.events(0, 1000).await.unwrap().pop().unwrap();
     assert!(last.who.starts_with("local uid "), "{last:?}");
 }

@@ -116,7 +116,7 @@ async fn hold_revoke_and_end_cut_a_question_that_is_open() {
         match act {
             "hold" => drop(world.machine().enrol(&ticket).await),
             "revoke" => world.admin().revoke(&NodeRequest { node: name("a1") }).await.unwrap(),
-            _ => world.admin().end().await.unwrap(),
+            _ => world.end().await,
         }
         let response = poll.await.unwrap();
         let id = response.headers()[REQUEST_ID].to_str().unwrap().to_owned();
@@ -255,7 +255,7 @@ async fn a_dry_run_says_what_would_change_and_changes_nothing() {
     assert!(changes.iter().any(|change| change.starts_with("a1: user ops is new")), "{changes:?}");
     assert_eq!(tag(&machine).await, before);
     assert_eq!(world.count_events("apply").await, 0);
-    world.coordinator.end().await.unwrap();
+    world.end().await;
     let (next, changes) = world.coordinator.preview(cluster_file(1)).await.unwrap();
     let begins = "incarnation 2 of test begins: a cluster with authorities, tokens and data of its own";
     assert_eq!((next.0, changes.as_slice()), (2, &[begins.to_owned()][..]));

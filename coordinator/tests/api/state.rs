@@ -103,7 +103,7 @@ async fn states_that_are_not_ours_are_refused_with_a_reason() {
 #[tokio::test]
 async fn ending_an_incarnation_wipes_its_secrets() {
     let world = World::new().await;
-    world.coordinator.end().await.unwrap();
+    world.end().await;
     let dir = world.dir.clone();
     let world = world.restart().await;
     let database = rusqlite::Connection::open(dir.join("state.db")).unwrap();

@@ -213,7 +213,7 @@ fn a_whole_life_leaves_no_secret_where_it_does_not_belong() {
     let serving = life.serve("restored");
     life.run(&["raise-epoch", "--state", &restored]);
     life.run(&["events", "--state", &restored]);
-    life.run(&["end", "--state", &restored]);
+    life.run(&["end", "test", "--state", &restored]);
     serving.signal(Signal::SIGTERM);
     assert_eq!(serving.exit_code(), Some(0));
 

@@ -83,7 +83,7 @@ fn the_audit_trail_is_read_on_from_where_one_stopped_and_exported_as_json_lines(
     let mut line = String::new();
     std::io::BufRead::read_line(&mut lines, &mut line).unwrap();
     assert_eq!(line, text);
-    host.ok(&["end"]);
+    host.ok(&["end", "test"]);
     line.clear();
     std::io::BufRead::read_line(&mut lines, &mut line).unwrap();
     assert!(line.contains(": end: "), "{line}");

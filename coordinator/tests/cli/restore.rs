@@ -63,7 +63,7 @@ fn a_restore_says_what_was_taken_away_after_the_backup_and_is_back() {
     let said = stderr(&output);
     assert!(output.status.success(), "{said}");
     assert!(said.contains("nodes that enrolled after the backup need new tickets"), "{said}");
-    for again in ["revoke NODE", "admin remove NAME", "end", "rotate-tokens"] {
+    for again in ["revoke NODE", "admin remove NAME", "end CLUSTER", "rotate-tokens"] {
         assert!(said.contains(&format!("coordinator {again}\n")), "{said}");
     }
     // It is true.

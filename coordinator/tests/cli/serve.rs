@@ -40,7 +40,15 @@ fn a_serving_coordinator_is_asked_and_stops_in_order() {
     assert_eq!(mode(&kubeconfig), 0o600);
     assert!(fs::read_to_string(&kubeconfig).unwrap().contains("server: https://127.0.0.1:6443"));
 
-    host.ok(&["end"]);
+    host.fails(2, &["end"]);
+    let other = host.fails(4, &["end", "prod"]);
+    assert!(
+        other.contains("the cluster that is live is test, not prod") && host.status().live.is_some(),
+        "{other}"
+    );
+    let ended = host.ok(&["end", "test"]);
+    assert!(ended.starts_with("incarnation 1 of test has ended"), "{ended}");
+    assert_eq!(host.ok(&["end", "test"]), "nothing is live, and nothing was done\n");
     assert_eq!(host.ok(&["status"]), "no cluster is live\n");
     assert!(host.ok(&["apply", host.path("cluster.toml").to_str().unwrap()]).contains("incarnation 2"));
 
@@ -77,7 +85,7 @@ fn until_ready_gives_up_with_an_exit_code_and_a_summary() {
 fn a_log_for_machines_is_one_json_object_a_line() {
     let host = Host::initialised();
     let mut serving = Serving::start_with(&host, &["--log-format", "json"]);
-    host.ok(&["end"]);
+    host.ok(&["end", "test"]);
     serving.signal(Signal::SIGTERM);
     let mut log = String::new();
     std::io::Read::read_to_string(&mut serving.0.stderr.take().unwrap(), &mut log).unwrap();

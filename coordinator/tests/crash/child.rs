@@ -85,7 +85,7 @@ impl Child {
         child.change_pin().await?;
         child.coordinator().kubeconfig("https://10.0.0.1:6443", Duration::from_secs(3600)).await?;
         child.say("kubeconfig", By::Library).await?;
-        child.coordinator().end().await?;
+        child.coordinator().end(cluster_file(1).name()).await?;
         child.nodes.clear();
         child.say("end", By::Library).await?;
         child.coordinator().apply(&cluster_file(1)).await?;

@@ -16,7 +16,7 @@ pub use status::{
 
 use crate::config::Incarnation;
 use crate::identity::{Fingerprint, TypedFingerprint};
-use crate::names::{AdminName, NodeName, Role};
+use crate::names::{AdminName, ClusterName, NodeName, Role};
 use crate::secret::Secret;
 use crate::ticket::TicketKey;
 
@@ -43,7 +43,7 @@ pub const RAISE_EPOCH: &str = "/v1/admin/raise-epoch";
 pub const EXTEND: &str = "/v1/admin/extend";
 /// `POST`: [`ApplyRequest`] to [`ApplyAnswer`].
 pub const APPLY: &str = "/v1/admin/apply";
-/// `POST` without a body, answered with 204: the live incarnation ends.
+/// `POST`: [`EndRequest`] to [`EndAnswer`]: the live incarnation ends.
 pub const END: &str = "/v1/admin/end";
 /// `POST`: [`EventsRequest`] to [`EventsAnswer`].
 pub const EVENTS: &str = "/v1/admin/events";
@@ -251,6 +251,21 @@ pub struct ApplyAnswer {
     /// What changed and what that does to which node, in words; empty when
     /// nothing did.
     pub changes: Vec<String>,
+}
+
+/// Ends the live incarnation of a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndRequest {
+    /// Its name: nothing ends that was not meant.
+    pub cluster: ClusterName,
+}
+
+/// What has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndAnswer {
+    /// The incarnation; none if nothing was live.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub incarnation: Option<Incarnation>,
 }
 
 /// Asks for the audit trail.

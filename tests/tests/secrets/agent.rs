@@ -61,7 +61,7 @@ async fn an_agents_whole_life_leaves_no_secret_where_it_does_not_belong() {
     }
     note_key(&mut secrets, &agent);
     world.coordinator().revoke(&worker).await.unwrap();
-    world.coordinator().end().await.unwrap();
+    world.coordinator().end(&"test".parse().unwrap()).await.unwrap();
 
     let mut places: Vec<(String, Vec<u8>)> = Vec::new();
     for (name, agent) in [("s1", &server), ("a1", &agent), ("thief", &thief)] {

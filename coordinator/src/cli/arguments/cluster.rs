@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, value_parser};
+use kiln_protocol::ClusterName;
 
 use super::Remote;
 use crate::cli::duration::Lifetime;
@@ -74,6 +75,9 @@ pub(in crate::cli) struct Apply {
 pub(in crate::cli) struct End {
     #[command(flatten)]
     pub(in crate::cli) remote: Remote,
+    /// The name of the cluster that is live: what ends does so for good
+    #[arg(value_name = "CLUSTER")]
+    pub(in crate::cli) cluster: ClusterName,
 }
 
 #[derive(Debug, Args)]
