@@ -68,7 +68,7 @@ use store::{Store, Transaction, sealed};
 use strangers::Strangers;
 
 pub use hardening::limit_core_dumps;
-pub use server::{Limits, Listeners, Server};
+pub use server::{Limits, Listeners, LocalListener, Server};
 pub use unlock::{UnlockFile, UnlockKey};
 
 /// One cluster's coordinator, on one state directory. Clones are handles to

@@ -10,7 +10,7 @@ use kiln_protocol::admin::{
 };
 
 use super::arguments::{Apply, End, Extend, Kubeconfig, Node, RaiseEpoch, Replace, RotateTokens, Status};
-use super::connect::connect;
+use super::connect::{connect, own_cluster_file};
 use super::serve::read_cluster_file;
 use super::{deliver, print, status_table};
 
@@ -71,7 +71,15 @@ pub(super) async fn apply(arguments: &Apply) -> Result<()> {
     if answer.changes != preview.changes {
         print(&format!("meanwhile it had changed; in force now:\n{}", changes_in_words(&answer.changes)))?;
     }
-    print(&format!("the file is in force: incarnation {} of the cluster\n", answer.incarnation))
+    print(&format!("the file is in force: incarnation {} of the cluster\n", answer.incarnation))?;
+    let own = own_cluster_file(&arguments.remote);
+    if let Some(own) = own.filter(|own| std::fs::canonicalize(&arguments.file).ok().as_ref() != Some(own)) {
+        eprintln!(
+            "until the coordinator starts again or gets SIGHUP: it then puts {} in force, the file of its --cluster",
+            own.display()
+        );
+    }
+    Ok(())
 }
 
 fn changes_in_words(changes: &[String]) -> String {

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
@@ -19,6 +20,10 @@ pub(super) struct Endpoint {
     /// Where the status page is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) status: Option<SocketAddr>,
+    /// The cluster file that it puts in force whenever it starts or is told to
+    /// reload.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) cluster: Option<PathBuf>,
 }
 
 /// No coordinator serves the state.
@@ -55,6 +60,17 @@ pub(super) fn connect(remote: &Remote) -> Result<Client> {
         Some(ErrorKind::PermissionDenied) => Err(NotAllowed { state }.into()),
         _ => Err(error),
     }
+}
+
+/// The cluster file that the coordinator in question puts in force by itself, if
+/// it is one of this host and has any.
+pub(super) fn own_cluster_file(remote: &Remote) -> Option<PathBuf> {
+    if remote.address.is_some() {
+        return None;
+    }
+    // Where that cannot be known, nothing is lost but a warning.
+    let text = fs::read(StateDir::new(&remote.state.state).endpoint()).ok()?;
+    serde_json::from_slice::<Endpoint>(&text).ok()?.cluster
 }
 
 /// Whether an error says that nobody serves the state any more, although the

@@ -16,7 +16,7 @@ use super::{print, recovery, until_ready};
 use crate::plan::ClusterFile;
 use crate::store::dir::{self, StateDir};
 use crate::store::events::Actor;
-use crate::{Coordinator, Limits, Listeners};
+use crate::{Coordinator, Limits, Listeners, LocalListener};
 
 pub(super) fn init(arguments: &Init) -> Result<()> {
     let path = &arguments.state.state;
@@ -41,10 +41,13 @@ pub(super) async fn serve(arguments: &Serve) -> Result<()> {
         let path = &arguments.state.state;
         Coordinator::open_with(path, &arguments.unlock.file(path)).await?
     };
-    if let Some(file) = &arguments.cluster {
-        apply(&coordinator, file).await?;
-    }
     let state = StateDir::new(&arguments.state.state);
+    let listeners = listen(arguments, &state).await?;
+    // Only now: what cannot serve puts nothing in force.
+    if let Some(file) = &arguments.cluster {
+        let applied = apply(&coordinator, file).await;
+        applied.inspect_err(|_| drop(fs::remove_file(state.socket())))?;
+    }
     if state.recovery_key().exists() {
         tracing::warn!("{} is still here: keep it offline", state.recovery_key().display());
     }
@@ -55,15 +58,9 @@ pub(super) async fn serve(arguments: &Serve) -> Result<()> {
             state.admin_key().display()
         );
     }
-    let mut listeners = Listeners::nodes(
-        TcpListener::bind(arguments.listen)
-            .await
-            .with_context(|| format!("listening on {}: give another one with --listen", arguments.listen))?,
-    );
-    listeners.status = status_listener(arguments).await?;
-    listeners.socket = Some(state.socket());
     let server = coordinator.serve_at(listeners, Limits::default()).await?;
-    let endpoint = Endpoint { address: server.local_addr(), status: server.status_addr() };
+    let cluster = arguments.cluster.as_ref().and_then(|file| fs::canonicalize(file).ok());
+    let endpoint = Endpoint { address: server.local_addr(), status: server.status_addr(), cluster };
     dir::replace_private(&state.endpoint(), &serde_json::to_vec(&endpoint)?)?;
     let status = server.status_addr().map_or("none".to_owned(), |address| format!("http://{address}/"));
     tracing::info!(listen = %server.local_addr(), status, pin = %coordinator.pin(), "serving");
@@ -107,6 +104,18 @@ async fn follow_signals(signals: &mut Signals, coordinator: &Coordinator, argume
     }
 }
 
+/// Everything it answers at.
+async fn listen(arguments: &Serve, state: &StateDir) -> Result<Listeners> {
+    let nodes = TcpListener::bind(arguments.listen).await;
+    let mut listeners = Listeners::nodes(
+        nodes
+            .with_context(|| format!("listening on {}: give another one with --listen", arguments.listen))?,
+    );
+    listeners.status = status_listener(arguments).await?;
+    listeners.socket = Some(LocalListener::bind(&state.socket())?);
+    Ok(listeners)
+}
+
 /// The listener of the status page. One that was asked for has to be there;
 /// the default one must not keep a coordinator from serving nodes.
 async fn status_listener(arguments: &Serve) -> Result<Option<TcpListener>> {
@@ -124,12 +133,15 @@ async fn status_listener(arguments: &Serve) -> Result<Option<TcpListener>> {
 
 async fn apply(coordinator: &Coordinator, file: &Path) -> Result<()> {
     let plan = read_cluster_file(file)?;
-    let (incarnation, changes) = coordinator
-        .apply_as(plan, Actor::local().into())
-        .await
-        .with_context(|| format!("putting {} in force", file.display()))?;
-    let changes = if changes.is_empty() { "nothing".to_owned() } else { changes.join("; ") };
-    tracing::info!(%incarnation, changes, "cluster file in force");
+    let at = || format!("putting {} in force", file.display());
+    let words =
+        |changes: &[String]| if changes.is_empty() { "nothing".to_owned() } else { changes.join("; ") };
+    // Said before it is done, as `coordinator apply` does: also what replaces a
+    // file that was put in force otherwise.
+    let (incarnation, changes) = coordinator.preview(plan.clone()).await.with_context(at)?;
+    tracing::info!(%incarnation, changes = words(&changes), file = %file.display(), "about to put the cluster file in force");
+    let (incarnation, changes) = coordinator.apply_as(plan, Actor::local().into()).await.with_context(at)?;
+    tracing::info!(%incarnation, changes = words(&changes), "cluster file in force");
     Ok(())
 }
 

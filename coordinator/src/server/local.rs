@@ -27,23 +27,24 @@ pub(super) struct LocalPeer {
 
 /// The socket, and who owns it.
 #[derive(Debug)]
-pub(super) struct LocalListener {
+pub struct LocalListener {
     pub(super) socket: UnixListener,
     owner: u32,
 }
 
-/// Listens at `path`, in place of a socket that an earlier run left.
-pub(super) fn bind(path: &Path) -> Result<LocalListener> {
-    let at = || format!("listening on {}", path.display());
-    // The state is locked, so whoever made it is gone.
-    let _ = fs::remove_file(path);
-    let socket = UnixListener::bind(path).with_context(at)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).with_context(at)?;
-    let owner = fs::metadata(path).with_context(at)?.uid();
-    Ok(LocalListener { socket, owner })
-}
-
 impl LocalListener {
+    /// Listens at `path`, in place of a socket that an earlier run left. The state
+    /// that it speaks for must be open in this process.
+    pub fn bind(path: &Path) -> Result<Self> {
+        let at = || format!("listening on {}", path.display());
+        // The state is locked, so whoever made it is gone.
+        let _ = fs::remove_file(path);
+        let socket = UnixListener::bind(path).with_context(at)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).with_context(at)?;
+        let owner = fs::metadata(path).with_context(at)?.uid();
+        Ok(Self { socket, owner })
+    }
+
     pub(super) fn spawn(&self, connections: &mut JoinSet<()>, shared: &Arc<Shared>, stream: UnixStream) {
         let uid = match stream.peer_cred() {
             Ok(peer) if may(peer.uid(), self.owner) => peer.uid(),

@@ -33,7 +33,6 @@ mod park;
 mod whole;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,7 +46,7 @@ use crate::Coordinator;
 use connection::Shared;
 use crowd::Crowds;
 pub(crate) use crowd::Source;
-use local::LocalListener;
+pub use local::LocalListener;
 use metrics::Metrics;
 use observe::Observer;
 
@@ -121,8 +120,8 @@ pub struct Listeners {
     pub nodes: TcpListener,
     /// Metrics, health and the status page, in plain HTTP.
     pub status: Option<TcpListener>,
-    /// Where the admin's socket is to be.
-    pub socket: Option<PathBuf>,
+    /// The admin's socket.
+    pub socket: Option<LocalListener>,
 }
 
 impl Listeners {
@@ -175,7 +174,6 @@ pub(crate) fn start(coordinator: Coordinator, listeners: Listeners, limits: Limi
     let at = || "asking where the listener is";
     let local_addr = nodes.local_addr().with_context(at)?;
     let status_addr = status.as_ref().map(TcpListener::local_addr).transpose().with_context(at)?;
-    let socket = socket.as_deref().map(local::bind).transpose()?;
     let identity = &coordinator.inner.identity;
     let tls = match &coordinator.inner.pin_change {
         None => kiln_protocol::tls::server_config(identity).map_err(Into::into),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::common::{World, class};
 use kiln_coordinator::client::Client;
-use kiln_coordinator::{Limits, Listeners, Server};
+use kiln_coordinator::{Limits, Listeners, LocalListener, Server};
 use kiln_protocol::ErrorClass;
 use kiln_protocol::admin::EndRequest;
 use kiln_protocol::api::GateAnswer;
@@ -29,7 +29,7 @@ impl Whole {
         let socket = world.dir.join("admin.sock");
         let mut listeners = Listeners::nodes(TcpListener::bind("127.0.0.1:0").await.unwrap());
         listeners.status = Some(TcpListener::bind("127.0.0.1:0").await.unwrap());
-        listeners.socket = Some(socket.clone());
+        listeners.socket = Some(LocalListener::bind(&socket).unwrap());
         let server = world.coordinator.serve_at(listeners, Limits::default()).await.unwrap();
         Self { world, server, socket }
     }

@@ -110,7 +110,7 @@ fn a_wrong_cluster_file_is_named_with_line_and_column() {
 #[test]
 fn hangup_reads_the_cluster_file_again() {
     let host = Host::initialised();
-    let serving = Serving::start(&host);
+    let mut serving = Serving::start(&host);
     let more = "[[node]]\nname = \"a1\"\nrole = \"agent\"\ncores = 1\nmemory = \"1GiB\"\ndisk = \"8GiB\"\n";
     fs::write(host.path("cluster.toml"), format!("{CLUSTER}{more}")).unwrap();
     serving.signal(Signal::SIGHUP);
@@ -119,8 +119,30 @@ fn hangup_reads_the_cluster_file_again() {
         assert!(Instant::now() < deadline, "the file was not read again");
         std::thread::sleep(Duration::from_millis(50));
     }
+    let more = more.replace("a1", "a2");
+    let other = host.path("other.toml");
+    let with_both = fs::read_to_string(host.path("cluster.toml")).unwrap() + &more;
+    fs::write(&other, with_both).unwrap();
+    let applied = host.run(&["apply", other.to_str().unwrap()]);
+    let own = fs::canonicalize(host.path("cluster.toml")).unwrap();
+    let warned = format!("then puts {} in force", own.display());
+    assert!(applied.status.success() && stderr(&applied).contains(&warned), "{}", stderr(&applied));
+    serving.signal(Signal::SIGHUP);
+    while host.status().nodes.len() > 2 {
+        assert!(Instant::now() < deadline, "the file was not read again");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let own = host.run(&["apply", own.to_str().unwrap()]);
+    assert!(own.status.success() && own.stderr.is_empty(), "{}", stderr(&own));
     serving.signal(Signal::SIGINT);
+    let mut log = String::new();
+    std::io::Read::read_to_string(&mut serving.0.stderr.take().unwrap(), &mut log).unwrap();
     assert_eq!(serving.exit_code(), Some(0));
+    // What is about to change stands in the log before it is done.
+    let lines: Vec<&str> = log.lines().collect();
+    let last = |said: &str| lines.iter().rposition(|line| line.contains(said)).expect(said);
+    let (before, done) = (last("about to put the cluster file in force"), last("apply: "));
+    assert!(before < done && lines[before].contains("a2"), "{log}");
 }
 
 #[test]
@@ -138,6 +160,32 @@ fn a_taken_port_is_said_so() {
     let address = taken.local_addr().unwrap().to_string();
     let error = host.fails(1, &["serve", "--listen", &address]);
     assert!(error.contains(&format!("listening on {address}")) && error.contains("in use"), "{error}");
+}
+
+#[test]
+fn what_cannot_serve_puts_no_cluster_file_in_force() {
+    let host = Host::initialised();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let file = host.path("cluster.toml");
+    let serve = ["serve", "--cluster", file.to_str().unwrap()];
+    host.fails(1, &[&serve[..], &["--listen", &address]].concat());
+    host.fails(1, &[&serve[..], &["--listen", "127.0.0.1:0", "--status-listen", &address]].concat());
+    // The socket cannot be where a directory is.
+    fs::create_dir_all(host.path("state/admin.sock/in-the-way")).unwrap();
+    host.fails(1, &[&serve[..], &["--listen", "127.0.0.1:0", "--no-status"]].concat());
+    fs::remove_dir_all(host.path("state/admin.sock")).unwrap();
+    // Nor does one that cannot follow its file leave a socket behind.
+    fs::write(host.path("wrong.toml"), CLUSTER.replace("1GiB", "1GB")).unwrap();
+    host.fails(
+        1,
+        &["serve", "--listen", "127.0.0.1:0", "--cluster", host.path("wrong.toml").to_str().unwrap()],
+    );
+    let unreachable = host.fails(3, &["status"]);
+    assert!(unreachable.contains("no coordinator serves"), "{unreachable}");
+    let database = rusqlite::Connection::open(host.path("state/state.db")).unwrap();
+    let begun = "SELECT count(*) FROM events WHERE what = 'begin'";
+    assert_eq!(database.query_row(begun, [], |row| row.get::<_, i64>(0)).unwrap(), 0);
 }
 
 #[test]

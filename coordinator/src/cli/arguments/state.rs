@@ -44,7 +44,8 @@ pub(in crate::cli) struct Serve {
     /// Where to listen
     #[arg(long, value_name = "IP:PORT", default_value = "0.0.0.0:7443")]
     pub(in crate::cli) listen: SocketAddr,
-    /// Put this cluster file in force; SIGHUP reads it again
+    /// Put this cluster file in force, now and at every start; SIGHUP reads it
+    /// again. What `apply` put in force meanwhile is undone by either
     #[arg(long, value_name = "FILE")]
     pub(in crate::cli) cluster: Option<PathBuf>,
     /// Where the status page, /metrics and /healthz are, in plain HTTP; they
