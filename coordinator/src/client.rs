@@ -248,6 +248,10 @@ impl Client {
                 let why = "what answers there does not speak TLS".to_owned();
                 ClientError::Unreachable { address, why }
             }
+            None if tls::is_foreign_tls(error) => {
+                let why = format!("{}; perhaps a proxy between ends TLS", innermost(error));
+                ClientError::Unreachable { address, why }
+            }
             None => ClientError::Unreachable { address, why: innermost(error) },
         }
     }

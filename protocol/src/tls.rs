@@ -13,6 +13,8 @@
 //!   to the schemes it was offered;
 //! * one certificate of at most [`MAX_CERTIFICATE`] bytes: a chain has no
 //!   meaning, and big ones only cost memory;
+//! * a client looks at the pin first: what ends TLS on the way shows a chain, an
+//!   RSA key or a large certificate, and is named for what it is all the same;
 //! * a server whose key is not the pinned one may show, in its certificate, the
 //!   recovery key's word that it took the pinned one's place ([`Trust`]): that
 //!   is looked at before the client has sent anything but its hello;
@@ -39,6 +41,10 @@ use crate::recovery::{PinChange, RecoveryKey};
 /// The largest certificate, in bytes, that either side looks at. Ours have
 /// about 350.
 pub const MAX_CERTIFICATE: usize = 2048;
+
+/// The largest certificate, in bytes, in which a client looks for the key of
+/// what is no coordinator: nothing of it is kept but the key's fingerprint.
+const MAX_FOREIGN_CERTIFICATE: usize = 64 * 1024;
 
 /// DER of everything in a P-256 SPKI before the point's coordinates: the
 /// algorithm, the curve, the bit string's header and 0x04 for "uncompressed".
@@ -87,19 +93,44 @@ impl PinMismatch {
 /// Whether what answered does not speak TLS at all, as a captive portal that
 /// answers in plain HTTP: found anywhere in an error's chain of causes.
 pub fn is_not_tls(error: &(dyn StdError + 'static)) -> bool {
+    matches!(of_tls(error), Some(Error::InvalidMessage(InvalidMessage::InvalidContentType)))
+}
+
+/// Whether what answered speaks TLS, but not as a coordinator does, and was
+/// given up before it showed its key: it knows no TLS 1.3, has no P-256 key to
+/// sign with, or its certificate is none. Found anywhere in an error's chain of
+/// causes; how a handshake fails is up to chance, so this is a hint for people
+/// and no verdict.
+pub fn is_foreign_tls(error: &(dyn StdError + 'static)) -> bool {
+    use rustls::AlertDescription::{
+        HandshakeFailure, InsufficientSecurity, ProtocolVersion, UnrecognisedName,
+    };
+    matches!(
+        of_tls(error),
+        Some(
+            Error::AlertReceived(
+                HandshakeFailure | InsufficientSecurity | ProtocolVersion | UnrecognisedName
+            ) | Error::PeerIncompatible(_)
+                | Error::InvalidCertificate(_)
+        )
+    )
+}
+
+/// What TLS said, anywhere in an error's chain of causes.
+fn of_tls<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Error> {
     let mut next = Some(error);
     while let Some(error) = next {
+        // An io::Error's `source` skips the error it wraps.
         let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        let tls = wrapped.and_then(|e| e.downcast_ref()).or_else(|| error.downcast_ref());
-        if let Some(Error::InvalidMessage(InvalidMessage::InvalidContentType)) = tls {
-            return true;
+        if let Some(found) = wrapped.and_then(|e| e.downcast_ref()).or_else(|| error.downcast_ref()) {
+            return Some(found);
         }
         next = match wrapped {
             Some(inner) => Some(inner),
             None => error.source(),
         };
     }
-    false
+    None
 }
 
 /// The one cryptography provider of the workspace.
@@ -115,6 +146,16 @@ pub fn fingerprint_of(certificate: &CertificateDer<'_>) -> Result<Fingerprint, E
     }
     let parsed = ParsedCertificate::try_from(certificate)?;
     fingerprint_of_spki(&parsed.subject_public_key_info())
+}
+
+/// The fingerprint of the key in a certificate, of whatever kind: to be compared
+/// with a pin and named, and for nothing else.
+fn any_fingerprint_of(certificate: &CertificateDer<'_>) -> Result<Fingerprint, Error> {
+    if certificate.len() > MAX_FOREIGN_CERTIFICATE {
+        return Err(refused("the certificate is larger than 64 KiB"));
+    }
+    let parsed = ParsedCertificate::try_from(certificate)?;
+    Ok(Fingerprint::of_spki(&parsed.subject_public_key_info()))
 }
 
 fn fingerprint_of_spki(spki: &[u8]) -> Result<Fingerprint, Error> {
@@ -278,12 +319,13 @@ impl ServerCertVerifier for PinnedServer {
         _ocsp: &[u8],
         _now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let found = Keys::fingerprint(certificate, chain)?;
-        if found == self.trust.pin || self.trust.change(certificate).is_some() {
-            return Ok(ServerCertVerified::assertion());
+        // Whose key it is comes before the form in which it is shown.
+        let found = any_fingerprint_of(certificate)?;
+        if found != self.trust.pin && self.trust.change(certificate).is_none() {
+            let mismatch = PinMismatch { pinned: self.trust.pin, found };
+            return Err(Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(mismatch)))));
         }
-        let mismatch = PinMismatch { pinned: self.trust.pin, found };
-        Err(Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(mismatch)))))
+        Keys::fingerprint(certificate, chain).map(|_| ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -393,6 +435,82 @@ mod tests {
         let expected = PinMismatch { pinned: pinned.fingerprint(), found: other.fingerprint() };
         assert_eq!(PinMismatch::find(&error), Some(expected));
         assert_eq!(PinMismatch::find(&std::io::Error::other(error)), Some(expected));
+    }
+
+    /// The public half of a key as most services have.
+    struct RsaKey;
+
+    impl rcgen::PublicKeyData for RsaKey {
+        fn der_bytes(&self) -> &[u8] {
+            &[0x30, 0x08, 0x02, 0x01, 0x5b, 0x02, 0x03, 0x01, 0x00, 0x01]
+        }
+        fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
+            &rcgen::PKCS_RSA_SHA256
+        }
+    }
+
+    impl rcgen::SigningKey for RsaKey {
+        fn sign(&self, _message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
+            Ok(vec![0x5b; 256])
+        }
+    }
+
+    /// A certificate for so many names.
+    fn certificate(key: &impl rcgen::SigningKey, names: usize) -> CertificateDer<'static> {
+        let names: Vec<String> = (0..names).map(|n| format!("service-{n}.example.net")).collect();
+        rcgen::CertificateParams::new(names).unwrap().self_signed(key).unwrap().der().clone()
+    }
+
+    #[test]
+    fn another_key_is_a_pin_mismatch_in_whatever_form_it_is_shown() {
+        let pinned = Identity::generate().unwrap();
+        let verifier = PinnedServer { trust: pinned.fingerprint().into(), keys: Keys::new() };
+        let verify = |certificate: &CertificateDer<'_>, chain: &[CertificateDer<'_>]| {
+            let name = ServerName::try_from("kiln.invalid").unwrap();
+            verifier.verify_server_cert(certificate, chain, &name, &[], UnixTime::now())
+        };
+        let p256 = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+        let ed25519 = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+        let large = certificate(&RsaKey, 500);
+        assert!((MAX_CERTIFICATE * 4..MAX_FOREIGN_CERTIFICATE).contains(&large.len()), "{}", large.len());
+        for shown in [certificate(&p256, 1), certificate(&ed25519, 1), certificate(&RsaKey, 1), large] {
+            let parsed = ParsedCertificate::try_from(&shown).unwrap();
+            let found = Fingerprint::of_spki(&parsed.subject_public_key_info());
+            for chain in [&[][..], &[certificate(&RsaKey, 2)]] {
+                let error = verify(&shown, chain).unwrap_err();
+                let mismatch = PinMismatch { pinned: pinned.fingerprint(), found };
+                assert_eq!(PinMismatch::find(&error), Some(mismatch), "{error}");
+            }
+        }
+        // The pinned key is not taken in every form, and what has no end is not read.
+        let own = rcgen::KeyPair::from_pem(pinned.to_pem().expose()).unwrap();
+        assert!(verify(&certificate(&own, 1), &[]).is_ok());
+        for (shown, chain) in [
+            (certificate(&own, 1), &[certificate(&RsaKey, 2)][..]),
+            (certificate(&own, 100), &[]),
+            (certificate(&RsaKey, 4000), &[]),
+            (vec![0x30; 300].into(), &[]),
+        ] {
+            let error = verify(&shown, chain).unwrap_err();
+            assert!(PinMismatch::find(&error).is_none() && is_foreign_tls(&error), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_ends_tls_before_it_showed_a_key_is_told_from_what_is_only_broken() {
+        use rustls::AlertDescription;
+        let foreign = [
+            Error::AlertReceived(AlertDescription::HandshakeFailure),
+            Error::AlertReceived(AlertDescription::ProtocolVersion),
+            PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig.into(),
+        ];
+        for error in foreign {
+            assert!(is_foreign_tls(&error) && is_foreign_tls(&std::io::Error::other(error)));
+        }
+        for error in [Error::AlertReceived(AlertDescription::InternalError), Error::HandshakeNotComplete] {
+            assert!(!is_foreign_tls(&error), "{error}");
+        }
+        assert!(!is_foreign_tls(&std::io::Error::other("reset")));
     }
 
     #[test]

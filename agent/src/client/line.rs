@@ -188,7 +188,13 @@ fn unanswered(address: &Address, doing: &str, error: &(dyn StdError + 'static)) 
     let causes: Vec<_> = std::iter::successors(Some(error), |cause| (*cause).source()).collect();
     let offline = causes.iter().any(|cause| is_no_route(*cause));
     let why = causes.last().map_or_else(String::new, ToString::to_string);
-    Failure { offline, ..ApiError::new(ErrorClass::Transient, format!("{address}: {doing}: {why}")).into() }
+    let failed = ApiError::new(ErrorClass::Transient, format!("{address}: {doing}: {why}"));
+    if tls::is_foreign_tls(error) {
+        let hint = "does a proxy between end TLS, or is the address another service's? a coordinator's TLS is \
+                    not to be looked into on the way";
+        return failed.hint(hint).into();
+    }
+    Failure { offline, ..failed.into() }
 }
 
 /// No interface has a route there: the link or its address is still missing.

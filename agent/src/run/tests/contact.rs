@@ -1,6 +1,8 @@
 //! Who may answer and be asked: refusals, approvals, and what is no coordinator.
 
 use super::*;
+use rustls::ServerConfig;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 
 #[tokio::test]
 async fn another_coordinators_key_is_named_and_told_nothing() {
@@ -139,6 +141,50 @@ async fn a_captive_portal_is_named_as_such() {
     machine.boot_until(&host, || machine.said().contains("captive portal")).await;
     let said = machine.said();
     assert!(said.contains("[enrol] transient") && said.contains("does not speak TLS"), "{said}");
+}
+
+/// A middlebox that ends TLS with keys of its own, in place of the coordinator.
+async fn middlebox(certificate: CertifiedKey) -> FakeCoordinator {
+    let (coordinator, listener) = FakeCoordinator::new().await;
+    let config = ServerConfig::builder_with_provider(kiln_protocol::tls::provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(certificate)));
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move { acceptor.accept(stream).await.ok() });
+        }
+    });
+    coordinator
+}
+
+#[tokio::test]
+async fn a_middlebox_that_ends_tls_is_named_as_such_whatever_it_shows() {
+    let shown = |algorithm, names: usize| {
+        let key = rcgen::KeyPair::generate_for(algorithm).unwrap();
+        let names: Vec<String> = (0..names).map(|n| format!("service-{n}.example.net")).collect();
+        let leaf = rcgen::CertificateParams::new(names).unwrap().self_signed(&key).unwrap().der().clone();
+        let signing = rustls::pki_types::PrivateKeyDer::Pkcs8(key.serialize_der().into());
+        let signing = rustls::crypto::ring::sign::any_supported_type(&signing).unwrap();
+        CertifiedKey::new(vec![leaf.clone(), leaf], signing)
+    };
+    for (certificate, class, words) in [
+        // A chain, and more than 2 KiB.
+        (shown(&rcgen::PKCS_ECDSA_P256_SHA256, 1), "policy", "a proxy between ends TLS"),
+        (shown(&rcgen::PKCS_ECDSA_P256_SHA256, 200), "policy", "a proxy between ends TLS"),
+        // It has nothing to sign with that is asked for: an alert ends it.
+        (shown(&rcgen::PKCS_ED25519, 1), "transient", "does a proxy between end TLS"),
+    ] {
+        let (machine, coordinator) = (Machine::new(), middlebox(certificate).await);
+        let host = FakeHost::new(&machine.root, coordinator.seed());
+        machine.boot_until(&host, || machine.said().contains(words)).await;
+        let said = machine.said();
+        assert!(said.contains(&format!("[enrol] {class}")), "{said}");
+    }
 }
 
 #[tokio::test]
