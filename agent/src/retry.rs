@@ -47,6 +47,8 @@ pub struct Pace {
     pub longest: Duration,
     /// After a failure that only an operator can cure.
     pub operator: Duration,
+    /// After a later boot, an absent coordinator is told "ready" for this long.
+    pub later_boot: Duration,
     /// Between two looks at something on this host: a seed, k3s.
     pub look: Duration,
     /// How long k3s may take before that is reported as a failure.
@@ -59,6 +61,7 @@ impl Default for Pace {
             first: Duration::from_secs(1),
             longest: Duration::from_secs(60),
             operator: Duration::from_secs(300),
+            later_boot: Duration::from_secs(600),
             look: Duration::from_secs(1),
             // A first start imports every baked image: minutes on a slow disk.
             k3s: Duration::from_secs(15 * 60),
@@ -87,7 +90,8 @@ impl Backoff {
         }
         let asked = failure.error.retry_after.map(|seconds| Duration::from_secs(seconds.into()));
         let whole = if failure.error.class.needs_operator() {
-            asked.unwrap_or(operator).min(operator)
+            // Whatever was asked for, nobody is asked without a pause.
+            asked.unwrap_or(operator).min(operator).max(first)
         } else {
             let doubled = first.saturating_mul(1 << self.tries.min(16)).min(longest);
             self.tries += 1;
@@ -129,8 +133,10 @@ mod tests {
         for class in [ErrorClass::Held, ErrorClass::TicketExpired, ErrorClass::Policy] {
             assert_eq!(millis(backoff.after(&failure(class), 1.0)), 300_000);
         }
-        let asked = ApiError::new(ErrorClass::Pending, "x").retry_after(30).into();
-        assert_eq!(millis(backoff.after(&asked, 1.0)), 30_000);
+        for (asked, wait) in [(0, 1000), (30, 30_000), (3600, 300_000)] {
+            let failure = ApiError::new(ErrorClass::Pending, "x").retry_after(asked).into();
+            assert_eq!(millis(backoff.after(&failure, 1.0)), wait);
+        }
     }
 
     #[test]

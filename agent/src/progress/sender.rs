@@ -10,6 +10,7 @@ use tokio::time::timeout;
 
 use super::queue::Queue;
 use crate::client::Client;
+use crate::clock;
 use crate::retry::{Backoff, Pace, random};
 
 /// The way to the coordinator, as far as there is one yet.
@@ -21,6 +22,7 @@ pub(crate) struct Link {
     /// Whether it knows the node's key.
     bound: Cell<bool>,
     ending: Cell<bool>,
+    /// The number of the last report that was sent.
     sent: Cell<u64>,
     better: Notify,
 }
@@ -50,6 +52,16 @@ impl Link {
         self.better.notify_one();
     }
 
+    /// The next report's number, at `uptime_ms` after the kernel started. It
+    /// grows within a boot, also over the end of this process: the coordinator
+    /// takes a report with a number that it has seen for one that was overtaken,
+    /// and nobody sends a report a millisecond.
+    fn number(&self, uptime_ms: u64) -> u64 {
+        let number = uptime_ms.max(self.sent.get() + 1);
+        self.sent.set(number);
+        number
+    }
+
     async fn better_or_after(&self, wait: Duration) {
         // Elapsed is as good as a reason to try again.
         let _ = timeout(wait, self.better.notified()).await;
@@ -76,8 +88,7 @@ pub(crate) async fn deliver(queue: &Queue, link: &Link, pace: Pace) {
             link.better_or_after(pace.longest).await;
             continue;
         };
-        link.sent.set(link.sent.get() + 1);
-        let numbered = Report { sequence: link.sent.get(), ..report.clone() };
+        let numbered = Report { sequence: link.number(clock::uptime_ms()), ..report.clone() };
         match client.report(&numbered).await {
             Ok(()) => {
                 queue.remove(report.sequence);
@@ -93,5 +104,20 @@ pub(crate) async fn deliver(queue: &Queue, link: &Link, pace: Pace) {
             // it; it will once the key is bound.
             Err(failure) => link.better_or_after(backoff.after(&failure, random())).await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_grow_within_a_boot_whoever_ended_in_between() {
+        let link = Link::default();
+        // Two in one millisecond, and a clock that stands still.
+        let numbers = [5000, 5000, 5000, 5001].map(|uptime_ms| link.number(uptime_ms));
+        assert_eq!(numbers, [5000, 5001, 5002, 5003]);
+        let after_a_crash = Link::default();
+        assert!(after_a_crash.number(6000) > link.sent.get());
     }
 }

@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use kiln_protocol::api::Step;
 use kiln_protocol::config::Incarnation;
 use kiln_protocol::error::ErrorClass;
@@ -23,8 +23,6 @@ use crate::progress::{Console, Link, Progress, deliver};
 use crate::retry::{Backoff, Failure, Pace, random};
 use crate::root::Root;
 
-/// After a later boot, an absent coordinator is told "ready" for this long.
-const LATER_BOOT_REPORT: Duration = Duration::from_secs(600);
 /// Looks at something on this host become rarer, down to one in so many.
 const RAREST_LOOK: u32 = 10;
 /// systemd says when it is done with k3s; looking besides is for what it does
@@ -76,13 +74,13 @@ impl<'a, H: Host> Node<'a, H> {
 
     /// Reads the state that an earlier run left.
     pub fn load(root: &Root) -> Result<State> {
-        store::load(root)
+        Ok(store::load(root)?)
     }
 
     /// Goes on from `state` until the node is ready, however long that takes.
     pub async fn run(&self, state: State) -> Result<Outcome> {
         if let Some(error) = self.cloned(&state) {
-            let _ = timeout(LATER_BOOT_REPORT, self.tell_cloned(&state, &error)).await;
+            self.tell_cloned(&state, &error).await;
             return Ok(Outcome::Cloned);
         }
         let later_boot = matches!(state, State::Ready { .. });
@@ -105,7 +103,7 @@ impl<'a, H: Host> Node<'a, H> {
             Ok::<_, Failure>(())
         };
         let finished = if later_boot {
-            timeout(LATER_BOOT_REPORT, finishing).await.unwrap_or(Ok(()))
+            timeout(self.pace.later_boot, finishing).await.unwrap_or(Ok(()))
         } else {
             finishing.await
         };
@@ -302,21 +300,26 @@ impl<'a, H: Host> Node<'a, H> {
     }
 
     /// Tells the coordinator, with a key that is made for this and thrown away:
-    /// an operator sees a stranger that says whose copy it is.
+    /// an operator sees a stranger that says whose copy it is. However long that
+    /// takes: there is nobody else to tell it.
     async fn tell_cloned(&self, state: &State, error: &ApiError) {
         let (addresses, pin) = match (state, state.home()) {
             (State::Enrol { seed, .. }, _) => (seed.0.claim.addresses().to_vec(), seed.0.claim.pin()),
             (_, Some(home)) => (home.addresses.clone(), home.pin),
             _ => return,
         };
-        let Ok(stranger) = Identity::generate() else { return };
-        let Ok(bond) = self.bond() else { return };
         let recovery = state.home().and_then(|home| home.bound.recovery);
-        let pin = bond.trust(pin, recovery).pin;
-        let client = Client::new(stranger, pin, &addresses);
         let report = self.progress.last_word(state.step(), error, facts::collect(self.root));
+        let tell = async || {
+            let client = self.client(|| {
+                let stranger = Identity::generate().context("making a key that is nobody's")?;
+                Ok(Client::new(stranger, self.bond()?.trust(pin, recovery).pin, &addresses))
+            })?;
+            client.report(&report).await
+        };
         let mut backoff = Backoff::new(self.pace);
-        while let Err(failure) = client.report(&report).await {
+        while let Err(failure) = tell().await {
+            tracing::warn!("telling the coordinator that this disk is a copy: {}", failure.error);
             sleep(backoff.after(&failure, random())).await;
         }
     }

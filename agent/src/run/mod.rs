@@ -17,6 +17,7 @@ mod token;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
+use kiln_protocol::ApiError;
 use sd_notify::NotifyState;
 
 pub use driver::{Node, Outcome};
@@ -37,11 +38,7 @@ pub fn command() -> Result<ExitCode> {
     let console = Console::of_this_machine();
     let state = match store::load(&root) {
         Ok(state) => state,
-        Err(error) => {
-            console.line(&format!("kiln: {error:#}"));
-            eprintln!("agent: {error:#}");
-            return Ok(ExitCode::from(ONLY_AN_OPERATOR));
-        }
+        Err(error) => return without_state(&console, error),
     };
     // Nothing in the boot waits for what comes now.
     if let Err(error) = sd_notify::notify(&[NotifyState::Ready]) {
@@ -62,6 +59,18 @@ pub fn command() -> Result<ExitCode> {
         Outcome::Ready => ExitCode::SUCCESS,
         Outcome::Cloned => ExitCode::from(ONLY_AN_OPERATOR),
     })
+}
+
+/// Says why there is no state to go on from. Only one that is none needs an
+/// operator; what kept it from being read (no memory, too many open files, a
+/// disk that came back) may be over when systemd starts the agent again.
+fn without_state(console: &Console, error: ApiError) -> Result<ExitCode> {
+    console.line(&format!("kiln: {error}"));
+    if !error.class.needs_operator() {
+        return Err(error.into());
+    }
+    eprintln!("agent: {error}");
+    Ok(ExitCode::from(ONLY_AN_OPERATOR))
 }
 
 #[cfg(test)]

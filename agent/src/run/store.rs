@@ -1,6 +1,8 @@
 //! The state on the disk: replaced as a whole, synced before it counts.
 
 use anyhow::{Context as _, Result, bail};
+use kiln_protocol::ApiError;
+use kiln_protocol::error::ErrorClass;
 use serde::{Deserialize, Serialize};
 
 use super::state::State;
@@ -26,10 +28,15 @@ struct Format {
     format: u32,
 }
 
-/// The state a node was in, or the first one.
-pub(crate) fn load(root: &Root) -> Result<State> {
-    let Some(bytes) = root.read(FILE)? else { return Ok(State::Seed) };
-    parse(&bytes).with_context(|| format!("reading {}", root.shown(FILE)))
+/// The state a node was in, or the first one. An error of class `format` is
+/// about what the file holds, which stays so until an operator changes it; one
+/// of class `transient` is about reading it, and may be over the next time.
+pub(crate) fn load(root: &Root) -> Result<State, ApiError> {
+    let told = |class, error: anyhow::Error| ApiError::new(class, format!("{error:#}"));
+    let read = root.read(FILE).map_err(|error| told(ErrorClass::Transient, error))?;
+    let Some(bytes) = read else { return Ok(State::Seed) };
+    let parsed = parse(&bytes).with_context(|| format!("reading {}", root.shown(FILE)));
+    parsed.map_err(|error| told(ErrorClass::Format, error))
 }
 
 /// The state in the content of the file.
@@ -79,9 +86,18 @@ mod tests {
             [(r#"{"format":2}"#, "newer agent"), (r#"{"format":1,"st"#, "remove /var/lib/kiln")]
         {
             root.put(FILE, Access::ours(0o600), content.as_bytes()).unwrap();
-            let error = format!("{:#}", load(&root).unwrap_err());
-            assert!(error.contains(why), "{error}");
+            let error = load(&root).unwrap_err();
+            assert!(error.class == ErrorClass::Format && error.message.contains(why), "{error}");
         }
+    }
+
+    #[test]
+    fn a_state_that_cannot_be_read_just_now_is_no_broken_one() {
+        let (_dir, root) = root();
+        // It can be opened, and then reading it fails (EISDIR).
+        root.make_dirs(FILE, 0o700).unwrap();
+        let error = load(&root).unwrap_err();
+        assert!(error.class == ErrorClass::Transient && error.message.contains("state.json"), "{error}");
     }
 
     proptest! {

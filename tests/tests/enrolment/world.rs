@@ -42,6 +42,7 @@ const PACE: Pace = Pace {
     first: Duration::from_millis(20),
     longest: Duration::from_millis(200),
     operator: Duration::from_millis(400),
+    later_boot: PATIENCE,
     look: Duration::from_millis(10),
     k3s: PATIENCE,
 };

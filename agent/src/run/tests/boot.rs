@@ -37,6 +37,22 @@ async fn a_first_boot_goes_through_every_step_and_tells_of_each() {
 }
 
 #[tokio::test]
+async fn an_agent_that_is_started_again_within_a_boot_goes_on_with_its_numbers() {
+    let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+    let host = FakeHost::new(&machine.root, coordinator.seed());
+    machine.boot(&host).await;
+    let before = coordinator.script().reports.len();
+    // No program is started anew within a millisecond.
+    let last = coordinator.script().reports[before - 1].sequence;
+    until(|| crate::clock::uptime_ms() > last).await;
+    machine.boot(&host).await;
+    let script = coordinator.script();
+    assert!(script.reports.len() > before, "nothing was told after the crash");
+    let numbers: Vec<u64> = script.reports.iter().map(|report| report.sequence).collect();
+    assert!(numbers.is_sorted_by(|a, b| a < b), "the coordinator would take them for old: {numbers:?}");
+}
+
+#[tokio::test]
 async fn a_node_gets_its_configuration_with_the_opening_of_the_connection_for_it() {
     let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
     let host = FakeHost::new(&machine.root, coordinator.seed());

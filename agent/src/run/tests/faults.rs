@@ -29,6 +29,25 @@ fn a_power_cut_between_any_two_writes_is_survived() {
     }
 }
 
+#[test]
+fn a_state_that_cannot_be_read_just_now_does_not_end_the_agent_for_good() {
+    let file = "/var/lib/kiln/state.json";
+    let machine = Machine::new();
+    // It can be opened, and then reading it fails (EISDIR).
+    machine.root.make_dirs(file, 0o700).unwrap();
+    let error = store::load(&machine.root).unwrap_err();
+    assert!(without_state(&machine.console, error).is_err(), "systemd starts it again");
+    assert!(machine.said().starts_with("kiln: transient: reading "), "{}", machine.said());
+
+    let machine = Machine::new();
+    machine.root.make_dirs("/var/lib/kiln", 0o700).unwrap();
+    machine.root.put(file, crate::root::Access::ours(0o600), b"{").unwrap();
+    let error = store::load(&machine.root).unwrap_err();
+    let code = without_state(&machine.console, error).unwrap();
+    assert_eq!(format!("{code:?}"), format!("{:?}", std::process::ExitCode::from(78)));
+    assert!(machine.said().starts_with("kiln: format: reading "), "{}", machine.said());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
 

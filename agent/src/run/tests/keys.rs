@@ -25,6 +25,29 @@ async fn a_copied_disk_says_so_and_does_not_use_its_key() {
 }
 
 #[tokio::test]
+async fn a_copied_disk_is_told_of_until_it_was_heard() {
+    let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+    let host = FakeHost::new(&machine.root, coordinator.seed());
+    machine.boot(&host).await;
+    fake_machine(machine.dir.path(), "99999999-1111-2222-3333-444455556666");
+    host.reboot();
+    coordinator.cut_off.store(true, std::sync::atomic::Ordering::Relaxed);
+    // A node that is ready would have given up long ago.
+    let pace = Pace { later_boot: Duration::from_millis(1), ..pace() };
+    let node = Node::new(&machine.root, &host, &machine.console, pace);
+    let cure = async {
+        let before = coordinator.handshakes();
+        until(|| coordinator.handshakes() > before + 5).await;
+        assert!(coordinator.script().beacons.is_empty());
+        coordinator.cut_off.store(false, std::sync::atomic::Ordering::Relaxed);
+    };
+    let run = timeout(DEADLINE, node.run(machine.state()));
+    let (outcome, ()) = tokio::join!(run, cure);
+    assert_eq!(outcome.expect("it is told for ever").unwrap(), Outcome::Cloned);
+    assert_eq!(coordinator.script().beacons.len(), 1);
+}
+
+#[tokio::test]
 async fn an_operator_who_wants_another_key_gets_it_at_the_next_contact() {
     let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
     let host = FakeHost::new(&machine.root, coordinator.seed());

@@ -22,7 +22,7 @@ use tokio::time::{sleep, timeout};
 
 use super::fakes::{FakeCoordinator, FakeHost, Fault, NO_WAY_OUT, STAMP, incarnation, response};
 use super::state::State;
-use super::{Node, Outcome, store};
+use super::{Node, Outcome, store, without_state};
 use crate::apply::{k3s, token};
 use crate::facts::tests::fake_machine;
 use crate::host::Health;
@@ -41,6 +41,7 @@ fn pace() -> Pace {
         first: Duration::from_millis(2),
         longest: Duration::from_millis(20),
         operator: Duration::from_millis(40),
+        later_boot: DEADLINE * 30,
         look: Duration::from_millis(2),
         k3s: Duration::from_millis(50),
     }
