@@ -37,10 +37,10 @@ pub struct NodeConfig {
     /// Which creation of a node of this name, counted from 1.
     pub generation: u32,
     /// Static addresses; cards that are not named keep DHCP.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "of_any_version::addresses")]
     pub network: Vec<StaticAddress>,
     /// Logins to make.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "of_any_version::users")]
     pub users: Vec<SshUser>,
     /// What k3s is told.
     pub k3s: K3sConfig,
@@ -49,6 +49,51 @@ pub struct NodeConfig {
     /// connection.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub rotate: bool,
+}
+
+/// Entries that a seed and a cluster file have too. People write those, and a
+/// field that is none is a slip of the pen there; a configuration is written by
+/// a coordinator, and one that is newer than its nodes may say more than they
+/// know. What a node must not overlook (a login that ends, a login without
+/// rights) is therefore never a field of such an entry: it gets a list of its
+/// own, of which an older node makes nothing.
+mod of_any_version {
+    use std::net::IpAddr;
+
+    use ipnet::IpNet;
+    use serde::de::Error as _;
+    use serde::{Deserialize, Deserializer};
+
+    use crate::names::{MacAddr, SshPublicKey, UserName};
+    use crate::seed::{SshUser, StaticAddress};
+
+    #[derive(Deserialize)]
+    struct Address {
+        mac: Option<MacAddr>,
+        address: IpNet,
+        gateway: Option<IpAddr>,
+        #[serde(default)]
+        nameservers: Vec<IpAddr>,
+    }
+
+    #[derive(Deserialize)]
+    struct User {
+        name: UserName,
+        authorized_keys: Vec<SshPublicKey>,
+    }
+
+    pub(super) fn addresses<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<StaticAddress>, D::Error> {
+        let checked = |Address { mac, address, gateway, nameservers }| {
+            let entry = StaticAddress { mac, address, gateway, nameservers };
+            entry.check().map(|()| entry).map_err(D::Error::custom)
+        };
+        Vec::deserialize(from)?.into_iter().map(checked).collect()
+    }
+
+    pub(super) fn users<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<SshUser>, D::Error> {
+        let known = |User { name, authorized_keys }| SshUser { name, authorized_keys };
+        Ok(Vec::deserialize(from)?.into_iter().map(known).collect())
+    }
 }
 
 impl NodeConfig {
@@ -223,6 +268,18 @@ mod tests {
         assert_eq!(config.role(), Role::Agent);
         let again: NodeConfig = serde_json::from_str(&serde_json::to_string(&config).unwrap()).unwrap();
         assert_eq!(again, config);
+    }
+
+    #[test]
+    fn what_a_newer_coordinator_says_besides_is_ignored_at_every_depth() {
+        let mut config: serde_json::Value = serde_json::from_str(AGENT).unwrap();
+        config["users"] = serde_json::json!([{"name": "ops", "authorized_keys": ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHlq"]}]);
+        let known: NodeConfig = serde_json::from_value(config.clone()).unwrap();
+        assert_eq!((known.users.len(), known.network.len()), (1, 1));
+        for pointer in ["", "/network/0", "/users/0", "/k3s", "/k3s/membership"] {
+            config.pointer_mut(pointer).unwrap()["later"] = serde_json::json!({"a": [1]});
+        }
+        assert_eq!(serde_json::from_value::<NodeConfig>(config).unwrap(), known);
     }
 
     #[test]

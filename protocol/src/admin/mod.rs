@@ -92,7 +92,6 @@ pub struct TicketRecord {
 /// What the caller of `mint` knows of the machine that it makes: shown to an
 /// operator beside what the machine says of itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Hints {
     /// The SMBIOS system uuid it will have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -334,5 +333,8 @@ mod tests {
         let text = r#"{"node":"k3s-s1","generation":2,"role":"server","not_before":"2026-01-01T00:00:00Z","expires":"2026-01-01T01:00:00Z","hints":{}}"#;
         let record: TicketRecord = serde_json::from_str(text).unwrap();
         assert_eq!(serde_json::to_string(&record).unwrap(), text);
+        // Hints are shown and decide nothing: one that is not known here does no harm.
+        let later = text.replace(r#""hints":{}"#, r#""hints":{"serial":"7"}"#);
+        assert_eq!(serde_json::from_str::<TicketRecord>(&later).unwrap(), record);
     }
 }
