@@ -68,7 +68,7 @@ mod of_any_version {
     use crate::seed::{SshUser, StaticAddress};
 
     #[derive(Deserialize)]
-    struct Address {
+    struct Card {
         mac: Option<MacAddr>,
         address: IpNet,
         gateway: Option<IpAddr>,
@@ -77,13 +77,13 @@ mod of_any_version {
     }
 
     #[derive(Deserialize)]
-    struct User {
+    struct Login {
         name: UserName,
         authorized_keys: Vec<SshPublicKey>,
     }
 
     pub(super) fn addresses<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<StaticAddress>, D::Error> {
-        let checked = |Address { mac, address, gateway, nameservers }| {
+        let checked = |Card { mac, address, gateway, nameservers }| {
             let entry = StaticAddress { mac, address, gateway, nameservers };
             entry.check().map(|()| entry).map_err(D::Error::custom)
         };
@@ -91,7 +91,7 @@ mod of_any_version {
     }
 
     pub(super) fn users<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<SshUser>, D::Error> {
-        let known = |User { name, authorized_keys }| SshUser { name, authorized_keys };
+        let known = |Login { name, authorized_keys }| SshUser { name, authorized_keys };
         Ok(Vec::deserialize(from)?.into_iter().map(known).collect())
     }
 }
