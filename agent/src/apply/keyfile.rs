@@ -14,6 +14,8 @@ use sha2::{Digest as _, Sha256};
 
 /// Where NetworkManager looks for them.
 pub(crate) const DIR: &str = "/etc/NetworkManager/system-connections";
+/// The first line of ours.
+const OURS: &str = "# Written by the Kiln agent.";
 /// Above the profiles an installer or NetworkManager itself makes (0 and less).
 const PRIORITY: u32 = 100;
 
@@ -73,7 +75,7 @@ impl Profile {
     pub(crate) fn text(&self) -> String {
         let (name, uuid, mac) = (self.name(), self.uuid(), self.mac);
         let mut text = format!(
-            "# Written by the Kiln agent.\n\
+            "{OURS}\n\
              [connection]\nid={name}\nuuid={uuid}\ntype=ethernet\nautoconnect-priority={PRIORITY}\n\n\
              [ethernet]\nmac-address={mac}\n"
         );
@@ -104,6 +106,20 @@ impl Profile {
         }
         text
     }
+}
+
+/// The uuid of a profile that the agent wrote.
+pub(crate) fn uuid_of_ours(text: &str) -> Option<&str> {
+    text.strip_prefix(OURS)?.lines().find_map(|line| line.strip_prefix("uuid="))
+}
+
+/// Whether a profile's text gives one of the addresses of `profile`.
+pub(crate) fn gives_one_of(text: &str, profile: &Profile) -> bool {
+    let given = text.lines().filter(|line| line.starts_with("address")).filter_map(|line| {
+        let (_, address) = line.split_once('=')?;
+        address.parse::<IpNet>().ok()
+    });
+    given.into_iter().any(|address| profile.addresses.contains(&address))
 }
 
 #[cfg(test)]

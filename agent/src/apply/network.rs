@@ -47,21 +47,32 @@ trait Settings {
     fn get_connection_by_uuid(&self, uuid: &str) -> zbus::Result<OwnedObjectPath>;
 }
 
+#[zbus::proxy(
+    interface = "org.freedesktop.NetworkManager.Settings.Connection",
+    default_service = "org.freedesktop.NetworkManager"
+)]
+trait Connection {
+    fn delete(&self) -> zbus::Result<()>;
+}
+
 /// Gives cards their addresses and returns once they have them.
 pub(crate) async fn apply(root: &Root, bus: &zbus::Connection, wanted: &[StaticAddress]) -> Result<()> {
     if wanted.is_empty() {
         return Ok(());
     }
-    let cards = facts::cards(root);
     let mut on_cards = Vec::new();
     for address in wanted {
         let card = match address.mac {
-            Some(mac) => with_mac(&cards, mac)?.clone(),
-            None => first_with_link(root).await?,
+            Some(mac) => with_mac(&facts::cards(root), mac)?.clone(),
+            None => for_address(root, address).await?,
         };
         on_cards.push((card.mac, address.clone()));
     }
-    for profile in Profile::of(&on_cards) {
+    let (cards, profiles) = (facts::cards(root), Profile::of(&on_cards));
+    for (path, uuid) in elsewhere(root, &profiles)? {
+        give_up(root, bus, &path, &uuid).await?;
+    }
+    for profile in profiles {
         let card = with_mac(&cards, profile.mac)?;
         root.make_dirs(keyfile::DIR, 0o755)?;
         let changed = root.put(profile.path(), Access::ours(0o600), profile.text().as_bytes())?;
@@ -81,19 +92,79 @@ fn with_mac(cards: &[Card], mac: MacAddr) -> Result<&Card> {
     })
 }
 
-/// The first card with a link; after a while the first card.
-async fn first_with_link(root: &Root) -> Result<Card> {
+/// The card for an address that names none.
+async fn for_address(root: &Root, address: &StaticAddress) -> Result<Card> {
     let deadline = Instant::now() + LINK_DEADLINE;
     loop {
-        let mut cards = facts::cards(root);
-        if let Some(index) = cards.iter().position(|card| card.link).or((cards.len() == 1).then_some(0)) {
-            return Ok(cards.remove(index));
+        let (cards, waited) = (facts::cards(root), Instant::now() > deadline);
+        let has_it = |card: &Card| {
+            let profile = Profile::of(&[(card.mac, address.clone())]).remove(0);
+            let there = root.read_text(profile.path()).ok().flatten();
+            there.is_some_and(|text| keyfile::gives_one_of(&text, &profile))
+        };
+        if let Some(card) = choose(&cards, has_it, waited) {
+            return Ok(card.clone());
         }
-        if Instant::now() > deadline {
-            return cards.into_iter().next().context("this machine has no network card");
+        if waited {
+            let there: Vec<String> = cards.iter().map(|card| format!("{} {}", card.name, card.mac)).collect();
+            bail!(
+                "no network card has a link, so none can be chosen for {}; there are: {}",
+                address.address,
+                if there.is_empty() { "none".to_owned() } else { there.join(", ") }
+            );
         }
         sleep(LOOK).await;
     }
+}
+
+/// The card that was given the address before, if it has a link or may get one
+/// yet; else the first with a link. The only card is taken as it is. None is
+/// guessed at: a profile stays for good, and what has no link leads nowhere.
+fn choose(cards: &[Card], has_it: impl Fn(&Card) -> bool, waited: bool) -> Option<&Card> {
+    if let [only] = cards {
+        return Some(only);
+    }
+    match cards.iter().find(|card| has_it(card)) {
+        Some(card) if card.link => Some(card),
+        Some(_) if !waited => None,
+        _ => cards.iter().find(|card| card.link),
+    }
+}
+
+/// Profiles of ours, by path and uuid, that give one of these addresses to
+/// another card: it was chosen before this one had its driver or its link, or
+/// was named then. An address belongs to one card.
+fn elsewhere(root: &Root, profiles: &[Profile]) -> Result<Vec<(String, String)>> {
+    let mut found = Vec::new();
+    for name in root.names(keyfile::DIR)? {
+        let path = format!("{}/{}", keyfile::DIR, name.display());
+        if profiles.iter().any(|profile| profile.path() == path) {
+            continue;
+        }
+        // One that cannot be read is none of ours.
+        let Some(text) = root.read_text(&path).ok().flatten() else { continue };
+        if let Some(uuid) = keyfile::uuid_of_ours(&text)
+            && profiles.iter().any(|profile| keyfile::gives_one_of(&text, profile))
+        {
+            found.push((path, uuid.to_owned()));
+        }
+    }
+    Ok(found)
+}
+
+/// Takes a profile from the disk and from `NetworkManager`, if that runs.
+async fn give_up(root: &Root, bus: &zbus::Connection, path: &str, uuid: &str) -> Result<()> {
+    let deleting = || format!("taking {path} back");
+    let settings = SettingsProxy::new(bus).await.with_context(deleting)?;
+    match settings.get_connection_by_uuid(uuid).await {
+        Ok(known) => {
+            let connection = ConnectionProxy::builder(bus).path(known);
+            connection.build().await.with_context(deleting)?.delete().await.with_context(deleting)?;
+        }
+        // It knows none, or is not there to know: it is the file that would count.
+        Err(error) => tracing::debug!("{}: {error}", deleting()),
+    }
+    root.remove(path.as_ref())
 }
 
 async fn activate(bus: &zbus::Connection, profile: &Profile, card: &Card) -> Result<()> {
@@ -148,3 +219,7 @@ fn missing(profile: &Profile, card: &Card) -> Option<IpAddr> {
         all.into_iter().filter(|(name, _)| *name == card.name).map(|(_, address)| address).collect();
     profile.hosts().find(|address| !there.contains(address))
 }
+
+#[cfg(test)]
+#[path = "network_tests.rs"]
+mod tests;
