@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use kiln_protocol::chores::EtcdMember;
 use kiln_protocol::names::{K3sVersion, SshPublicKey, UserName};
-use kiln_protocol::seed::{SshUser, StaticAddress};
+use kiln_protocol::seed::{NodeSeed, SshUser, StaticAddress};
 use kiln_protocol::{NodeName, Role, Secret};
 use tokio::sync::OnceCell;
 
@@ -46,8 +46,8 @@ pub enum Health {
 /// The machine.
 #[expect(async_fn_in_trait, reason = "everything runs on one thread, so no future has to be Send")]
 pub trait Host {
-    /// Looks for a seed once.
-    fn find_seed(&self) -> Search;
+    /// Looks once for a seed that `fits`.
+    fn find_seed(&self, fits: &dyn Fn(&NodeSeed) -> bool) -> Search;
     /// Gives the running kernel a host name.
     fn set_hostname(&self, name: &NodeName) -> Result<()>;
     /// Gives cards static addresses; returns once they have them.
@@ -133,8 +133,8 @@ impl<'a> ThisMachine<'a> {
 }
 
 impl Host for ThisMachine<'_> {
-    fn find_seed(&self) -> Search {
-        seed::search(&self.seeds)
+    fn find_seed(&self, fits: &dyn Fn(&NodeSeed) -> bool) -> Search {
+        seed::search(&self.seeds, fits)
     }
 
     fn set_hostname(&self, name: &NodeName) -> Result<()> {

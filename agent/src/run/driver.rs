@@ -12,6 +12,7 @@ use kiln_protocol::error::ErrorClass;
 use kiln_protocol::{ApiError, Identity};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::seeds::Looks;
 use super::state::{Event, Home, State};
 use super::store;
 use crate::bond::Bond;
@@ -50,8 +51,10 @@ pub struct Node<'a, H> {
     pub(super) link: Link,
     client: RefCell<Option<Rc<Client>>>,
     bond: RefCell<Option<Rc<Bond>>>,
-    /// Whether sources are to be asked for another seed before enrolling.
-    pub(super) look_for_seed: Cell<bool>,
+    /// When sources are to be asked for another seed.
+    pub(super) looks: Looks,
+    /// A card has the address of the seed in use, if that names one.
+    pub(super) network_set: Cell<bool>,
     /// The coordinator has said that an operator has to approve this machine.
     pub(super) pending: Cell<bool>,
 }
@@ -67,7 +70,8 @@ impl<'a, H: Host> Node<'a, H> {
             link: Link::default(),
             client: RefCell::default(),
             bond: RefCell::default(),
-            look_for_seed: Cell::new(true),
+            looks: Looks::new(pace),
+            network_set: Cell::new(false),
             pending: Cell::new(false),
         }
     }
@@ -144,8 +148,7 @@ impl<'a, H: Host> Node<'a, H> {
                     }
                 }
                 Err(failure) => {
-                    // Whatever an operator cures may be cured by another seed.
-                    self.look_for_seed.set(failure.error.class.needs_operator());
+                    self.looks.failed(&failure);
                     self.pending.set(failure.error.class == ErrorClass::Pending);
                     // Somebody has to read it, and may have missed it.
                     if self.pending.get()

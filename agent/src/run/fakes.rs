@@ -20,7 +20,7 @@ use kiln_protocol::recovery::{PinChange, RecoverySeed};
 use kiln_protocol::rotation::RotateRequest;
 use kiln_protocol::seed::{Contact, NodeSeed, SshUser, StaticAddress};
 use kiln_protocol::ticket::{Ticket, TicketSeed};
-use kiln_protocol::{ApiError, Fingerprint, Identity, NodeName, Role, Secret, tls};
+use kiln_protocol::{ApiError, Fingerprint, Identity, NodeName, Role, Secret, TicketKey, tls};
 use serde_json::value::RawValue;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -59,6 +59,8 @@ pub(super) struct Script {
     pub(super) approved: Vec<Fingerprint>,
     /// What keys that are nobody's, or not yet, have reported.
     pub(super) beacons: Vec<(Fingerprint, Report)>,
+    /// Which ticket vouched for which key, for ever.
+    pub(super) bindings: Vec<(TicketKey, Fingerprint)>,
     /// The key of the node now, and those it had before.
     pub(super) key: Option<Fingerprint>,
     pub(super) former: Vec<Fingerprint>,
@@ -80,7 +82,7 @@ pub(super) struct Script {
     pub(super) chores_done: Vec<ChoresRequest>,
     /// A datastore to be restored.
     pub(super) datastore: Vec<u8>,
-    ticket: TicketSeed,
+    pub(super) ticket: TicketSeed,
     pin: Fingerprint,
 }
 
@@ -111,6 +113,7 @@ impl FakeCoordinator {
             reports: Vec::new(),
             beacons: Vec::new(),
             approved: Vec::new(),
+            bindings: Vec::new(),
             key: None,
             former: Vec::new(),
             shown: None,
@@ -197,6 +200,13 @@ impl FakeCoordinator {
         NodeSeed::new(ticket.unwrap())
     }
 
+    /// A seed with another ticket for this coordinator, which it takes instead if
+    /// it is given to `Script::ticket`.
+    pub(super) fn seed_with(&self, ticket: &TicketSeed) -> NodeSeed {
+        let pin = self.identity.fingerprint();
+        NodeSeed::new(Ticket::new(vec![self.address.parse().unwrap()], pin, ticket.clone()).unwrap())
+    }
+
     /// A seed without a ticket.
     pub(super) fn contact(&self) -> NodeSeed {
         let contact = Contact::new(vec![self.address.parse().unwrap()], self.identity.fingerprint());
@@ -276,11 +286,15 @@ impl Script {
         if path == api::ENROL || path == api::APPROVAL {
             if path == api::ENROL {
                 let request: EnrolRequest = serde_json::from_slice(body).unwrap();
-                assert_eq!(request.ticket, self.ticket.public_key());
                 assert!(
                     request.ticket.verifies(&request.proof, &self.pin, &key),
                     "the proof is for another key"
                 );
+                if let Some(class) = self.refusal(request.ticket, key) {
+                    let error = ApiError::new(class, "a test");
+                    return response(403, &serde_json::to_string(&error).unwrap());
+                }
+                self.bind(request.ticket, key);
             }
             self.enrolled.push(key);
             self.key.get_or_insert(key);
@@ -360,6 +374,28 @@ impl Script {
                 response(200, std::str::from_utf8(&rest[..rest.len().min(7)]).unwrap())
             }
             _ => response(404, "{}"),
+        }
+    }
+
+    /// What a ticket is refused with, if it is.
+    fn refusal(&mut self, ticket: TicketKey, key: Fingerprint) -> Option<ErrorClass> {
+        let of_ticket = self.bindings.iter().find(|(bound, _)| *bound == ticket).map(|(_, key)| *key);
+        let of_key = self.bindings.iter().find(|(_, bound)| *bound == key).map(|(ticket, _)| *ticket);
+        if of_ticket.is_some_and(|bound| bound != key) {
+            self.alarms.push(format!("{ticket} with a second key"));
+            return Some(ErrorClass::TicketContested);
+        }
+        let known = ticket == self.ticket.public_key();
+        (!known)
+            .then_some(ErrorClass::TicketUnknown)
+            .or_else(|| of_key.is_some_and(|bound| bound != ticket).then_some(ErrorClass::NameConflict))
+    }
+
+    fn bind(&mut self, ticket: TicketKey, key: Fingerprint) {
+        if !self.bindings.contains(&(ticket, key)) {
+            self.bindings.push((ticket, key));
+            // The node's machine from now on, which has no turn yet.
+            (self.key, self.turn) = (Some(key), None);
         }
     }
 
@@ -458,8 +494,14 @@ pub(super) fn config() -> NodeConfig {
 pub(super) struct FakeHost<'a> {
     root: &'a Root,
     pub(super) seed: RefCell<Search>,
+    /// In sources behind that one.
+    pub(super) more_seeds: RefCell<Vec<NodeSeed>>,
     /// Each change, in order.
     pub(super) log: RefCell<Vec<String>>,
+    /// The card that is to have an address will not be there for so many tries.
+    pub(super) no_card: Cell<u32>,
+    /// Whether it has an address without anybody's doing.
+    pub(super) dhcp: Cell<bool>,
     /// Taken one by one; after the last, k3s is up if it was started.
     pub(super) health: RefCell<VecDeque<Health>>,
     pub(super) k3s: RefCell<K3sVersion>,
@@ -486,7 +528,10 @@ impl<'a> FakeHost<'a> {
         Self {
             root,
             seed: RefCell::new(Search::Found(Box::new(seed), "a test")),
+            more_seeds: RefCell::default(),
             log: RefCell::default(),
+            no_card: Cell::default(),
+            dhcp: Cell::new(true),
             health: RefCell::default(),
             k3s: RefCell::new("v1.28.5+k3s1".parse().unwrap()),
             enabled: Cell::new(false),
@@ -511,14 +556,26 @@ impl<'a> FakeHost<'a> {
 }
 
 impl Host for FakeHost<'_> {
-    fn find_seed(&self) -> Search {
-        self.seed.borrow().clone()
+    fn find_seed(&self, fits: &dyn Fn(&NodeSeed) -> bool) -> Search {
+        let first = self.seed.borrow().clone();
+        if matches!(&first, Search::Found(seed, _) if fits(seed)) {
+            return first;
+        }
+        match self.more_seeds.borrow().iter().find(|seed| fits(seed)) {
+            Some(seed) => Search::Found(Box::new(seed.clone()), "another source"),
+            None if matches!(first, Search::Found(..)) => Search::Nothing(Vec::new()),
+            None => first,
+        }
     }
     fn set_hostname(&self, name: &NodeName) -> Result<()> {
         self.note(format!("hostname {name}"));
         Ok(())
     }
     async fn set_addresses(&self, wanted: &[StaticAddress]) -> Result<()> {
+        if !wanted.is_empty() && self.no_card.get() > 0 {
+            self.no_card.set(self.no_card.get() - 1);
+            bail!("no network card has the address 52:54:00:00:00:02");
+        }
         for one in wanted {
             let gateway = one.gateway.map_or(String::new(), |gateway| format!(" by {gateway}"));
             self.note(format!("address {}{gateway}", one.address));
@@ -528,7 +585,10 @@ impl Host for FakeHost<'_> {
         Ok(())
     }
     fn addresses(&self) -> Vec<(String, IpAddr)> {
-        vec![("eth1".to_owned(), "10.77.0.11".parse().unwrap())]
+        let given = self.dhcp.get() || self.log.borrow().iter().any(|line| line.starts_with("address"));
+        let loopback = ("lo".to_owned(), "127.0.0.1".parse().unwrap());
+        let card = ("eth1".to_owned(), "10.77.0.11".parse().unwrap());
+        std::iter::once(loopback).chain(given.then_some(card)).collect()
     }
     fn add_user(&self, user: &SshUser) -> Result<()> {
         self.note(format!("user {}", user.name));

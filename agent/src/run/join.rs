@@ -21,65 +21,16 @@ use crate::facts;
 use crate::host::Host;
 use crate::identity;
 use crate::retry::{Failure, random};
-use crate::seed::Search;
 
-/// How often first settings are tried before the node goes on without them: a
-/// user that cannot be made should not keep it from its cluster.
-const TRIES: u32 = 3;
 /// How long a question for approval is held open: between two of them the key is
 /// shown on the console again, and another seed is looked for.
 const APPROVAL_HOLD: Duration = Duration::from_secs(60);
 
-type Done = (Event, String);
+/// What came of a step, and a word for people.
+pub(super) type Done = (Event, String);
 
 impl<H: Host> Node<'_, H> {
-    /// Looks for a seed until there is one, and applies its settings.
-    pub(super) async fn seed(&self) -> Result<Done, Failure> {
-        for looks in 0.. {
-            match self.host.find_seed() {
-                Search::Found(seed, source) => {
-                    self.first_settings(Step::Seed, &seed).await;
-                    self.look_for_seed.set(false);
-                    return Ok((Event::SeedFound(*seed), format!("found in {source}")));
-                }
-                Search::Nothing(problems) if problems.is_empty() => self.progress.running(
-                    Step::Seed,
-                    "no seed yet: waiting for an SMBIOS credential kiln.seed or kiln.ticket, or a volume labelled cidata",
-                ),
-                Search::Nothing(problems) => {
-                    let error = ApiError::new(ErrorClass::Format, problems.join("; "));
-                    self.progress.failed(Step::Seed, &error, self.look(looks));
-                }
-            }
-            sleep(self.look(looks)).await;
-        }
-        unreachable!("looks are not counted to their end")
-    }
-
-    /// Applies what a seed says before any contact: a network without DHCP
-    /// needs its address, and a failed node someone who may look into it.
-    async fn first_settings(&self, step: Step, seed: &NodeSeed) {
-        if let Some(name) = &seed.hostname {
-            self.insist(step, async || self.name(name)).await;
-        }
-        if let Some(user) = &seed.user {
-            self.insist(step, async || self.host.add_user(user)).await;
-        }
-        if let Some(address) = &seed.network {
-            let wanted = std::slice::from_ref(address);
-            self.insist(step, async || self.host.set_addresses(wanted).await).await;
-        }
-    }
-
-    async fn insist(&self, step: Step, attempt: impl AsyncFn() -> anyhow::Result<()>) {
-        for _ in 0..TRIES {
-            let Err(error) = attempt().await else { return };
-            self.progress.failed(step, &Failure::local(&error).error, self.pace.first);
-            sleep(self.pace.first).await;
-        }
-    }
-
-    fn name(&self, name: &NodeName) -> anyhow::Result<()> {
+    pub(super) fn name(&self, name: &NodeName) -> anyhow::Result<()> {
         hostname::write(self.root, name)?;
         self.host.set_hostname(name)
     }
@@ -94,21 +45,25 @@ impl<H: Host> Node<'_, H> {
 
     /// Has the key bound, unless there is another seed to be had.
     pub(super) async fn enrol(&self, seed: &NodeSeed, me: &Me) -> Result<Done, Failure> {
-        if self.look_for_seed.replace(false)
-            && let Search::Found(other, source) = self.host.find_seed()
-            && *other != *seed
-        {
-            self.first_settings(Step::Enrol, &other).await;
-            self.forget_client();
-            return Ok((Event::SeedFound(*other), format!("another seed found in {source}")));
+        if let Some(other) = self.another_seed(seed).await {
+            return Ok(other);
         }
         let claim = &seed.claim;
         let client = self.client(|| self.connect(me, claim.addresses(), claim.pin()))?;
         let addresses: Vec<String> = claim.addresses().iter().map(ToString::to_string).collect();
         self.progress.begun(Step::Enrol, &format!("asking {}", addresses.join(", ")));
+        let trouble = self.set_network(seed).await.err();
         if !self.host.addresses().iter().any(|(_, address)| !address.is_loopback()) {
-            let error = ApiError::new(ErrorClass::Transient, "no network card has an address yet");
+            // What was given once may be gone with its card.
+            self.network_set.set(false);
+            let why = trouble.map(|error| format!(": {error:#}")).unwrap_or_default();
+            let error =
+                ApiError::new(ErrorClass::Transient, format!("no network card has an address yet{why}"));
             return Err(Failure { offline: true, ..error.into() });
+        }
+        if let Some(error) = trouble {
+            // Another card, or DHCP, may lead there all the same.
+            self.progress.failed(Step::Enrol, &Failure::local(&error).error, Duration::ZERO);
         }
         let facts = facts::collect(self.root);
         let answer = if let Some(ticket) = claim.ticket() {

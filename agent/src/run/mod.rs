@@ -3,12 +3,14 @@
 //!
 //! [`state`] says how far a node is and what may come next; [`driver`] does
 //! what each state asks for, as often as it takes; [`store`] keeps the state;
-//! what comes after is [`follow`], and [`tend`] for servers.
+//! [`seeds`] finds what a node goes by; what comes after is [`follow`], and
+//! [`tend`] for servers.
 
 mod driver;
 mod follow;
 mod join;
 mod rotate;
+mod seeds;
 pub mod state;
 mod store;
 mod tend;

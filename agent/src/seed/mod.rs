@@ -1,6 +1,7 @@
 //! Where a machine finds its seed: the ticket and its first settings.
 //!
-//! The sources are asked in this order, and the first seed wins:
+//! The sources are asked in this order, and the first ticket wins; without one
+//! anywhere the first seed does:
 //!
 //! 1. SMBIOS type 11 credentials, as systemd hands them on ([`credentials`]);
 //! 2. a volume labelled `cidata` ([`nocloud`]);
@@ -40,19 +41,27 @@ pub enum Search {
     Nothing(Vec<String>),
 }
 
-/// Asks each source in turn.
-pub(crate) fn search(sources: &[Box<dyn Source>]) -> Search {
-    let mut problems = Vec::new();
+/// Asks each source in turn for a seed that `fits`.
+pub(crate) fn search(sources: &[Box<dyn Source>], fits: &dyn Fn(&NodeSeed) -> bool) -> Search {
+    let (mut without_ticket, mut problems) = (None, Vec::new());
     for source in sources {
         let looked = source.look().map(|found| found.map(|bytes| NodeSeed::parse(&bytes)));
         match looked {
-            Ok(Some(Ok(seed))) => return Search::Found(Box::new(seed), source.name()),
+            Ok(Some(Ok(seed))) if !fits(&seed) => {}
+            Ok(Some(Ok(seed))) => {
+                let (ticket, found) =
+                    (seed.claim.ticket().is_some(), Search::Found(Box::new(seed), source.name()));
+                if ticket {
+                    return found;
+                }
+                without_ticket.get_or_insert(found);
+            }
             Ok(Some(Err(error))) => problems.push(format!("{}: {error}", source.name())),
             Ok(None) => {}
             Err(error) => problems.push(format!("{}: {error:#}", source.name())),
         }
     }
-    Search::Nothing(problems)
+    without_ticket.unwrap_or(Search::Nothing(problems))
 }
 
 #[cfg(test)]
@@ -82,8 +91,37 @@ mod tests {
         ticket.to_text().as_bytes().to_vec()
     }
 
+    fn searched_for(sources: Vec<Fake>, fits: impl Fn(&NodeSeed) -> bool) -> Search {
+        let sources: Vec<_> = sources.into_iter().map(|source| Box::new(source) as Box<dyn Source>).collect();
+        search(&sources, &fits)
+    }
+
     fn searched(sources: Vec<Fake>) -> Search {
-        search(&sources.into_iter().map(|source| Box::new(source) as Box<dyn Source>).collect::<Vec<_>>())
+        searched_for(sources, |_| true)
+    }
+
+    #[test]
+    fn a_ticket_comes_before_a_coordinators_address_wherever_it_is() {
+        let pin = Fingerprint::of_spki(b"c");
+        let contact = |port: u16| {
+            format!(r#"{{"kiln":1,"coordinator":{{"addresses":["10.0.2.2:{port}"],"pin":"{pin}"}}}}"#)
+        };
+        let (one, two, ticket) = (contact(1).into_bytes(), contact(2).into_bytes(), ticket());
+        let found = |bytes: &[u8], source| Search::Found(Box::new(NodeSeed::parse(bytes).unwrap()), source);
+        let contacts = || vec![Fake("one", Some(one.clone())), Fake("two", Some(two.clone()))];
+        assert_eq!(searched(contacts()), found(&one, "one"));
+        let with_ticket = contacts().into_iter().chain([Fake("three", Some(ticket.clone()))]).collect();
+        assert_eq!(searched(with_ticket), found(&ticket, "three"));
+    }
+
+    #[test]
+    fn a_seed_that_does_not_fit_hides_none_behind_it() {
+        let (old, new) = (ticket(), ticket());
+        let known = NodeSeed::parse(&old).unwrap();
+        let sources = || vec![Fake("one", Some(old.clone())), Fake("two", Some(new.clone()))];
+        let found = searched_for(sources(), |seed| *seed != known);
+        assert_eq!(found, Search::Found(Box::new(NodeSeed::parse(&new).unwrap()), "two"));
+        assert_eq!(searched_for(sources(), |_| false), Search::Nothing(Vec::new()));
     }
 
     #[test]

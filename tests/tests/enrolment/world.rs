@@ -228,8 +228,11 @@ impl Machine {
 struct InMemory(Arc<Machine>);
 
 impl Host for InMemory {
-    fn find_seed(&self) -> Search {
-        self.0.seed.clone()
+    fn find_seed(&self, fits: &dyn Fn(&NodeSeed) -> bool) -> Search {
+        match self.0.seed.clone() {
+            Search::Found(seed, _) if !fits(&seed) => Search::Nothing(Vec::new()),
+            found => found,
+        }
     }
     fn set_hostname(&self, _name: &NodeName) -> Result<()> {
         Ok(())

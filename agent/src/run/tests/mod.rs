@@ -6,6 +6,7 @@ mod contact;
 mod faults;
 mod follow;
 mod keys;
+mod seeds;
 mod tokens;
 
 use std::future::Future;
