@@ -60,6 +60,24 @@ impl Bond {
         Ok(Self { root: root.another()?, kept: RefCell::new(kept) })
     }
 
+    /// Forgets all: it is another key's.
+    pub(crate) fn forget(root: &Root) -> Result<()> {
+        if root.meta(FILE)?.is_some() {
+            root.remove(FILE.as_ref())?;
+        }
+        Ok(())
+    }
+
+    /// The key is bound anew, by another ticket: its pin counts, whatever took the
+    /// place of the earlier one's. The ratchet is the key's and goes on.
+    pub(crate) fn forget_pin(&self) -> Result<()> {
+        let kept = self.kept.borrow().clone();
+        match kept.pin {
+            Some(_) => self.keep(Kept { pin: None, ..kept }),
+            None => Ok(()),
+        }
+    }
+
     /// The turn to open a connection with: the one that was not answered yet,
     /// or a new one, which is on the disk when this returns.
     pub(crate) fn turn(&self) -> Result<Turn> {
@@ -167,5 +185,13 @@ mod tests {
         bond.change_pin(new, &change).unwrap();
         let trust = Bond::load(&root).unwrap().trust(old, None);
         assert_eq!((trust.pin, trust.serial), (new, 5));
+        // Another ticket's pin is not an earlier one's; the ratchet is the same.
+        let turn = bond.turn().unwrap();
+        bond.forget_pin().unwrap();
+        let bond = Bond::load(&root).unwrap();
+        let next = Fingerprint::of_spki(b"another ticket's");
+        assert_eq!((bond.trust(next, None).pin, bond.turn().unwrap()), (next, turn));
+        Bond::forget(&root).unwrap();
+        assert_ne!(Bond::load(&root).unwrap().turn().unwrap(), turn);
     }
 }

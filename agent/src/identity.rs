@@ -27,6 +27,17 @@ pub(crate) fn load_or_make(root: &Root) -> Result<Identity> {
     Ok(identity)
 }
 
+/// The key on the disk, or a new one; a new one also in the place of `not`.
+pub(crate) fn load_or_make_another(root: &Root, not: &Fingerprint) -> Result<Identity> {
+    if load(root)?.is_some_and(|identity| identity.fingerprint() == *not) {
+        // Whatever was to take its place belongs to it.
+        drop_next(root)?;
+        let identity = Identity::generate().context("making the node's new key")?;
+        root.put(KEY_FILE, Access::ours(0o600), identity.to_pem().expose().as_bytes())?;
+    }
+    load_or_make(root)
+}
+
 /// The key on the disk, if there is one.
 pub(crate) fn load(root: &Root) -> Result<Option<Identity>> {
     read(root, KEY_FILE)
@@ -103,6 +114,20 @@ mod tests {
         assert_eq!(load(&root).unwrap().unwrap().fingerprint(), next);
         assert!(load_next(&root, &next).unwrap().is_none());
         assert!(load_named(&root, &old).is_err(), "the old one is gone");
+    }
+
+    #[test]
+    fn another_key_takes_the_place_of_the_one_that_is_not_to_be_and_of_no_other() {
+        let dir = crate::testing::tempdir().unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        let taken = load_or_make(&root).unwrap().fingerprint();
+        load_or_make_next(&root, &taken).unwrap();
+        let new = load_or_make_another(&root, &taken).unwrap().fingerprint();
+        assert_ne!(new, taken);
+        assert!(load_next(&root, &new).unwrap().is_none());
+        // The power was cut before the state named it.
+        assert_eq!(load_or_make_another(&root, &taken).unwrap().fingerprint(), new);
+        assert_eq!(load(&root).unwrap().unwrap().fingerprint(), new);
     }
 
     #[test]

@@ -61,6 +61,8 @@ impl Default for Status {
 impl Status {
     pub(super) fn identify(&mut self, state: &State) {
         self.key = state.me().map(|me| me.key);
+        // Another ticket may make it another node.
+        self.bound = None;
         if let State::Enrol { seed, .. } = state {
             self.coordinator = seed.0.claim.addresses().to_vec();
         }

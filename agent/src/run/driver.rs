@@ -125,7 +125,12 @@ impl<'a, H: Host> Node<'a, H> {
         }
         loop {
             let step = state.step();
-            match self.step(&state).await {
+            let done = match self.step(&state).await {
+                // Boxed: it is rare, and would make every future around it larger.
+                Err(failure) => Box::pin(self.with_another_ticket(&state, failure)).await,
+                done => done,
+            };
+            match done {
                 Ok(None) => return Ok(state),
                 Ok(Some((event @ Event::KeyReplaced(_), note))) => {
                     match self.key_replaced(state.clone(), event, &note) {
@@ -148,7 +153,10 @@ impl<'a, H: Host> Node<'a, H> {
                     }
                 }
                 Err(failure) => {
-                    self.looks.failed(&failure);
+                    // What is behind enrolment says nothing of the next seed.
+                    if matches!(state, State::Enrol { .. }) {
+                        self.looks.failed(&failure);
+                    }
                     self.pending.set(failure.error.class == ErrorClass::Pending);
                     // Somebody has to read it, and may have missed it.
                     if self.pending.get()
@@ -179,8 +187,8 @@ impl<'a, H: Host> Node<'a, H> {
         }
         let (event, note) = match state {
             State::Seed => self.seed().await?,
-            State::Key { .. } => self.key()?,
-            State::Enrol { seed, me } => self.enrol(&seed.0, me).await?,
+            State::Key { not, .. } => self.key(not.as_ref())?,
+            State::Enrol { seed, me, shown } => self.enrol(&seed.0, me, shown).await?,
             State::Configure { home } => self.configure(home).await?,
             State::Gate { home, incarnation } => self.gate(home, *incarnation).await?,
             State::StartK3s { home, incarnation } => {
@@ -273,6 +281,13 @@ impl<'a, H: Host> Node<'a, H> {
         let bond = Rc::new(Bond::load(self.root)?);
         self.bond.replace(Some(bond.clone()));
         Ok(bond)
+    }
+
+    /// Another key begins with nothing.
+    pub(super) fn forget_bond(&self) -> Result<()> {
+        Bond::forget(self.root)?;
+        self.bond.replace(None);
+        Ok(())
     }
 
     pub(super) fn key_is_retired(&self) -> bool {

@@ -12,6 +12,7 @@ use kiln_protocol::{ApiError, Fingerprint, NodeName};
 use tokio::time::sleep;
 
 use super::driver::Node;
+use super::shown::Shown;
 use super::state::{Event, Home, Me};
 use crate::applied::Applied;
 use crate::apply::{hostname, k3s, restore};
@@ -35,17 +36,25 @@ impl<H: Host> Node<'_, H> {
         self.host.set_hostname(name)
     }
 
-    /// Makes the key, or finds the one that is there.
-    pub(super) fn key(&self) -> Result<Done, Failure> {
-        let key = identity::load_or_make(self.root)?.fingerprint();
+    /// Makes the key, or finds the one that is there, if that is not the one
+    /// that another has to take the place of.
+    pub(super) fn key(&self, not: Option<&Fingerprint>) -> Result<Done, Failure> {
+        let identity = match not {
+            Some(not) => {
+                self.forget_bond()?;
+                identity::load_or_make_another(self.root, not)?
+            }
+            None => identity::load_or_make(self.root)?,
+        };
+        let key = identity.fingerprint();
         let me = Me { key, machine: facts::machine_uuid(self.root) };
         // Whoever reads the console confirms the key by this line.
         Ok((Event::KeyMade(me), format!("fingerprint {key}")))
     }
 
     /// Has the key bound, unless there is another seed to be had.
-    pub(super) async fn enrol(&self, seed: &NodeSeed, me: &Me) -> Result<Done, Failure> {
-        if let Some(other) = self.another_seed(seed).await {
+    pub(super) async fn enrol(&self, seed: &NodeSeed, me: &Me, shown: &Shown) -> Result<Done, Failure> {
+        if let Some(other) = Box::pin(self.another_seed(seed, me, shown)).await {
             return Ok(other);
         }
         let claim = &seed.claim;
@@ -78,8 +87,20 @@ impl<H: Host> Node<'_, H> {
             && failure.heard
         {
             self.link.answered(false);
+            // Bound with what this machine was given before, or approved: it has
+            // that name for ever. With this ticket, which is good, comes another.
+            if failure.error.class == ErrorClass::NameConflict
+                && claim.ticket().is_some_and(|ticket| shown.with_another(&ticket.public_key(), &me.key))
+            {
+                let note =
+                    format!("{}: this machine makes a new one for its new ticket", failure.error.message);
+                self.progress.note(Step::Enrol, &note);
+                self.forget_client();
+                return Ok((Event::KeyTaken, note));
+            }
         }
         let bound = answer?;
+        self.bond()?.forget_pin()?;
         // What a bound node says, it says over connections that it opens.
         self.forget_client();
         let note = format!("bound as {}, {} of {}", bound.node, bound.role, bound.cluster);
@@ -181,7 +202,7 @@ impl<H: Host> Node<'_, H> {
         Ok(client.bound(self.bond()?, home.bound.recovery))
     }
 
-    fn connect(
+    pub(super) fn connect(
         &self,
         me: &Me,
         addresses: &[kiln_protocol::ticket::Address],

@@ -11,6 +11,7 @@ mod follow;
 mod join;
 mod rotate;
 mod seeds;
+mod shown;
 pub mod state;
 mod store;
 mod tend;

@@ -2,27 +2,35 @@
 //! it has it, and exchanged for another one as long as nothing came of it.
 //!
 //! * Sources are asked for another seed after a failure: after each that only an
-//!   operator cures, and after others at most once a minute. A source that is
+//!   operator cures, and after others more and more rarely, down to once a minute. A source that is
 //!   late (a volume that udev has not seen yet), or one that an operator adds, is
 //!   found so, whatever the seed in use fails with and wherever it comes from.
 //! * A ticket takes any seed's place, an address without a ticket never that of a
 //!   ticket: it is in every image, and the volume that the ticket came from may
 //!   be gone.
 //! * Two seeds that both fail take turns.
+//! * A node that is bound, whose k3s never started, and that is refused goes on
+//!   with another ticket, once that is known to be good: until then nothing is
+//!   given up. A restored coordinator that never heard of its key, and an
+//!   operator who takes it its rights, are cured so without its console.
 
 use std::cell::Cell;
 use std::time::Duration;
 
-use kiln_protocol::ApiError;
-use kiln_protocol::api::Step;
+use anyhow::Context as _;
+use kiln_protocol::api::{EnrolRequest, Step};
 use kiln_protocol::error::ErrorClass;
 use kiln_protocol::seed::NodeSeed;
+use kiln_protocol::{ApiError, Ticket};
 use tokio::time::{Instant, sleep};
 
 use super::driver::Node;
 use super::join::Done;
-use super::state::Event;
+use super::shown::Shown;
+use super::state::{Event, Me, State};
+use crate::facts;
 use crate::host::Host;
+use crate::identity;
 use crate::retry::{Failure, Pace};
 use crate::seed::Search;
 
@@ -102,7 +110,7 @@ impl<H: Host> Node<'_, H> {
 
     /// Another seed than the one in use, if it is time to look for one; its
     /// settings are applied then.
-    pub(super) async fn another_seed(&self, seed: &NodeSeed) -> Option<Done> {
+    pub(super) async fn another_seed(&self, seed: &NodeSeed, me: &Me, shown: &Shown) -> Option<Done> {
         match self.looks.take() {
             Due::No => return None,
             Due::IfGone if matches!(self.host.find_seed(&|there| there == seed), Search::Found(..)) => {
@@ -111,7 +119,12 @@ impl<H: Host> Node<'_, H> {
             Due::IfGone | Due::Yes => {}
         }
         let fits = |other: &NodeSeed| {
-            other != seed && (other.claim.ticket().is_some() || seed.claim.ticket().is_none())
+            other != seed
+                && match other.claim.ticket() {
+                    // It would look like two machines with one ticket.
+                    Some(ticket) => !shown.is_spent(&ticket.public_key(), &me.key),
+                    None => seed.claim.ticket().is_none(),
+                }
         };
         match self.host.find_seed(&fits) {
             Search::Found(other, source) => {
@@ -127,6 +140,61 @@ impl<H: Host> Node<'_, H> {
                 }
                 None
             }
+        }
+    }
+
+    /// A step has failed: what becomes of it if this is a bound node, k3s was
+    /// never started, only an operator can cure it, and he has: another ticket
+    /// is there. `pending` is no refusal: his word is awaited.
+    pub(super) async fn with_another_ticket(
+        &self,
+        state: &State,
+        failure: Failure,
+    ) -> Result<Option<Done>, Failure> {
+        let (State::Configure { home } | State::Gate { home, .. }) = state else { return Err(failure) };
+        let class = failure.error.class;
+        if !class.needs_operator() || class == ErrorClass::Pending {
+            return Err(failure);
+        }
+        // A key that is being replaced is used for nothing else.
+        if self.key_is_retired() || identity::load_next(self.root, &home.me.key)?.is_some() {
+            return Err(failure);
+        }
+        let mut useless = Vec::new();
+        loop {
+            let fits = |seed: &NodeSeed| {
+                let ticket = seed.claim.ticket().map(Ticket::public_key);
+                ticket.is_some_and(|ticket| !home.shown.has(&ticket)) && !useless.contains(seed)
+            };
+            let Search::Found(seed, source) = self.host.find_seed(&fits) else { return Err(failure) };
+            match self.try_ticket(&seed, &home.me).await {
+                Ok(()) => {
+                    let note = format!("another ticket found in {source}: {}", failure.error);
+                    self.progress.note(state.step(), &note);
+                    self.first_settings(Step::Enrol, &seed).await;
+                    self.forget_client();
+                    self.link.answered(false);
+                    return Ok(Some((Event::SeedFound(*seed), note)));
+                }
+                Err(why) => {
+                    let note = format!("the other ticket in {source} is of no use: {}", why.error);
+                    self.progress.note(state.step(), &note);
+                    useless.push(*seed);
+                }
+            }
+        }
+    }
+
+    /// Whether a ticket is good for this machine: its coordinator binds the key
+    /// to it, or would if the key were no other node's.
+    async fn try_ticket(&self, seed: &NodeSeed, me: &Me) -> Result<(), Failure> {
+        let claim = &seed.claim;
+        let ticket = claim.ticket().context("a seed without a ticket")?;
+        let (ticket, proof) = (ticket.public_key(), ticket.prove(&me.key));
+        let request = EnrolRequest { ticket, proof, facts: facts::collect(self.root) };
+        match self.connect(me, claim.addresses(), claim.pin())?.enrol(&request).await {
+            Err(failure) if failure.heard && failure.error.class == ErrorClass::NameConflict => Ok(()),
+            answer => answer.map(drop),
         }
     }
 

@@ -14,19 +14,26 @@
 //!   enrolled, writing configuration, asking at the gate) is repeated then.
 //! * `Key`: the key is made once; a key file that is already there is kept.
 //! * `Enrol`: until the key is bound a newer seed replaces an older one, so
-//!   that a wrong or expired ticket is cured by giving the machine another.
+//!   that a wrong or expired ticket is cured by giving the machine another. If
+//!   the key turns out to be another node's (it was bound with the older one, and
+//!   the answer was lost), `KeyTaken` leads back to `Key` for a new one.
+//! * From `Configure` and `Gate` another ticket (`SeedFound`) leads back to
+//!   `Enrol`: a node that is refused, and whose k3s never ran, is made another
+//!   one as if it were new.
 //! * From `Enrol` to `Configure` the ticket is forgotten: it is of no use to
 //!   anybody any more, only the coordinator's addresses and pin are.
 //! * In any state of a bound node its key may be replaced; the state stays.
-//! * No arrow leaves `StartK3s` backwards. k3s may have started, and it picks
+//! * No arrow leaves `StartK3s` backwards, not for another ticket either. k3s may have started, and it picks
 //!   its datastore at its first start: the configuration is never touched again.
 
-use kiln_protocol::Fingerprint;
 use kiln_protocol::api::{EnrolAnswer, Step};
 use kiln_protocol::config::Incarnation;
 use kiln_protocol::seed::NodeSeed;
 use kiln_protocol::ticket::Address;
+use kiln_protocol::{Fingerprint, Ticket, TicketKey};
 use serde::{Deserialize, Serialize};
+
+use super::shown::Shown;
 
 /// A state, with what is known in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +45,12 @@ pub enum State {
     Key {
         /// What was found.
         seed: KeptSeed,
+        /// The key that another has to take the place of.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        not: Option<Fingerprint>,
+        /// What was shown before.
+        #[serde(default, skip_serializing_if = "Shown::is_empty")]
+        shown: Shown,
     },
     /// There is a key; the coordinator may know it.
     Enrol {
@@ -45,6 +58,9 @@ pub enum State {
         seed: KeptSeed,
         /// The key, and the machine it was made on.
         me: Me,
+        /// What was shown before.
+        #[serde(default, skip_serializing_if = "Shown::is_empty")]
+        shown: Shown,
     },
     /// The coordinator knows this node.
     Configure {
@@ -96,12 +112,21 @@ pub struct Home {
     pub pin: Fingerprint,
     /// Cluster, name, role and generation.
     pub bound: EnrolAnswer,
+    /// What was shown up to now.
+    #[serde(default, skip_serializing_if = "Shown::is_empty")]
+    pub shown: Shown,
 }
 
 /// A seed as it is kept: in its own text form.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct KeptSeed(pub NodeSeed);
+
+impl KeptSeed {
+    fn ticket(&self) -> Option<TicketKey> {
+        self.0.claim.ticket().map(Ticket::public_key)
+    }
+}
 
 impl TryFrom<String> for KeptSeed {
     type Error = kiln_protocol::seed::SeedError;
@@ -123,6 +148,8 @@ pub enum Event {
     SeedFound(NodeSeed),
     /// The key is on the disk.
     KeyMade(Me),
+    /// The coordinator knows the key as another node's.
+    KeyTaken,
     /// The coordinator has bound the key.
     Bound(EnrolAnswer),
     /// The whole configuration of this life is on the disk.
@@ -162,12 +189,27 @@ impl State {
     /// The state after an event.
     pub fn after(self, event: Event) -> Result<Self, Unexpected> {
         match (self, event) {
-            (Self::Seed, Event::SeedFound(seed)) => Ok(Self::Key { seed: KeptSeed(seed) }),
-            (Self::Key { seed }, Event::KeyMade(me)) => Ok(Self::Enrol { seed, me }),
-            (Self::Enrol { me, .. }, Event::SeedFound(seed)) => Ok(Self::Enrol { seed: KeptSeed(seed), me }),
-            (Self::Enrol { seed, me }, Event::Bound(bound)) => {
+            (Self::Seed, Event::SeedFound(seed)) => {
+                Ok(Self::Key { seed: KeptSeed(seed), not: None, shown: Shown::default() })
+            }
+            (Self::Key { seed, shown, .. }, Event::KeyMade(me)) => Ok(Self::Enrol { seed, me, shown }),
+            (Self::Enrol { seed: before, me, mut shown }, Event::SeedFound(seed)) => {
+                shown.note(before.ticket(), me.key);
+                Ok(Self::Enrol { seed: KeptSeed(seed), me, shown })
+            }
+            (Self::Enrol { seed, me, shown }, Event::KeyTaken) => {
+                Ok(Self::Key { seed, not: Some(me.key), shown })
+            }
+            (Self::Enrol { seed, me, mut shown }, Event::Bound(bound)) => {
                 let (addresses, pin) = (seed.0.claim.addresses().to_vec(), seed.0.claim.pin());
-                Ok(Self::Configure { home: Home { me, addresses, pin, bound } })
+                shown.note(seed.ticket(), me.key);
+                Ok(Self::Configure { home: Home { me, addresses, pin, bound, shown } })
+            }
+            (Self::Configure { home } | Self::Gate { home, .. }, Event::SeedFound(seed)) => {
+                let Home { me, mut shown, .. } = home;
+                // It was bound, with whatever that was.
+                shown.note(None, me.key);
+                Ok(Self::Enrol { seed: KeptSeed(seed), me, shown })
             }
             (Self::Configure { home }, Event::Configured(incarnation)) => {
                 Ok(Self::Gate { home, incarnation })
@@ -219,7 +261,7 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kiln_protocol::ticket::{Ticket, TicketSeed};
+    use kiln_protocol::ticket::TicketSeed;
     use proptest::prelude::*;
 
     pub(crate) fn seed() -> NodeSeed {
@@ -275,20 +317,43 @@ mod tests {
         assert!(!serde_json::to_string(&state).unwrap().contains("kiln1."));
     }
 
+    #[test]
+    fn another_ticket_leads_back_to_enrolment_as_long_as_k3s_never_started() {
+        let mut state = State::Seed;
+        for event in happy_path() {
+            let next = state.clone().after(Event::SeedFound(seed()));
+            assert_eq!(next.is_ok(), !matches!(state.step(), Step::Key | Step::StartK3s), "{state:?}");
+            state = state.after(event).unwrap();
+        }
+        assert!(state.after(Event::SeedFound(seed())).is_err(), "a node that is ready");
+    }
+
+    #[test]
+    fn the_state_of_an_older_agent_is_read() {
+        let key = Fingerprint::of_spki(b"node");
+        let old = format!(
+            r#"{{"step":"configure","home":{{"me":{{"key":"{key}"}},"addresses":["10.0.2.2:7443"],"pin":"{key}",
+            "bound":{{"cluster":"home","node":"a","role":"agent","generation":1}}}}}}"#
+        );
+        let state: State = serde_json::from_str(&old).unwrap();
+        let State::Enrol { shown, .. } = state.after(Event::SeedFound(seed())).unwrap() else { panic!() };
+        assert!(shown.with_another(&TicketSeed::generate().public_key(), &key), "it was bound");
+    }
+
     proptest! {
         /// Whatever happens in whatever order: k3s is started only after a
         /// configuration and the gate, and nothing leads back from there.
         #[test]
-        fn no_order_of_events_starts_k3s_early_or_goes_back(order in proptest::collection::vec(0..7usize, 0..40)) {
+        fn no_order_of_events_starts_k3s_early_or_goes_back(order in proptest::collection::vec(0..8usize, 0..40)) {
             let (mut state, mut configured, mut started) = (State::Seed, false, false);
             for index in order {
                 let mut events = happy_path();
-                events.push(Event::Reconfigure);
+                events.extend([Event::Reconfigure, Event::KeyTaken]);
                 let event = events.swap_remove(index);
                 let Ok(next) = state.clone().after(event.clone()) else { continue };
                 match event {
                     Event::Configured(_) => configured = true,
-                    Event::Reconfigure => configured = false,
+                    Event::Reconfigure | Event::SeedFound(_) => configured = false,
                     Event::Passed => prop_assert!(configured),
                     _ => {}
                 }

@@ -21,7 +21,7 @@ use kiln_agent::root::Root;
 use kiln_agent::run::{Node, Outcome};
 use kiln_agent::seed::Search;
 use kiln_coordinator::plan::ClusterFile;
-use kiln_coordinator::{Coordinator, Server};
+use kiln_coordinator::{Coordinator, Server, UnlockFile};
 use kiln_protocol::admin::{Hints, TicketRecord};
 use kiln_protocol::chores::EtcdMember;
 use kiln_protocol::names::{K3sVersion, SshPublicKey, UserName};
@@ -173,6 +173,39 @@ impl World {
         self.ticket(node, Timestamp::now() - HOUR, Timestamp::now() + HOUR).await
     }
 
+    /// A valid ticket for the machine that is to take a node's place.
+    pub(crate) async fn ticket_of_generation(&self, node: &str, generation: u32) -> Ticket {
+        let ticket = self.unregistered_ticket();
+        let role = if node.starts_with('s') { Role::Server } else { Role::Agent };
+        let record = TicketRecord {
+            node: node.parse().unwrap(),
+            generation,
+            role,
+            not_before: Timestamp::now() - HOUR,
+            expires: Timestamp::now() + HOUR,
+            confirm_console: false,
+            hints: Hints::default(),
+        };
+        self.coordinator().mint(ticket.public_key(), record).await.unwrap();
+        ticket
+    }
+
+    /// The state as it is now, in a file.
+    pub(crate) async fn backup(&self) -> PathBuf {
+        let file = self.state.path().join("backup");
+        self.coordinator().backup(&file).await.unwrap();
+        file
+    }
+
+    /// Loses the state, and goes on with a copy of it.
+    pub(crate) async fn restore(&mut self, file: &Path) {
+        self.stop().await;
+        let path = self.state.path().join("coordinator");
+        fs::remove_dir_all(&path).unwrap();
+        Coordinator::restore(file, &path, &UnlockFile::beside(&path)).unwrap();
+        self.start().await;
+    }
+
     /// A valid ticket of this coordinator that leads to another one.
     pub(crate) async fn ticket_for_address_of(&self, other: &Self, node: &str) -> Ticket {
         let seed = TicketSeed::generate();
@@ -191,6 +224,8 @@ impl World {
 struct Machine {
     disk: TempDir,
     seed: Search,
+    /// What an operator adds, behind that.
+    added: Mutex<Option<NodeSeed>>,
     systemd: Mutex<Units>,
 }
 
@@ -212,7 +247,7 @@ impl Machine {
         for folder in ["etc", "run", "var/lib"] {
             fs::create_dir_all(disk.path().join(folder)).unwrap();
         }
-        Arc::new(Self { disk, seed, systemd: Mutex::default() })
+        Arc::new(Self { disk, seed, added: Mutex::default(), systemd: Mutex::default() })
     }
 
     fn units(&self) -> MutexGuard<'_, Units> {
@@ -230,7 +265,10 @@ struct InMemory(Arc<Machine>);
 impl Host for InMemory {
     fn find_seed(&self, fits: &dyn Fn(&NodeSeed) -> bool) -> Search {
         match self.0.seed.clone() {
-            Search::Found(seed, _) if !fits(&seed) => Search::Nothing(Vec::new()),
+            Search::Found(seed, _) if !fits(&seed) => match self.0.added.lock().unwrap().clone() {
+                Some(added) if fits(&added) => Search::Found(Box::new(added), "a volume"),
+                _ => Search::Nothing(Vec::new()),
+            },
             found => found,
         }
     }
@@ -353,6 +391,11 @@ impl Agent {
         let machine = self.machine.clone();
         drop(self);
         Self::start(machine)
+    }
+
+    /// Gives the machine another ticket, beside the one that it has.
+    pub(crate) fn is_given(&self, ticket: Ticket) {
+        self.machine.added.lock().unwrap().replace(NodeSeed::new(ticket));
     }
 
     /// Command lines of kubectl, and what it was given to read.

@@ -1,5 +1,6 @@
 //! Nodes that join a fake coordinator over real TLS, and what may go wrong.
 
+mod anew;
 mod boot;
 mod chores;
 mod contact;

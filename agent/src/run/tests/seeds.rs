@@ -103,7 +103,7 @@ async fn of_two_tickets_that_fail_each_gets_its_turn_again() {
     let address = listener.local_addr().unwrap();
     drop(listener);
     let host = FakeHost::new(&machine.root, coordinator.seed());
-    host.more_seeds.borrow_mut().push(dead_end().await);
+    host.more_seeds.replace(vec![dead_end().await]);
     let late = async {
         until(|| machine.said().matches("another seed found").count() >= 2).await;
         coordinator.listen(tokio::net::TcpListener::bind(address).await.unwrap());
@@ -131,7 +131,7 @@ async fn a_ticket_is_never_given_up_for_an_address_without_one() {
 async fn a_seed_that_was_exchanged_while_the_machine_was_off_counts_at_once() {
     let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
     let host = FakeHost::new(&machine.root, dead_end().await);
-    host.more_seeds.borrow_mut().push(dead_end().await);
+    host.more_seeds.replace(vec![dead_end().await]);
     machine.boot_until(&host, || machine.said().contains("another seed found")).await;
     let State::Enrol { seed: second, .. } = machine.state() else { panic!("not at enrolment") };
     // Both are there still: the one in use is gone on with.
