@@ -260,9 +260,7 @@ impl Client {
     /// Asks over the connection there is, or at each address until one answers.
     async fn exchange(&self, line: &Mutex<Option<Line>>, question: &Question<'_>) -> Result<Answer, Failure> {
         let mut kept = line.lock().await;
-        if self.retired.get() {
-            return Err(ApiError::new(ErrorClass::Transient, "the node's key is being replaced").into());
-        }
+        self.check_key()?;
         if let Some(mut line) = kept.take() {
             // The other side may have closed it in the meantime.
             if let Ok(answer) = self.over(&mut line, question).await {
@@ -271,6 +269,8 @@ impl Client {
         }
         let mut failures = Vec::new();
         for index in self.order() {
+            // That took a while: the key may have been replaced meanwhile.
+            self.check_key()?;
             let answer = match self.connect(&self.addresses[index]).await {
                 Ok(mut line) => self.over(&mut line, question).await.map(|answer| (answer, line)),
                 Err(failure) => Err(failure),
@@ -284,6 +284,15 @@ impl Client {
             }
         }
         Err(combined(failures))
+    }
+
+    /// Refuses to ask for anything with a key that is being replaced: whoever
+    /// uses one that was replaced has a copy of it.
+    fn check_key(&self) -> Result<(), ApiError> {
+        if self.retired.get() {
+            return Err(ApiError::new(ErrorClass::Transient, "the node's key is being replaced"));
+        }
+        Ok(())
     }
 
     /// The addresses' numbers, the one that answered last first.
@@ -344,6 +353,7 @@ impl Client {
     async fn open(&self, line: &mut Line, bond: &Bond, first: &Question<'_>) -> Result<Opening, Failure> {
         // One turn at a time, over whichever connection.
         let _turn = self.opening.lock().await;
+        self.check_key()?;
         let turn = bond.turn()?;
         let config = (first.path == api::CONFIG).then(|| ConfigAsked { seen: first.seen() });
         let request = OpenRequest { config, ..OpenRequest::new(turn, bond.seen()) };

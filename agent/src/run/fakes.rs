@@ -39,6 +39,16 @@ pub(super) enum Fault {
     Raw(&'static str),
     /// The connection ends before an answer, though the request was heard.
     Lose,
+    /// As `Lose`, when the key that asked has been replaced.
+    LoseOnceReplaced,
+}
+
+/// What becomes of a connection after an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Open,
+    Now,
+    OnceReplaced,
 }
 
 /// How far its state is at first.
@@ -97,6 +107,8 @@ pub(super) struct FakeCoordinator {
     /// The recovery key's word for the identity, if it has one.
     change: Option<PinChange>,
     handshakes: Arc<AtomicUsize>,
+    /// The next handshake waits until a key was replaced.
+    pub(super) slow_handshake: Arc<AtomicBool>,
 }
 
 impl FakeCoordinator {
@@ -137,6 +149,7 @@ impl FakeCoordinator {
             cut_off: Arc::default(),
             change: None,
             handshakes: Arc::default(),
+            slow_handshake: Arc::default(),
         };
         (this, listener)
     }
@@ -222,6 +235,9 @@ impl FakeCoordinator {
         if self.cut_off.load(Ordering::Relaxed) {
             bail!("there is no way here");
         }
+        if self.slow_handshake.swap(false, Ordering::SeqCst) {
+            self.until_replaced().await;
+        }
         let mut stream = acceptor.accept(stream).await?;
         let key = tls::fingerprint_of(&stream.get_ref().1.peer_certificates().unwrap()[0])?;
         let mut opened = false;
@@ -231,11 +247,21 @@ impl FakeCoordinator {
                 bail!("there is no way here any more");
             }
             let (answer, end) = self.answer(key, &path, seen.as_deref(), &body, &mut opened);
+            if end == End::OnceReplaced {
+                self.until_replaced().await;
+            }
             stream.write_all(answer.as_bytes()).await?;
-            if end {
+            if end != End::Open {
                 stream.shutdown().await?;
                 return Ok(());
             }
+        }
+    }
+
+    /// Returns when the node has another key than its first.
+    async fn until_replaced(&self) {
+        while self.script().former.is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
 
@@ -246,20 +272,21 @@ impl FakeCoordinator {
         seen: Option<&str>,
         body: &[u8],
         opened: &mut bool,
-    ) -> (String, bool) {
+    ) -> (String, End) {
         let mut script = self.script();
         let fault = match script.faults.front() {
             Some((to, _)) if *to == path => script.faults.pop_front().map(|(_, fault)| fault),
             _ => None,
         };
         if let Some(Fault::Refuse(error)) = fault {
-            return (response(403, &serde_json::to_string(&error).unwrap()), false);
+            return (response(403, &serde_json::to_string(&error).unwrap()), End::Open);
         }
         let answer = script.hear(&self.identity, key, path, seen, body, opened);
         match fault {
-            None => (answer, false),
-            Some(Fault::Raw(text)) => (text.to_owned(), true),
-            _ => (String::new(), true),
+            None => (answer, End::Open),
+            Some(Fault::Raw(text)) => (text.to_owned(), End::Now),
+            Some(Fault::LoseOnceReplaced) => (String::new(), End::OnceReplaced),
+            _ => (String::new(), End::Now),
         }
     }
 }

@@ -87,6 +87,56 @@ async fn a_node_that_is_connected_replaces_its_key_when_it_is_asked_to() {
     assert_eq!(coordinator.script().alarms, [""; 0]);
 }
 
+/// A ready server has its key replaced while it asks for chores, and goes on
+/// asking with the new one.
+async fn replaces_its_key_while_it_tends(
+    machine: &Machine,
+    coordinator: &FakeCoordinator,
+    host: &FakeHost<'_>,
+    when: impl Fn() -> bool,
+) {
+    let node = Node::new(&machine.root, host, &machine.console, pace());
+    let state = machine.state();
+    let first = coordinator.script().key;
+    tokio::select! {
+        () = node.tend(&state) => panic!("it stopped tending"),
+        () = async {
+            until(&when).await;
+            coordinator.script().rotate = true;
+            node.follow(state.clone()).await;
+        } => panic!("it stopped following"),
+        () = async {
+            until(|| coordinator.script().key != first).await;
+            let asked = coordinator.script().chores_done.len();
+            until(|| coordinator.script().chores_done.len() > asked + 1).await;
+        } => {}
+    }
+    let script = coordinator.script();
+    assert_eq!((script.former.len(), &script.alarms[..]), (1, &[][..]));
+}
+
+#[tokio::test]
+async fn an_answer_that_is_lost_while_the_key_is_replaced_is_not_asked_for_with_the_old_one() {
+    let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+    let host = FakeHost::new(&machine.root, coordinator.seed());
+    machine.boot(&host).await;
+    coordinator.script().faults.push_back((CHORES, Fault::LoseOnceReplaced));
+    let asks = || coordinator.script().faults.is_empty();
+    replaces_its_key_while_it_tends(&machine, &coordinator, &host, asks).await;
+}
+
+#[tokio::test]
+async fn a_connection_that_comes_up_while_the_key_is_replaced_is_not_opened_with_the_old_one() {
+    let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+    let host = FakeHost::new(&machine.root, coordinator.seed());
+    machine.boot(&host).await;
+    // The first connection of what follows is the one for chores.
+    let slow = &coordinator.slow_handshake;
+    slow.store(true, std::sync::atomic::Ordering::SeqCst);
+    let comes_up = || !slow.load(std::sync::atomic::Ordering::SeqCst);
+    replaces_its_key_while_it_tends(&machine, &coordinator, &host, comes_up).await;
+}
+
 #[tokio::test]
 async fn a_key_is_replaced_on_the_way_to_readiness_too() {
     let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
