@@ -16,6 +16,7 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{CONTENT_TYPE, ETAG, HOST};
 use hyper::{Method, Request, StatusCode, Uri};
 use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::dns::GaiResolver;
 use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::client::proxy::matcher::Matcher;
 use hyper_util::rt::TokioIo;
@@ -35,8 +36,15 @@ use tower_service::Service as _;
 use super::MAX_ANSWER;
 use crate::retry::Failure;
 
-/// A coordinator on the same continent answers a connection within a second.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Finding an address, connecting, and a proxy's consent. The system asks the
+/// second of its name servers when the first has been silent for 5 s, and the
+/// third after as long again.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(15);
+/// Of that, for all addresses of a name in one family: hyper-util gives each an
+/// equal share, so that one behind which nothing is does not use up the others'.
+const TCP_TIMEOUT: Duration = Duration::from_secs(4);
+/// A coordinator on the same continent answers within a second.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// From the first byte sent to the last one received.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -94,22 +102,19 @@ impl Line {
         address: &Address,
     ) -> Result<Self, Failure> {
         let config = tls::client_config(identity, *trust).map_err(anyhow::Error::from)?;
-        let connecting = async {
-            let tcp = dial(address).await?;
-            let _ = tcp.set_nodelay(true);
+        let tcp = within(DIAL_TIMEOUT, address, "connecting", dial(address)).await?;
+        let _ = tcp.set_nodelay(true);
+        let greeting = async {
             // No name means anything, and none is told (SNI is off).
             let name = ServerName::try_from("kiln.invalid")?;
             let tls = TlsConnector::from(Arc::new(config)).connect(name, tcp).await?;
             let certificates = tls.get_ref().1.peer_certificates().unwrap_or_default();
             let change = certificates.first().and_then(|certificate| trust.change(certificate));
             let (sender, connection) = http1::handshake(TokioIo::new(tls)).await?;
-            Ok::<_, Box<dyn StdError + Send + Sync>>((sender, connection, change))
+            Ok((sender, connection, change))
         };
-        let (sender, connection, change) = match timeout(CONNECT_TIMEOUT, connecting).await {
-            Ok(Ok(connected)) => connected,
-            Ok(Err(error)) => return Err(unanswered(address, "connecting", &*error)),
-            Err(_) => return Err(too_slow(address, "connecting")),
-        };
+        let (sender, connection, change) =
+            within(HANDSHAKE_TIMEOUT, address, "agreeing on keys", greeting).await?;
         // Its end shows in the request that is under way, or in the next one.
         let task = tokio::spawn(async { drop(connection.await) }).abort_handle();
         Ok(Self { sender, task, address: address.clone(), opened: false, change })
@@ -154,10 +159,33 @@ impl Line {
     }
 }
 
-async fn dial(address: &Address) -> Result<TcpStream, Box<dyn StdError + Send + Sync>> {
-    let to: Uri = format!("https://{address}").parse()?;
-    let mut direct = HttpConnector::new();
+/// What goes wrong below HTTP.
+type Broken = Box<dyn StdError + Send + Sync>;
+
+async fn within<T>(
+    limit: Duration,
+    address: &Address,
+    doing: &str,
+    what: impl Future<Output = Result<T, Broken>>,
+) -> Result<T, Failure> {
+    match timeout(limit, what).await {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(error)) => Err(unanswered(address, doing, &*error)),
+        Err(_) => Err(too_slow(address, doing)),
+    }
+}
+
+/// Connects to whichever address of a name answers.
+fn direct<R>(resolver: R, tcp: Duration) -> HttpConnector<R> {
+    let mut direct = HttpConnector::new_with_resolver(resolver);
     direct.enforce_http(false);
+    direct.set_connect_timeout(Some(tcp));
+    direct
+}
+
+async fn dial(address: &Address) -> Result<TcpStream, Broken> {
+    let to: Uri = format!("https://{address}").parse()?;
+    let mut direct = direct(GaiResolver::new(), TCP_TIMEOUT);
     let Some(proxy) = Matcher::from_env().intercept(&to) else {
         return Ok(direct.call(to).await?.into_inner());
     };
@@ -202,4 +230,61 @@ fn is_no_route(cause: &(dyn StdError + 'static)) -> bool {
     cause
         .downcast_ref::<std::io::Error>()
         .is_some_and(|error| error.kind() == std::io::ErrorKind::NetworkUnreachable)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hyper_util::client::legacy::connect::dns::Name;
+    use std::future::{Ready, ready};
+    use std::net::SocketAddr;
+    use std::task::{Context, Poll};
+    use tokio::net::{TcpListener, TcpSocket};
+
+    /// Knows one name.
+    #[derive(Clone)]
+    struct Names(Vec<SocketAddr>);
+
+    impl tower_service::Service<Name> for Names {
+        type Response = std::vec::IntoIter<SocketAddr>;
+        type Error = std::io::Error;
+        type Future = Ready<std::io::Result<Self::Response>>;
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, _: Name) -> Self::Future {
+            ready(Ok(self.0.clone().into_iter()))
+        }
+    }
+
+    /// A port that answers nothing, as a machine that is off: its queue is full.
+    async fn silent() -> (SocketAddr, TcpListener, Vec<TcpStream>) {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut queue = Vec::new();
+        while let Ok(stream) = timeout(Duration::from_millis(100), TcpStream::connect(address)).await {
+            queue.push(stream.unwrap());
+            assert!(queue.len() < 100, "its queue has no end");
+        }
+        (address, listener, queue)
+    }
+
+    #[tokio::test]
+    async fn an_address_behind_which_nothing_is_does_not_use_up_the_time_of_the_next_one() {
+        let (off, _listener, _queue) = silent().await;
+        let up = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let up_address = up.local_addr().unwrap();
+        let mut direct = direct(Names(vec![off, up_address]), Duration::from_millis(200));
+        let connecting = direct.call("https://coordinator.test".parse().unwrap());
+        let tcp = timeout(DIAL_TIMEOUT, connecting).await.expect("it waits for the first alone").unwrap();
+        assert_eq!(tcp.into_inner().peer_addr().unwrap(), up_address);
+    }
+
+    #[test]
+    fn two_silent_name_servers_leave_time_to_connect() {
+        // resolv.conf(5): `timeout`, which is 5 s.
+        assert!(DIAL_TIMEOUT >= 2 * Duration::from_secs(5) + TCP_TIMEOUT);
+    }
 }
