@@ -17,7 +17,41 @@ pub(crate) const DIR: &str = "/etc/NetworkManager/system-connections";
 /// The first line of ours.
 const OURS: &str = "# Written by the Kiln agent.";
 /// Above the profiles an installer or NetworkManager itself makes (0 and less).
-const PRIORITY: u32 = 100;
+const PRIORITY: i32 = 100;
+/// Below an installer's, above NetworkManager's own (-999): for a card that is to
+/// be as if it had no profile of ours.
+const LAST_PRIORITY: i32 = -1;
+const PREFIX: &str = "kiln-";
+const SUFFIX: &str = ".nmconnection";
+
+/// Whether a file in [`DIR`] was written by us.
+pub(crate) fn is_ours(name: &str) -> bool {
+    name.starts_with(PREFIX) && name.ends_with(SUFFIX)
+}
+
+/// The addresses in a profile's text. What does not come from us is left out.
+pub(crate) fn addresses_in(text: &str) -> Vec<StaticAddress> {
+    let mut found: Vec<StaticAddress> = Vec::new();
+    let mut card = None;
+    for (key, value) in text.lines().filter_map(|line| line.split_once('=')) {
+        // Both families have the same keys, and an address comes first.
+        let last = found.last_mut();
+        match key {
+            "mac-address" => card = value.parse().ok(),
+            "gateway" => last.into_iter().for_each(|last| last.gateway = value.parse().ok()),
+            "dns" => last.into_iter().for_each(|last| {
+                last.nameservers = value.split(';').filter_map(|server| server.parse().ok()).collect();
+            }),
+            _ if key.starts_with("address") => {
+                if let (Some(mac), Ok(address)) = (card, value.parse()) {
+                    found.push(StaticAddress { mac: Some(mac), address, gateway: None, nameservers: vec![] });
+                }
+            }
+            _ => {}
+        }
+    }
+    found
+}
 
 /// All static addresses of one card.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,18 +80,27 @@ impl Profile {
         cards.into_values().collect()
     }
 
+    /// What the network tells the card, unless there is a profile of somebody else's.
+    pub(crate) fn automatic(mac: MacAddr) -> Self {
+        Self { mac, addresses: Vec::new(), gateways: Vec::new(), nameservers: Vec::new() }
+    }
+
+    pub(crate) fn is_automatic(&self) -> bool {
+        self.addresses.is_empty()
+    }
+
     /// The addresses the card is to have.
     pub(crate) fn hosts(&self) -> impl Iterator<Item = IpAddr> {
         self.addresses.iter().map(IpNet::addr)
     }
 
     fn name(&self) -> String {
-        format!("kiln-{}", self.mac.to_string().replace(':', ""))
+        format!("{PREFIX}{}", self.mac.to_string().replace(':', ""))
     }
 
     /// The file's path.
     pub(crate) fn path(&self) -> String {
-        format!("{DIR}/{}.nmconnection", self.name())
+        format!("{DIR}/{}{SUFFIX}", self.name())
     }
 
     /// Names the profile on D-Bus; always the same for a card (RFC 9562's
@@ -74,9 +117,10 @@ impl Profile {
     /// The file's content.
     pub(crate) fn text(&self) -> String {
         let (name, uuid, mac) = (self.name(), self.uuid(), self.mac);
+        let priority = if self.is_automatic() { LAST_PRIORITY } else { PRIORITY };
         let mut text = format!(
             "{OURS}\n\
-             [connection]\nid={name}\nuuid={uuid}\ntype=ethernet\nautoconnect-priority={PRIORITY}\n\n\
+             [connection]\nid={name}\nuuid={uuid}\ntype=ethernet\nautoconnect-priority={priority}\n\n\
              [ethernet]\nmac-address={mac}\n"
         );
         for (section, v4) in [("ipv4", true), ("ipv6", false)] {
@@ -90,7 +134,8 @@ impl Profile {
         if addresses.peek().is_none() {
             // IPv6 is left to the network, as on a card without a profile. A
             // card with IPv6 addresses alone should not wait for DHCP.
-            return format!("method={}\n", if v4 { "disabled" } else { "auto" });
+            let disabled = v4 && !self.is_automatic();
+            return format!("method={}\n", if disabled { "disabled" } else { "auto" });
         }
         let mut text = "method=manual\n".to_owned();
         for (number, address) in addresses.enumerate() {
@@ -167,6 +212,28 @@ mod tests {
             text.ends_with("[ipv6]\nmethod=manual\naddress1=fd00::31/64\ngateway=fd00::1\ndns=fd00::53;\n"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn what_was_written_is_read_again() {
+        for addresses in [
+            vec![wanted("10.23.45.31/24", Some("10.23.45.1"), &["10.23.45.1", "9.9.9.9"])],
+            vec![wanted("10.23.45.31/24", None, &[]), wanted("fd00::31/64", Some("fd00::1"), &["fd00::53"])],
+        ] {
+            let text = Profile::of(&addresses)[0].text();
+            let expected: Vec<StaticAddress> = addresses.into_iter().map(|(_, address)| address).collect();
+            assert_eq!(addresses_in(&text), expected, "{text}");
+        }
+        assert_eq!(addresses_in("[ipv4]\naddress1=10.0.0.1/24\n\0=\ngateway"), [], "it names no card");
+    }
+
+    #[test]
+    fn a_card_that_is_given_back_asks_the_network_unless_somebody_says_otherwise() {
+        let profile = Profile::automatic("52:54:00:00:00:02".parse().unwrap());
+        let text = profile.text();
+        assert_eq!(text.matches("method=auto\n").count(), 2, "{text}");
+        assert!(text.contains("autoconnect-priority=-1\n"), "{text}");
+        assert!(addresses_in(&text).is_empty());
     }
 
     #[test]

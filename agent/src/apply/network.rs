@@ -62,11 +62,7 @@ pub(crate) async fn apply(root: &Root, bus: &zbus::Connection, wanted: &[StaticA
     }
     let mut on_cards = Vec::new();
     for address in wanted {
-        let card = match address.mac {
-            Some(mac) => with_mac(&facts::cards(root), mac)?.clone(),
-            None => for_address(root, address).await?,
-        };
-        on_cards.push((card.mac, address.clone()));
+        on_cards.push((card_of(root, address).await?.mac, address.clone()));
     }
     let (cards, profiles) = (facts::cards(root), Profile::of(&on_cards));
     for (path, uuid) in elsewhere(root, &profiles)? {
@@ -74,15 +70,81 @@ pub(crate) async fn apply(root: &Root, bus: &zbus::Connection, wanted: &[StaticA
     }
     for profile in profiles {
         let card = with_mac(&cards, profile.mac)?;
-        root.make_dirs(keyfile::DIR, 0o755)?;
-        let changed = root.put(profile.path(), Access::ours(0o600), profile.text().as_bytes())?;
-        super::labels::restore(root, &[profile.path().into()]);
-        if changed || missing(&profile, card).is_some() {
+        if write(root, &profile)? || missing(&profile, card).is_some() {
             activate(bus, &profile, card).await?;
             settled(&profile, card).await?;
         }
     }
     Ok(())
+}
+
+/// Gives the cards of `tried` what they had before: their addresses in `before`,
+/// or else what NetworkManager gives them without us.
+pub(crate) async fn take_back(
+    root: &Root,
+    bus: &zbus::Connection,
+    tried: &[StaticAddress],
+    before: &[StaticAddress],
+) -> Result<()> {
+    let mut kept = Vec::new();
+    for address in before {
+        kept.push(card_of(root, address).await?.mac);
+    }
+    for address in tried {
+        // What no card was found for was given to none.
+        let Ok(card) = card_of(root, address).await else { continue };
+        let profile = Profile::automatic(card.mac);
+        if !kept.contains(&card.mac) && write(root, &profile)? {
+            activate(bus, &profile, &card).await?;
+        }
+    }
+    apply(root, bus, before).await
+}
+
+/// Whether there already are the profiles that [`apply`] would write.
+pub(crate) fn is_applied(root: &Root, wanted: &[StaticAddress]) -> bool {
+    let cards = facts::cards(root);
+    let on_card = |address: &StaticAddress| {
+        let card = match address.mac {
+            Some(mac) => with_mac(&cards, mac).ok(),
+            None => choose(&cards, |card| had(root, address, card), true),
+        };
+        Some((card?.mac, address.clone()))
+    };
+    let is_there = |profile: &Profile| {
+        let text = root.read_text(profile.path()).ok().flatten();
+        text.is_some_and(|text| text == profile.text())
+    };
+    let on_cards: Option<Vec<_>> = wanted.iter().map(on_card).collect();
+    on_cards.is_some_and(|on_cards| Profile::of(&on_cards).iter().all(is_there))
+}
+
+/// The addresses in all profiles that there are of ours.
+pub(crate) fn present(root: &Root) -> Result<Vec<StaticAddress>> {
+    let names = root.names(keyfile::DIR)?;
+    let ours = names.iter().filter_map(|name| name.to_str()).filter(|name| keyfile::is_ours(name));
+    let mut addresses = Vec::new();
+    for name in ours {
+        if let Some(text) = root.read_text(format!("{}/{name}", keyfile::DIR))? {
+            addresses.extend(keyfile::addresses_in(&text));
+        }
+    }
+    Ok(addresses)
+}
+
+/// True if the profile is another one than there was.
+fn write(root: &Root, profile: &Profile) -> Result<bool> {
+    root.make_dirs(keyfile::DIR, 0o755)?;
+    let changed = root.put(profile.path(), Access::ours(0o600), profile.text().as_bytes())?;
+    super::labels::restore(root, &[profile.path().into()]);
+    Ok(changed)
+}
+
+async fn card_of(root: &Root, address: &StaticAddress) -> Result<Card> {
+    match address.mac {
+        Some(mac) => with_mac(&facts::cards(root), mac).cloned(),
+        None => for_address(root, address).await,
+    }
 }
 
 fn with_mac(cards: &[Card], mac: MacAddr) -> Result<&Card> {
@@ -97,12 +159,7 @@ async fn for_address(root: &Root, address: &StaticAddress) -> Result<Card> {
     let deadline = Instant::now() + LINK_DEADLINE;
     loop {
         let (cards, waited) = (facts::cards(root), Instant::now() > deadline);
-        let has_it = |card: &Card| {
-            let profile = Profile::of(&[(card.mac, address.clone())]).remove(0);
-            let there = root.read_text(profile.path()).ok().flatten();
-            there.is_some_and(|text| keyfile::gives_one_of(&text, &profile))
-        };
-        if let Some(card) = choose(&cards, has_it, waited) {
+        if let Some(card) = choose(&cards, |card| had(root, address, card), waited) {
             return Ok(card.clone());
         }
         if waited {
@@ -115,6 +172,13 @@ async fn for_address(root: &Root, address: &StaticAddress) -> Result<Card> {
         }
         sleep(LOOK).await;
     }
+}
+
+/// Whether a profile of ours gives the card the address.
+fn had(root: &Root, address: &StaticAddress, card: &Card) -> bool {
+    let profile = Profile::of(&[(card.mac, address.clone())]).remove(0);
+    let there = root.read_text(profile.path()).ok().flatten();
+    there.is_some_and(|text| keyfile::gives_one_of(&text, &profile))
 }
 
 /// The card that was given the address before, if it has a link or may get one
@@ -183,9 +247,14 @@ async fn activate(bus: &zbus::Connection, profile: &Profile, card: &Card) -> Res
             Err(error) => return Err(error).with_context(activating),
         }
     };
-    let connection = settings.get_connection_by_uuid(&profile.uuid()).await.with_context(activating)?;
-    let device = manager.get_device_by_ip_iface(&card.name).await.with_context(activating)?;
     let nothing = ObjectPath::from_static_str_unchecked("/");
+    let connection = if profile.is_automatic() {
+        // The best there is for the device: an installer's comes before ours.
+        nothing.clone().into()
+    } else {
+        settings.get_connection_by_uuid(&profile.uuid()).await.with_context(activating)?
+    };
+    let device = manager.get_device_by_ip_iface(&card.name).await.with_context(activating)?;
     manager.activate_connection(&connection, &device, &nothing).await.with_context(activating)?;
     Ok(())
 }

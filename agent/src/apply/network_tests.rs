@@ -113,3 +113,30 @@ async fn an_address_that_moves_to_another_card_is_taken_from_the_first() {
         assert_eq!(*deleted.lock().unwrap(), 1, "what it does not know it is not asked to delete");
     }
 }
+
+#[test]
+fn what_cards_were_given_is_read_from_the_disk() {
+    let dir = crate::testing::tempdir().unwrap();
+    facts::tests::fake_machine(dir.path(), "");
+    let root = Root::open(dir.path()).unwrap();
+    assert_eq!(present(&root).unwrap(), []);
+    let wanted = |mac: Option<&str>, address: &str| StaticAddress {
+        mac: mac.map(|mac| mac.parse().unwrap()),
+        address: address.parse().unwrap(),
+        gateway: Some("10.0.0.1".parse().unwrap()),
+        nameservers: Vec::new(),
+    };
+    let card = Some("52:54:00:00:00:02");
+    let given = wanted(card, "10.0.0.5/24");
+    assert!(is_applied(&root, &[]) && !is_applied(&root, std::slice::from_ref(&given)));
+    let profile = &Profile::of(&[(given.mac.unwrap(), given.clone())])[0];
+    assert!(super::write(&root, profile).unwrap());
+    assert_eq!(present(&root).unwrap(), std::slice::from_ref(&given));
+    // It is the one with a link.
+    for same in [given, wanted(None, "10.0.0.5/24")] {
+        assert!(is_applied(&root, &[same]));
+    }
+    for other in [wanted(card, "10.0.0.6/24"), wanted(Some("52:54:00:00:00:77"), "10.0.0.5/24")] {
+        assert!(!is_applied(&root, &[other]));
+    }
+}

@@ -175,6 +175,18 @@ impl Client {
         self.send(Method::POST, api::REPORT, Some(report)).await.map(|_| ())
     }
 
+    /// Reaches the coordinator and asks it for nothing: which no key is too old for.
+    pub(crate) async fn greet(&self) -> Result<(), Failure> {
+        let mut failures = Vec::new();
+        for index in self.order() {
+            match self.connect(&self.addresses[index]).await {
+                Ok(_) => return Ok(()),
+                Err(failure) => failures.push(failure),
+            }
+        }
+        Err(combined(failures))
+    }
+
     /// Asks that `new` be this node's key from now on. Until that was answered
     /// this client asks for nothing else: nobody knows whether it was heard, and
     /// a key that was replaced must not be used. A plain no to the `first` time

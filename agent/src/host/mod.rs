@@ -52,6 +52,13 @@ pub trait Host {
     fn set_hostname(&self, name: &NodeName) -> Result<()>;
     /// Gives cards static addresses; returns once they have them.
     async fn set_addresses(&self, wanted: &[StaticAddress]) -> Result<()>;
+    /// Whether cards have been given these addresses already.
+    fn has_addresses(&self, wanted: &[StaticAddress]) -> bool;
+    /// The static addresses that cards were given.
+    fn static_addresses(&self) -> Result<Vec<StaticAddress>>;
+    /// Gives cards what they had `before` they were given `tried`: addresses, or
+    /// what the network tells them.
+    async fn take_back(&self, tried: &[StaticAddress], before: &[StaticAddress]) -> Result<()>;
     /// Every address and its interface.
     fn addresses(&self) -> Vec<(String, IpAddr)>;
     /// Makes a login.
@@ -146,6 +153,18 @@ impl Host for ThisMachine<'_> {
             return Ok(());
         }
         network::apply(self.root, self.bus().await?, wanted).await
+    }
+
+    fn has_addresses(&self, wanted: &[StaticAddress]) -> bool {
+        network::is_applied(self.root, wanted)
+    }
+
+    fn static_addresses(&self) -> Result<Vec<StaticAddress>> {
+        network::present(self.root)
+    }
+
+    async fn take_back(&self, tried: &[StaticAddress], before: &[StaticAddress]) -> Result<()> {
+        network::take_back(self.root, self.bus().await?, tried, before).await
     }
 
     fn addresses(&self) -> Vec<(String, IpAddr)> {

@@ -123,6 +123,11 @@ impl<'a, H: Host> Node<'a, H> {
         if let Some(me) = state.me() {
             self.progress.show_key(&me.key);
         }
+        if let Some(home) = state.home()
+            && let Err(failure) = self.settle_network(home).await
+        {
+            self.progress.note(state.step(), &failure.error.to_string());
+        }
         loop {
             let step = state.step();
             let done = match self.step(&state).await {

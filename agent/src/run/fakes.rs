@@ -41,6 +41,8 @@ pub(super) enum Fault {
     Lose,
     /// As `Lose`, when the key that asked has been replaced.
     LoseOnceReplaced,
+    /// Nothing goes wrong this time.
+    Spare,
 }
 
 /// What becomes of a connection after an answer.
@@ -61,6 +63,8 @@ pub(super) struct Script {
     pub(super) faults: VecDeque<(&'static str, Fault)>,
     pub(super) gate: VecDeque<GateAnswer>,
     pub(super) config: NodeConfig,
+    /// What takes its place when the gate has opened.
+    pub(super) config_after_gate: Option<NodeConfig>,
     /// Every key that enrolled, with each proof checked.
     pub(super) enrolled: Vec<Fingerprint>,
     pub(super) gates: Vec<GateRequest>,
@@ -90,8 +94,9 @@ pub(super) struct Script {
     /// Given out one by one; then there is nothing to do.
     pub(super) chores: VecDeque<Chores>,
     pub(super) chores_done: Vec<ChoresRequest>,
-    /// A datastore to be restored.
+    /// A datastore to be restored, and where its parts that were asked for begin.
     pub(super) datastore: Vec<u8>,
+    pub(super) offsets: Vec<u64>,
     pub(super) ticket: TicketSeed,
     pin: Fingerprint,
 }
@@ -120,6 +125,7 @@ impl FakeCoordinator {
             faults: VecDeque::new(),
             gate: VecDeque::new(),
             config: config(),
+            config_after_gate: None,
             enrolled: Vec::new(),
             gates: Vec::new(),
             reports: Vec::new(),
@@ -138,6 +144,7 @@ impl FakeCoordinator {
             chores: VecDeque::new(),
             chores_done: Vec::new(),
             datastore: Vec::new(),
+            offsets: Vec::new(),
             ticket: TicketSeed::generate(),
             pin: identity.fingerprint(),
         };
@@ -283,7 +290,7 @@ impl FakeCoordinator {
         }
         let answer = script.hear(&self.identity, key, path, seen, body, opened);
         match fault {
-            None => (answer, End::Open),
+            None | Some(Fault::Spare) => (answer, End::Open),
             Some(Fault::Raw(text)) => (text.to_owned(), End::Now),
             Some(Fault::LoseOnceReplaced) => (String::new(), End::OnceReplaced),
             _ => (String::new(), End::Now),
@@ -385,6 +392,11 @@ impl Script {
                     return response(403, &serde_json::to_string(&error).unwrap());
                 }
                 let answer = self.gate.pop_front().unwrap_or(GateAnswer::Go);
+                if answer == GateAnswer::Go
+                    && let Some(config) = self.config_after_gate.take()
+                {
+                    self.config = config;
+                }
                 response(200, &serde_json::to_string(&answer).unwrap())
             }
             api::REPORT => {
@@ -397,6 +409,7 @@ impl Script {
             }
             api::SNAPSHOT => {
                 let SnapshotRequest { offset } = serde_json::from_slice(body).unwrap();
+                self.offsets.push(offset);
                 let rest = &self.datastore[usize::try_from(offset).unwrap()..];
                 response(200, std::str::from_utf8(&rest[..rest.len().min(7)]).unwrap())
             }
@@ -537,6 +550,10 @@ pub(super) struct FakeHost<'a> {
     pub(super) started: Cell<bool>,
     /// Its network leads nowhere.
     pub(super) cut_off: Arc<AtomicBool>,
+    /// The static addresses that its cards were given.
+    network: RefCell<Vec<StaticAddress>>,
+    /// Its cards cannot be given back what they had.
+    pub(super) no_way_back: Cell<bool>,
     /// What was given to kubectl to read.
     pub(super) fed: RefCell<Vec<String>>,
     /// What kubectl fails with.
@@ -564,6 +581,8 @@ impl<'a> FakeHost<'a> {
             enabled: Cell::new(false),
             started: Cell::new(false),
             cut_off: Arc::default(),
+            network: RefCell::default(),
+            no_way_back: Cell::new(false),
             fed: RefCell::default(),
             kubectl_error: RefCell::default(),
             datastore_token: RefCell::new(Some(Secret::new("K10aa::server:s").unwrap())),
@@ -575,6 +594,12 @@ impl<'a> FakeHost<'a> {
     pub(super) fn reboot(&self) {
         self.started.set(self.enabled.get());
         self.health.borrow_mut().clear();
+    }
+
+    fn give(&self, addresses: &[StaticAddress]) {
+        let cut = |one: &StaticAddress| one.gateway.is_some_and(|gateway| gateway == NO_WAY_OUT);
+        self.cut_off.store(addresses.iter().any(cut), Ordering::Relaxed);
+        self.network.replace(addresses.to_vec());
     }
 
     fn note(&self, what: String) {
@@ -607,9 +632,24 @@ impl Host for FakeHost<'_> {
             let gateway = one.gateway.map_or(String::new(), |gateway| format!(" by {gateway}"));
             self.note(format!("address {}{gateway}", one.address));
         }
-        let cut = |one: &StaticAddress| one.gateway.is_some_and(|gateway| gateway == NO_WAY_OUT);
-        self.cut_off.store(wanted.iter().any(cut), Ordering::Relaxed);
+        self.give(wanted);
         Ok(())
+    }
+    fn has_addresses(&self, wanted: &[StaticAddress]) -> bool {
+        wanted.is_empty() || *self.network.borrow() == wanted
+    }
+    fn static_addresses(&self) -> Result<Vec<StaticAddress>> {
+        Ok(self.network.borrow().clone())
+    }
+    async fn take_back(&self, _tried: &[StaticAddress], before: &[StaticAddress]) -> Result<()> {
+        if self.no_way_back.get() {
+            bail!("NetworkManager is not running");
+        }
+        if before.is_empty() {
+            self.note("addresses by DHCP".to_owned());
+            self.give(before);
+        }
+        self.set_addresses(before).await
     }
     fn addresses(&self) -> Vec<(String, IpAddr)> {
         let given = self.dhcp.get() || self.log.borrow().iter().any(|line| line.starts_with("address"));

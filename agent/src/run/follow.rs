@@ -6,12 +6,10 @@
 use std::pin::pin;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use kiln_protocol::ApiError;
 use kiln_protocol::api::{MAX_WAIT, Step};
 use kiln_protocol::config::{Incarnation, NodeConfig};
 use kiln_protocol::error::ErrorClass;
-use kiln_protocol::seed::StaticAddress;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::driver::Node;
@@ -28,8 +26,6 @@ use crate::retry::{Backoff, Failure, Pace, random};
 fn hold() -> Duration {
     Duration::from_secs(MAX_WAIT.into())
 }
-/// Between two tries to reach the coordinator over a changed network.
-const LOOK: Duration = Duration::from_secs(1);
 
 impl<H: Host> Node<'_, H> {
     /// Goes on from a state in which the node is ready, for ever. An absent
@@ -50,13 +46,19 @@ impl<H: Host> Node<'_, H> {
         let mut epoch = self.epoch();
         loop {
             let not_before = Instant::now() + self.pace.first.mul_f64(0.5 + random() / 2.0);
-            if self.rotation_due(&home).unwrap_or(false) {
+            // Without a way to the coordinator everything else waits for ever.
+            let settled = self.settle_network(&home).await;
+            if settled.is_ok() && self.rotation_due(&home).unwrap_or(false) {
                 let state = State::Ready { home: home.clone(), incarnation };
                 if let State::Ready { home: now, .. } = self.rotate_if_due(state).await {
                     home = now;
                 }
             }
-            match self.next_configuration(&home, incarnation, &mut seen).await {
+            let news = match settled {
+                Ok(()) => self.next_configuration(&home, incarnation, &mut seen).await,
+                Err(failure) => Err(failure),
+            };
+            match news {
                 Ok(news) => {
                     backoff = Backoff::new(pace);
                     let now = self.epoch();
@@ -149,15 +151,11 @@ impl<H: Host> Node<'_, H> {
             self.set_users(&mut applied, config)?;
             changed.push("logins");
         }
-        if let Some(before) = applied.before.clone() {
-            // The power was cut before this network had proven itself.
-            self.prove(home, &mut applied, before).await?;
-        }
         if applied.network != config.network {
-            let before = std::mem::replace(&mut applied.network, config.network.clone());
-            applied.before = Some(before.clone());
-            applied.save(self.root)?;
-            self.prove(home, &mut applied, before).await?;
+            let before = applied.network.clone();
+            let changing = self.change_network(home, &mut applied, before, &config.network).await;
+            // Once is enough, and nobody would hear of what passes.
+            changing.map_err(|failure| ApiError { class: ErrorClass::Policy, ..failure.error })?;
             changed.push("network");
         }
         // k3s may not be there to hear of it: it is told again.
@@ -177,7 +175,8 @@ impl<H: Host> Node<'_, H> {
         Ok((!changed.is_empty()).then(|| format!("has new {}", changed.join(" and "))))
     }
 
-    fn set_users(&self, applied: &mut Applied, config: &NodeConfig) -> Result<(), Failure> {
+    /// Has those log in who may, and nobody else of whom we know.
+    pub(super) fn set_users(&self, applied: &mut Applied, config: &NodeConfig) -> Result<(), Failure> {
         *applied = applied.with_users(&config.users);
         applied.save(self.root)?;
         for user in &config.users {
@@ -188,43 +187,5 @@ impl<H: Host> Node<'_, H> {
         }
         applied.users.clone_from(&config.users);
         Ok(applied.save(self.root)?)
-    }
-
-    /// Gives the cards `applied.network`, and keeps it only if the coordinator
-    /// can be reached with it: otherwise `before` is given back, so that a
-    /// mistake in a file does not cut the node off from its cure.
-    async fn prove(
-        &self,
-        home: &Home,
-        applied: &mut Applied,
-        before: Vec<StaticAddress>,
-    ) -> Result<(), Failure> {
-        let wanted = applied.network.clone();
-        let outcome = match self.host.set_addresses(&wanted).await {
-            Ok(()) => self.reach(home).await,
-            Err(error) => Err(Failure::local(&error)),
-        };
-        applied.before = None;
-        let Err(failure) = outcome else { return Ok(applied.save(self.root)?) };
-        let back = self.host.set_addresses(&before).await;
-        applied.network = before;
-        applied.save(self.root)?;
-        back.context("giving the cards their earlier addresses")?;
-        let message = format!("the new network settings were taken back: {}", failure.error.message);
-        Err(ApiError::new(ErrorClass::Policy, message).hint("correct the cluster file and apply it").into())
-    }
-
-    /// Whether the coordinator answers, over a connection that is new.
-    async fn reach(&self, home: &Home) -> Result<(), Failure> {
-        let end = Instant::now() + self.pace.longest;
-        loop {
-            let client = self.bonded_client(home)?;
-            match client.config_after(None, Duration::ZERO).await {
-                Ok(_) => return Ok(()),
-                Err(failure) if failure.heard => return Ok(()),
-                Err(failure) if Instant::now() > end => return Err(failure),
-                Err(_) => sleep(LOOK.min(self.pace.longest / 4)).await,
-            }
-        }
     }
 }

@@ -109,6 +109,7 @@ impl<H: Host> Node<'_, H> {
 
     /// Fetches the configuration and makes it so.
     pub(super) async fn configure(&self, home: &Home) -> Result<Done, Failure> {
+        self.settle_network(home).await?;
         let client = self.client_for(home)?;
         let config = client.config().await?;
         self.link.answered(true);
@@ -116,11 +117,16 @@ impl<H: Host> Node<'_, H> {
         k3s::check_version(&config, &self.host.k3s_version().await?)?;
         self.progress.begun(Step::Configure, "applying the configuration");
         self.name(&config.node)?;
-        Applied::of(&config).save(self.root)?;
-        self.host.set_addresses(&config.network).await?;
-        for user in &config.users {
-            self.host.add_user(user)?;
+        let mut applied = Applied::load(self.root)?.unwrap_or_default();
+        if self.host.has_addresses(&config.network) {
+            applied.network.clone_from(&config.network);
+            self.host.set_addresses(&config.network).await?;
+        } else {
+            // What there is has brought the node here.
+            let before = self.host.static_addresses()?;
+            self.change_network(home, &mut applied, before, &config.network).await?;
         }
+        self.set_users(&mut applied, &config)?;
         if let Membership::FirstServer { restore: Some(snapshot), .. } = &config.k3s.membership {
             self.fetch_datastore(&client, snapshot).await?;
         }

@@ -9,6 +9,7 @@
 mod driver;
 mod follow;
 mod join;
+mod network;
 mod rotate;
 mod seeds;
 mod shown;

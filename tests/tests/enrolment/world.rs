@@ -279,6 +279,16 @@ impl Host for InMemory {
         self.0.units().addresses = wanted.iter().map(|wanted| wanted.address.addr()).collect();
         Ok(())
     }
+    fn has_addresses(&self, wanted: &[StaticAddress]) -> bool {
+        wanted.iter().all(|wanted| self.0.units().addresses.contains(&wanted.address.addr()))
+    }
+    fn static_addresses(&self) -> Result<Vec<StaticAddress>> {
+        // No test gives a machine any before its configuration does.
+        Ok(Vec::new())
+    }
+    async fn take_back(&self, _tried: &[StaticAddress], before: &[StaticAddress]) -> Result<()> {
+        self.set_addresses(before).await
+    }
     fn addresses(&self) -> Vec<(String, IpAddr)> {
         // DHCP was there before the agent, as on most networks.
         let dhcp = ("eth0".to_owned(), IpAddr::from([10, 0, 2, 15]));

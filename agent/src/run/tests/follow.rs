@@ -60,15 +60,47 @@ async fn a_power_cut_before_a_network_has_proven_itself_is_no_way_to_keep_it() {
         until(|| host.log.borrow().len() == 1).await;
     })
     .await;
-    coordinator.cut_off.store(false, std::sync::atomic::Ordering::Relaxed);
+    // It leads nowhere, so nothing tells the node that it is a mistake.
     host.reboot();
-    follows(&machine, &host, until(|| machine.said().contains("were taken back"))).await;
-    assert_eq!(
-        host.log.borrow().last().map(String::as_str),
-        Some("address 10.77.0.11/24"),
-        "{:?}",
-        host.log.borrow()
-    );
+    host.log.borrow_mut().clear();
+    machine.boot(&host).await;
+    assert!(machine.said().contains("[ready] policy: the new network settings were taken back"));
+    assert_eq!(*host.log.borrow(), ["address 10.77.0.11/24 by 10.77.0.254", "address 10.77.0.11/24"]);
+}
+
+#[tokio::test]
+async fn a_first_network_that_leads_nowhere_is_taken_back_and_the_corrected_one_taken() {
+    let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+    let mut host = FakeHost::new(&machine.root, coordinator.seed());
+    host.cut_off = coordinator.cut_off.clone();
+    coordinator.script().config.network[0].gateway = Some(NO_WAY_OUT);
+    let correct = async {
+        until(|| machine.said().contains("[configure] policy: the new network settings were taken back"))
+            .await;
+        coordinator.script().config.network[0].gateway = Some("10.77.0.1".parse().unwrap());
+    };
+    let (outcome, ()) = tokio::join!(machine.boot(&host), correct);
+    assert_eq!(outcome, Outcome::Ready);
+    let mut log = host.log.borrow().clone();
+    log.retain(|line| line.starts_with("address"));
+    assert_eq!(log[..2], ["address 10.77.0.11/24 by 10.77.0.254", "addresses by DHCP"]);
+    assert_eq!(log.last().unwrap(), "address 10.77.0.11/24 by 10.77.0.1");
+}
+
+#[tokio::test]
+async fn settings_that_could_not_be_given_back_yet_are_given_back_later() {
+    let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+    let mut host = FakeHost::new(&machine.root, coordinator.seed());
+    host.cut_off = coordinator.cut_off.clone();
+    follows(&machine, &host, async {
+        host.no_way_back.set(true);
+        coordinator.script().config.network[0].gateway = Some(NO_WAY_OUT);
+        until(|| host.log.borrow().len() > 2).await;
+        host.no_way_back.set(false);
+        until(|| machine.said().contains("were taken back")).await;
+    })
+    .await;
+    assert_eq!(host.log.borrow().last().unwrap(), "address 10.77.0.11/24");
 }
 
 #[tokio::test]

@@ -120,7 +120,8 @@ async fn an_answer_that_is_lost_while_the_key_is_replaced_is_not_asked_for_with_
     let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
     let host = FakeHost::new(&machine.root, coordinator.seed());
     machine.boot(&host).await;
-    coordinator.script().faults.push_back((CHORES, Fault::LoseOnceReplaced));
+    // Of a connection that was good before.
+    coordinator.script().faults.extend([(CHORES, Fault::Spare), (CHORES, Fault::LoseOnceReplaced)]);
     let asks = || coordinator.script().faults.is_empty();
     replaces_its_key_while_it_tends(&machine, &coordinator, &host, asks).await;
 }
@@ -180,6 +181,29 @@ fn a_power_cut_anywhere_in_a_rotation_is_survived() {
             return;
         }
     }
+}
+
+#[tokio::test]
+async fn a_network_is_proven_without_the_key_that_is_being_replaced() {
+    let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+    let host = FakeHost::new(&machine.root, coordinator.seed());
+    machine.boot(&host).await;
+    // Both were under way when the power was cut, and the coordinator has the new key.
+    let old = machine.state().me().unwrap().key;
+    let new = identity::load_or_make_next(&machine.root, &old).unwrap().fingerprint();
+    let mut applied = Applied::load(&machine.root).unwrap().unwrap();
+    applied.before = Some(applied.network.clone());
+    applied.save(&machine.root).unwrap();
+    {
+        let script = &mut *coordinator.script();
+        script.former.push(old);
+        script.key = Some(new);
+    }
+    host.reboot();
+    machine.boot(&host).await;
+    check_ready(&machine, &host, &coordinator, "with the new key");
+    assert_eq!(Applied::load(&machine.root).unwrap().unwrap().before, None);
+    assert!(!machine.said().contains("taken back"), "{}", machine.said());
 }
 
 #[tokio::test]
