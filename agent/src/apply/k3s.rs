@@ -25,7 +25,31 @@ const NODE_PASSWORD: &str = "/etc/rancher/node/password";
 /// Where k3s looks for certificate authorities before it makes its own.
 const TLS: &str = "/var/lib/rancher/k3s/server/tls";
 /// What k3s leaves behind once it has run as a server or as an agent.
-const TRACES: [&str; 2] = [restore::DATABASE, "/var/lib/rancher/k3s/agent/kubelet.kubeconfig"];
+const TRACES: [&str; 2] = [restore::DATABASE, KUBECONFIG];
+const KUBECONFIG: &str = "/var/lib/rancher/k3s/agent/kubelet.kubeconfig";
+/// What it has once it has minted its certificates, as a server or as an agent.
+const MINTED: [&str; 2] = ["/var/lib/rancher/k3s/server/tls/client-admin.crt", KUBECONFIG];
+
+/// Whether k3s has the certificates that it mints at its first start.
+pub(crate) fn has_certificates(root: &Root) -> Result<bool> {
+    for path in MINTED {
+        if root.meta(path)?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn trace(root: &Root) -> Result<Option<&'static str>> {
+    for trace in TRACES {
+        // What was put there for it to begin with is none.
+        let placed = trace == restore::DATABASE && restore::is_placed(root)?;
+        if !placed && root.meta(trace)?.is_some() {
+            return Ok(Some(trace));
+        }
+    }
+    Ok(None)
+}
 
 /// What of the configuration depends on the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,19 +88,15 @@ pub(crate) fn check_version(config: &NodeConfig, installed: &K3sVersion) -> Resu
 
 /// Writes everything. When it returns it is on the disk.
 pub(crate) fn apply(root: &Root, config: &NodeConfig, host: &HostPart) -> Result<(), Failure> {
-    for trace in TRACES {
-        if trace == restore::DATABASE && restore::is_placed(root)? {
-            root.remove(trace.as_ref())?;
-        }
-        if root.meta(trace)?.is_some() {
-            let message = format!("k3s has run on this host before: there is {}", root.shown(trace));
-            let error = ApiError::new(ErrorClass::Policy, message)
-                .hint("its datastore is never changed; remove k3s's data to let the host join anew");
-            return Err(error.into());
-        }
+    if let Some(trace) = trace(root)? {
+        let message = format!("k3s has run on this host before: there is {}", root.shown(trace));
+        let error = ApiError::new(ErrorClass::Policy, message)
+            .hint("its datastore is never changed; remove k3s's data to let the host join anew");
+        return Err(error.into());
     }
     // Of an earlier configuration that k3s was never started with.
     root.remove(CONFIG.as_ref())?;
+    restore::displace(root)?;
     token::forget(root)?;
     if !matches!(config.k3s.membership, Membership::FirstServer { .. }) {
         root.remove(TLS.as_ref())?;
@@ -93,6 +113,20 @@ pub(crate) fn apply(root: &Root, config: &NodeConfig, host: &HostPart) -> Result
         root.put(&file.path, Access::ours(file.mode), file.content.as_bytes())?;
     }
     Ok(())
+}
+
+/// Whether [`apply`] was done with this configuration.
+pub(crate) fn is_applied(root: &Root, config: &NodeConfig, host: &HostPart) -> Result<bool> {
+    let restores = matches!(config.k3s.membership, Membership::FirstServer { restore: Some(_), .. });
+    if restore::is_placed(root)? != restores {
+        return Ok(false);
+    }
+    for file in files(config, host) {
+        if root.read(&file.path)?.as_deref() != Some(file.content.as_bytes()) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// What k3s was started with that this configuration has otherwise, by name:

@@ -118,6 +118,25 @@ fn where_k3s_has_run_nothing_is_written() {
 }
 
 #[test]
+fn a_datastore_that_was_put_there_goes_with_the_configuration_that_wanted_it() {
+    let mut config = first();
+    let Membership::FirstServer { restore, .. } = &mut config.k3s.membership else { panic!() };
+    let sha256 = kiln_protocol::Fingerprint::of_spki(b"");
+    *restore = Some(kiln_protocol::config::Snapshot { size: 0, sha256 });
+    let dir = crate::testing::tempdir().unwrap();
+    let root = Root::open(dir.path()).unwrap();
+    restore::begin(&root).unwrap();
+    apply(&root, &config, &host()).unwrap();
+    assert!(is_applied(&root, &config, &host()).unwrap() && !is_applied(&root, &first(), &host()).unwrap());
+    assert!(!has_certificates(&root).unwrap(), "k3s has not run");
+    apply(&root, &first(), &host()).unwrap();
+    assert!(root.meta(restore::DATABASE).unwrap().is_none());
+    assert!(is_applied(&root, &first(), &host()).unwrap() && !is_applied(&root, &config, &host()).unwrap());
+    root.put(TOKEN, Access::ours(0o600), b"another\n").unwrap();
+    assert!(!is_applied(&root, &first(), &host()).unwrap());
+}
+
+#[test]
 fn config_yaml_is_there_only_when_everything_is() {
     let (_whole, whole) = written(&first());
     let listing = |root: &Root| {

@@ -54,6 +54,15 @@ pub(crate) fn is_placed(root: &Root) -> Result<bool> {
     Ok(root.meta(PLACED)?.is_some())
 }
 
+/// Takes away what [`place`] put there.
+pub(crate) fn displace(root: &Root) -> Result<()> {
+    if is_placed(root)? {
+        root.remove(DATABASE.as_ref())?;
+        root.remove(PLACED.as_ref())?;
+    }
+    Ok(())
+}
+
 /// Puts what came where k3s will find it.
 pub(crate) fn place(root: &Root) -> Result<()> {
     root.put(PLACED, Access::ours(0o600), b"")?;

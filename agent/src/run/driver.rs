@@ -57,6 +57,8 @@ pub struct Node<'a, H> {
     pub(super) network_set: Cell<bool>,
     /// The coordinator has said that an operator has to approve this machine.
     pub(super) pending: Cell<bool>,
+    /// The gate has opened in this run: the clock was right a moment ago.
+    pub(super) passed: Cell<bool>,
 }
 
 impl<'a, H: Host> Node<'a, H> {
@@ -73,6 +75,7 @@ impl<'a, H: Host> Node<'a, H> {
             looks: Looks::new(pace),
             network_set: Cell::new(false),
             pending: Cell::new(false),
+            passed: Cell::new(false),
         }
     }
 
@@ -175,7 +178,7 @@ impl<'a, H: Host> Node<'a, H> {
         }
     }
 
-    async fn wait(&self, step: Step, failure: &Failure, backoff: &mut Backoff) {
+    pub(super) async fn wait(&self, step: Step, failure: &Failure, backoff: &mut Backoff) {
         let wait = backoff.after(failure, random());
         self.progress.failed(step, &failure.error, wait);
         sleep(wait).await;
@@ -200,6 +203,7 @@ impl<'a, H: Host> Node<'a, H> {
                 // Reports still need the way to the coordinator after a reboot.
                 self.client_for(home)?;
                 let role = home.bound.role;
+                self.check_clock(home, *incarnation).await?;
                 self.host.start_k3s(role).await?;
                 self.watch(Step::StartK3s, (home, *incarnation), true).await;
                 self.host.enable_k3s(role).await?;

@@ -21,7 +21,7 @@ use crate::clock;
 use crate::facts;
 use crate::host::Host;
 use crate::identity;
-use crate::retry::{Failure, random};
+use crate::retry::{Backoff, Failure, random};
 
 /// How long a question for approval is held open: between two of them the key is
 /// shown on the console again, and another seed is looked for.
@@ -130,8 +130,7 @@ impl<H: Host> Node<'_, H> {
         if let Membership::FirstServer { restore: Some(snapshot), .. } = &config.k3s.membership {
             self.fetch_datastore(&client, snapshot).await?;
         }
-        let interface = k3s::interface_of(config.k3s.node_ip, &self.host.addresses())?;
-        k3s::apply(self.root, &config, &k3s::HostPart { interface, selinux: self.host.selinux() })?;
+        k3s::apply(self.root, &config, &self.host_part(&config)?)?;
         let written = ["/etc/hostname", "/etc/rancher", "/var/lib/rancher/k3s/server"].map(PathBuf::from);
         let there = |path: &PathBuf| self.root.meta(path).ok().flatten().is_some();
         self.host.label(&written.into_iter().filter(there).collect::<Vec<_>>());
@@ -141,8 +140,18 @@ impl<H: Host> Node<'_, H> {
     async fn fetch_datastore(&self, client: &Client, wanted: &Snapshot) -> Result<(), Failure> {
         restore::begin(self.root)?;
         let mut fetched = 0;
+        let mut backoff = Backoff::new(self.pace);
         while fetched < wanted.size {
-            let part = client.snapshot(fetched).await?;
+            let part = match client.snapshot(fetched).await {
+                Ok(part) => part,
+                // It goes on where it is: of many parts one is always lost.
+                Err(failure) if !failure.error.class.needs_operator() => {
+                    self.wait(Step::Configure, &failure, &mut backoff).await;
+                    continue;
+                }
+                Err(failure) => return Err(failure),
+            };
+            backoff = Backoff::new(self.pace);
             if part.is_empty() {
                 break;
             }
@@ -155,37 +164,65 @@ impl<H: Host> Node<'_, H> {
         Ok(restore::check(self.root, wanted)?)
     }
 
-    /// Waits for the word to start k3s.
+    fn host_part(&self, config: &NodeConfig) -> Result<k3s::HostPart, Failure> {
+        let interface = k3s::interface_of(config.k3s.node_ip, &self.host.addresses())?;
+        Ok(k3s::HostPart { interface, selinux: self.host.selinux() })
+    }
+
+    /// Waits for the word to start k3s. What was fetched before may be another
+    /// configuration by now: its token may have been rotated, the server that it
+    /// joins be gone. From now on it stays until this node is ready.
     pub(super) async fn gate(&self, home: &Home, incarnation: Incarnation) -> Result<Done, Failure> {
         let client = self.client_for(home)?;
+        let passed = self.pass(&client, Step::Gate, incarnation).await;
+        let config = match passed {
+            Ok(()) => client.config().await?,
+            // The cluster may have begun another life in the meantime.
+            Err(failure) if failure.error.class.needs_operator() => match client.config().await {
+                Ok(config) if config.incarnation != incarnation => config,
+                _ => return Err(failure),
+            },
+            Err(failure) => return Err(failure),
+        };
+        if config.incarnation != incarnation {
+            return Ok((Event::Reconfigure, "the cluster has begun another life".to_owned()));
+        }
+        check(&config, home)?;
+        let applied = Applied::load(self.root)?.unwrap_or_default();
+        let same = applied.network == config.network && applied.users == config.users;
+        if !same || !k3s::is_applied(self.root, &config, &self.host_part(&config)?)? {
+            self.progress.running(Step::Gate, "the configuration has changed meanwhile: making it so");
+            return Ok((Event::Reconfigure, "the configuration has changed".to_owned()));
+        }
+        self.passed.set(true);
+        Ok((Event::Passed, "k3s may be started".to_owned()))
+    }
+
+    /// k3s mints its certificates at its first start, by a clock that has to be
+    /// right then. It was right at the gate; since then the power may have been cut.
+    /// A k3s that has its certificates starts without a coordinator.
+    pub(super) async fn check_clock(&self, home: &Home, incarnation: Incarnation) -> Result<(), Failure> {
+        if self.passed.get() || k3s::has_certificates(self.root)? {
+            return Ok(());
+        }
+        self.progress.begun(Step::StartK3s, "asking the coordinator whether the clock is right");
+        self.pass(&*self.client_for(home)?, Step::StartK3s, incarnation).await?;
+        self.passed.set(true);
+        Ok(())
+    }
+
+    /// Returns when the gate is open, which it stays, and the clock is right.
+    async fn pass(&self, client: &Client, step: Step, incarnation: Incarnation) -> Result<(), Failure> {
         loop {
-            let answer = client.gate(&GateRequest { incarnation, clock: clock::unix_time() }).await;
-            match answer {
-                Ok(GateAnswer::Go) => {
-                    let config = client.config().await?;
-                    if config.incarnation == incarnation {
-                        check(&config, home)?;
-                        self.refresh_token(&config)?;
-                    }
-                    return Ok((Event::Passed, "k3s may be started".to_owned()));
-                }
-                Ok(GateAnswer::Wait { reason, retry_after }) => {
+            match client.gate(&GateRequest { incarnation, clock: clock::unix_time() }).await? {
+                GateAnswer::Go => return Ok(()),
+                GateAnswer::Wait { reason, retry_after } => {
                     self.link.answered(true);
-                    self.progress.running(Step::Gate, &reason);
+                    self.progress.running(step, &reason);
                     let asked = Duration::from_secs(retry_after.into());
                     let wait = asked.clamp(self.pace.first, self.pace.longest);
                     sleep(wait.mul_f64(0.5 + random() / 2.0)).await;
                 }
-                // The cluster may have begun another life in the meantime.
-                Err(failure) if failure.error.class.needs_operator() => {
-                    return match client.config().await {
-                        Ok(config) if config.incarnation != incarnation => {
-                            Ok((Event::Reconfigure, "the cluster has begun another life".to_owned()))
-                        }
-                        _ => Err(failure),
-                    };
-                }
-                Err(failure) => return Err(failure),
             }
         }
     }

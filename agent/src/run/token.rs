@@ -51,12 +51,6 @@ impl<H: Host> Node<'_, H> {
         Ok(true)
     }
 
-    /// The gate has opened: the tokens that were fetched before may have been
-    /// rotated since. From now on they are not, until this node is ready.
-    pub(super) fn refresh_token(&self, config: &NodeConfig) -> Result<()> {
-        token::set(self.root, config.k3s.membership.token()).map(drop)
-    }
-
     /// k3s does not come up. If that may be for its token, another one is put
     /// there: the configuration's, or, if a change was cut short here, one of those
     /// that its datastore may be under.

@@ -127,6 +127,86 @@ async fn a_clock_that_jumps_meanwhile_is_said_and_the_node_goes_on() {
     assert_eq!(host.log.borrow().iter().filter(|line| *line == "start server").count(), 1);
 }
 
+/// The power was cut when the gate had opened and k3s was about to start.
+async fn about_to_start_k3s(machine: &Machine, host: &FakeHost<'_>) {
+    machine.boot(host).await;
+    let State::Ready { home, incarnation } = machine.state() else { panic!("not ready") };
+    store::save(&machine.root, &State::StartK3s { home, incarnation }).unwrap();
+    host.enabled.set(false);
+    host.reboot();
+    host.log.borrow_mut().clear();
+}
+
+#[tokio::test]
+async fn a_power_cut_after_the_gate_starts_no_k3s_by_a_wrong_clock() {
+    let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+    let host = FakeHost::new(&machine.root, coordinator.seed());
+    about_to_start_k3s(&machine, &host).await;
+    let off = || Fault::Refuse(ApiError::new(ErrorClass::Clock, "the clocks differ by ten years"));
+    coordinator.script().faults.extend((0..1000).map(|_| (api::GATE, off())));
+    machine.boot_until(&host, || machine.said().contains("[start_k3s] clock: the clocks differ")).await;
+    assert_eq!(*host.log.borrow(), [""; 0]);
+    coordinator.script().faults.clear();
+    machine.boot(&host).await;
+    assert_eq!(*host.log.borrow(), ["start server", "enable server"]);
+}
+
+#[tokio::test]
+async fn a_k3s_that_has_its_certificates_when_the_power_is_cut_starts_without_a_coordinator() {
+    let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+    let mut host = FakeHost::new(&machine.root, coordinator.seed());
+    host.cut_off = coordinator.cut_off.clone();
+    about_to_start_k3s(&machine, &host).await;
+    let minted = machine.dir.path().join("var/lib/rancher/k3s/server/tls/client-admin.crt");
+    std::fs::write(minted, "").unwrap();
+    host.cut_off.store(true, std::sync::atomic::Ordering::Relaxed);
+    machine.boot_until(&host, || host.enabled.get()).await;
+    assert_eq!(*host.log.borrow(), ["start server", "enable server"]);
+}
+
+/// An agent whose configuration is another one when the gate opens than before.
+async fn passes_with_another_configuration(
+    change: impl FnOnce(&mut kiln_protocol::config::NodeConfig),
+) -> (Machine, FakeCoordinator) {
+    let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+    let member = r#"{"kind": "agent", "server": "10.77.0.11:6443", "token": "K10aa::00000a.b"}"#;
+    {
+        let script = &mut *coordinator.script();
+        script.config.k3s.membership = serde_json::from_str(member).unwrap();
+        let mut other = script.config.clone();
+        change(&mut other);
+        script.config_after_gate = Some(other);
+    }
+    let host = FakeHost::new(&machine.root, coordinator.seed());
+    machine.boot(&host).await;
+    assert_eq!(host.log.borrow().iter().filter(|line| *line == "start agent").count(), 1);
+    let script = coordinator.script();
+    let interface = k3s::interface_of(script.config.k3s.node_ip, &host.addresses()).unwrap();
+    let part = k3s::HostPart { interface, selinux: host.selinux() };
+    assert!(k3s::is_applied(&machine.root, &script.config, &part).unwrap());
+    assert_eq!(script.gates.len(), 2);
+    drop(script);
+    (machine, coordinator)
+}
+
+#[tokio::test]
+async fn k3s_starts_towards_the_server_that_is_there_when_the_gate_opens() {
+    let (machine, _) = passes_with_another_configuration(|config| {
+        let Membership::Agent { server, .. } = &mut config.k3s.membership else { panic!() };
+        *server = "10.77.0.12:6443".parse().unwrap();
+    })
+    .await;
+    let config = machine.root.read_text(k3s::CONFIG).unwrap().unwrap();
+    assert!(config.contains("https://10.77.0.12:6443"), "{config}");
+}
+
+#[tokio::test]
+async fn a_life_of_the_cluster_that_ends_when_the_gate_opens_starts_no_k3s() {
+    let (machine, _) = passes_with_another_configuration(|config| config.incarnation = incarnation(2)).await;
+    let State::Ready { incarnation: kept, .. } = machine.state() else { panic!("not ready") };
+    assert_eq!(kept, incarnation(2));
+}
+
 #[tokio::test]
 async fn first_settings_are_applied_before_any_contact() {
     let (machine, coordinator) = (Machine::new(), FakeCoordinator::new().await.0);
@@ -218,6 +298,27 @@ async fn a_configuration_for_another_node_is_refused() {
     assert_eq!(machine.boot(&host).await, Outcome::Ready);
     assert!(machine.said().contains("the configuration is for k3s-s2"), "{}", machine.said());
     assert!(!host.log.borrow().contains(&"hostname k3s-s2".to_owned()));
+}
+
+#[tokio::test]
+async fn a_datastore_of_whose_parts_many_are_lost_is_gone_on_with_where_it_is() {
+    use sha2::Digest as _;
+    let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+    let data = b"SQLite format 3 and the rest of it, which is some pages long";
+    let sha256 = Fingerprint::from_bytes(sha2::Sha256::digest(data).into());
+    {
+        let script = &mut *coordinator.script();
+        let Membership::FirstServer { restore, .. } = &mut script.config.k3s.membership else { panic!() };
+        *restore = Some(Snapshot { size: data.len() as u64, sha256 });
+        script.datastore = data.to_vec();
+        // The connection there is and the one that takes its place.
+        let lost = [Fault::Spare, Fault::Lose, Fault::Lose];
+        script.faults.extend(lost.iter().cycle().take(18).map(|fault| (api::SNAPSHOT, fault.clone())));
+    }
+    let host = FakeHost::new(&machine.root, coordinator.seed());
+    machine.boot(&host).await;
+    let script = coordinator.script();
+    assert!(script.faults.is_empty() && script.offsets.is_sorted(), "{:?}", script.offsets);
 }
 
 #[tokio::test]
