@@ -6,6 +6,7 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -102,7 +103,7 @@ impl Line {
         address: &Address,
     ) -> Result<Self, Failure> {
         let config = tls::client_config(identity, *trust).map_err(anyhow::Error::from)?;
-        let tcp = within(DIAL_TIMEOUT, address, "connecting", dial(address)).await?;
+        let tcp = within(DIAL_TIMEOUT, address, "connecting", Box::pin(dial(address))).await?;
         let _ = tcp.set_nodelay(true);
         let greeting = async {
             // No name means anything, and none is told (SNI is off).
@@ -114,7 +115,7 @@ impl Line {
             Ok((sender, connection, change))
         };
         let (sender, connection, change) =
-            within(HANDSHAKE_TIMEOUT, address, "agreeing on keys", greeting).await?;
+            within(HANDSHAKE_TIMEOUT, address, "agreeing on keys", Box::pin(greeting)).await?;
         // Its end shows in the request that is under way, or in the next one.
         let task = tokio::spawn(async { drop(connection.await) }).abort_handle();
         Ok(Self { sender, task, address: address.clone(), opened: false, change })
@@ -162,11 +163,12 @@ impl Line {
 /// What goes wrong below HTTP.
 type Broken = Box<dyn StdError + Send + Sync>;
 
+/// `what` is on the heap: it would be in the future of everything that asks.
 async fn within<T>(
     limit: Duration,
     address: &Address,
     doing: &str,
-    what: impl Future<Output = Result<T, Broken>>,
+    what: Pin<Box<impl Future<Output = Result<T, Broken>>>>,
 ) -> Result<T, Failure> {
     match timeout(limit, what).await {
         Ok(Ok(done)) => Ok(done),
