@@ -384,21 +384,7 @@ impl Script {
                     _ => response(200, &config).replacen("\r\n", &format!("\r\netag: {tag}\r\n"), 1),
                 }
             }
-            api::GATE => {
-                let request: GateRequest = serde_json::from_slice(body).unwrap();
-                self.gates.push(request.clone());
-                if request.incarnation != self.config.incarnation {
-                    let error = ApiError::new(ErrorClass::Policy, "that life of the cluster is over");
-                    return response(403, &serde_json::to_string(&error).unwrap());
-                }
-                let answer = self.gate.pop_front().unwrap_or(GateAnswer::Go);
-                if answer == GateAnswer::Go
-                    && let Some(config) = self.config_after_gate.take()
-                {
-                    self.config = config;
-                }
-                response(200, &serde_json::to_string(&answer).unwrap())
-            }
+            api::GATE => self.pass(serde_json::from_slice(body).unwrap()),
             api::REPORT => {
                 self.reports.push(serde_json::from_slice(body).unwrap());
                 response(204, "")
@@ -415,6 +401,23 @@ impl Script {
             }
             _ => response(404, "{}"),
         }
+    }
+
+    /// What the gate says.
+    fn pass(&mut self, request: GateRequest) -> String {
+        let incarnation = request.incarnation;
+        self.gates.push(request);
+        if incarnation != self.config.incarnation {
+            let error = ApiError::new(ErrorClass::Policy, "that life of the cluster is over");
+            return response(403, &serde_json::to_string(&error).unwrap());
+        }
+        let answer = self.gate.pop_front().unwrap_or(GateAnswer::Go);
+        if answer == GateAnswer::Go
+            && let Some(config) = self.config_after_gate.take()
+        {
+            self.config = config;
+        }
+        response(200, &serde_json::to_string(&answer).unwrap())
     }
 
     /// What a ticket is refused with, if it is.
