@@ -16,7 +16,10 @@ pub(crate) fn uptime_ms() -> u64 {
 /// Seconds since 1970.
 pub(crate) fn unix_time() -> i64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    since.as_secs().try_into().unwrap_or(i64::MAX)
+    let now: i64 = since.as_secs().try_into().unwrap_or(i64::MAX);
+    #[cfg(test)]
+    let now = now + tests::OFF.get();
+    now
 }
 
 /// Names this boot.
@@ -36,8 +39,15 @@ pub(crate) fn usage() -> Option<Usage> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use std::cell::Cell;
+
     use super::*;
+
+    thread_local! {
+        /// Seconds by which the clock of the machines on this thread is off.
+        pub(crate) static OFF: Cell<i64> = const { Cell::new(0) };
+    }
 
     #[test]
     fn this_process_has_used_something_since_the_kernel_started() {

@@ -34,7 +34,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tower_service::Service as _;
 
-use super::MAX_ANSWER;
+use super::{MAX_ANSWER, names};
 use crate::retry::Failure;
 
 /// Finding an address, connecting, and a proxy's consent. The system asks the
@@ -187,7 +187,7 @@ fn direct<R>(resolver: R, tcp: Duration) -> HttpConnector<R> {
 
 async fn dial(address: &Address) -> Result<TcpStream, Broken> {
     let to: Uri = format!("https://{address}").parse()?;
-    let mut direct = direct(GaiResolver::new(), TCP_TIMEOUT);
+    let mut direct = direct(names::resolver(), TCP_TIMEOUT);
     let Some(proxy) = Matcher::from_env().intercept(&to) else {
         return Ok(direct.call(to).await?.into_inner());
     };

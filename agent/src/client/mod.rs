@@ -11,6 +11,7 @@
 //! next one begins when it was answered.
 
 mod line;
+pub(crate) mod names;
 
 use std::cell::Cell;
 use std::rc::Rc;

@@ -7,10 +7,12 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, bail};
-use kiln_protocol::api::{self, EnrolAnswer, EnrolRequest, GateAnswer, GateRequest, Report, SnapshotRequest};
+use kiln_protocol::api::{
+    self, EnrolAnswer, EnrolRequest, GateAnswer, GateRequest, MAX_CLOCK_SKEW, Report, SnapshotRequest,
+};
 use kiln_protocol::chores::{CHORES, Chores, ChoresRequest, EtcdMember};
 use kiln_protocol::config::{Incarnation, NodeConfig};
 use kiln_protocol::error::ErrorClass;
@@ -233,6 +235,12 @@ impl FakeCoordinator {
         NodeSeed::without_ticket(contact.unwrap())
     }
 
+    /// The same, whose tickets tell of it by a name.
+    pub(super) fn called(self, name: &str) -> Self {
+        let (_, port) = self.address.rsplit_once(':').unwrap();
+        Self { address: format!("{name}:{port}"), ..self }
+    }
+
     pub(super) fn address(&self) -> &str {
         &self.address
     }
@@ -405,11 +413,17 @@ impl Script {
 
     /// What the gate says.
     fn pass(&mut self, request: GateRequest) -> String {
-        let incarnation = request.incarnation;
+        let (incarnation, clock) = (request.incarnation, request.clock);
         self.gates.push(request);
         if incarnation != self.config.incarnation {
             let error = ApiError::new(ErrorClass::Policy, "that life of the cluster is over");
             return response(403, &serde_json::to_string(&error).unwrap());
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let off = clock - i64::try_from(now).unwrap();
+        if off.abs() > MAX_CLOCK_SKEW {
+            let error = ApiError::new(ErrorClass::Clock, format!("the clocks differ by {off} s"));
+            return response(409, &serde_json::to_string(&error).unwrap());
         }
         let answer = self.gate.pop_front().unwrap_or(GateAnswer::Go);
         if answer == GateAnswer::Go

@@ -1,6 +1,8 @@
 //! From a first boot to a ready node, and what may stand in the way of each step.
 
 use super::*;
+use crate::client::names::tests as names;
+use crate::clock::tests::OFF;
 
 #[tokio::test]
 async fn a_first_boot_goes_through_every_step_and_tells_of_each() {
@@ -115,16 +117,52 @@ async fn a_coordinator_that_comes_up_late_is_waited_for_and_told_everything() {
     assert_eq!(done, Step::ALL.len(), "steps before the contact are told too");
 }
 
+/// By ten years, to either side, in the midst of it.
 #[tokio::test]
 async fn a_clock_that_jumps_meanwhile_is_said_and_the_node_goes_on() {
+    for jump in [-10, 10].map(|years| years * 365 * 86_400) {
+        let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+        let host = FakeHost::new(&machine.root, coordinator.seed());
+        // It waits at the gate, with a clock that is right, when that happens.
+        let wait = || GateAnswer::Wait { reason: "waiting for the first server".to_owned(), retry_after: 0 };
+        coordinator.script().gate.extend((0..1000).map(|_| wait()));
+        let jumps = async {
+            until(|| !coordinator.script().gates.is_empty()).await;
+            OFF.set(jump);
+            until(|| machine.said().contains(&format!("[gate] clock: the clocks differ by {jump}"))).await;
+            // k3s would mint certificates that are good for nobody.
+            assert_eq!(host.log.borrow().iter().filter(|line| *line == "start server").count(), 0);
+            assert_ne!(machine.state().step(), Step::Ready);
+            // A time server sets it right.
+            OFF.set(0);
+            coordinator.script().gate.clear();
+        };
+        let (outcome, ()) = tokio::join!(machine.boot(&host), jumps);
+        assert_eq!(outcome, Outcome::Ready);
+        assert_eq!(host.log.borrow().iter().filter(|line| *line == "start server").count(), 1);
+        assert_eq!(coordinator.script().enrolled.len(), 1, "its ticket is used once");
+    }
+}
+
+#[tokio::test]
+async fn a_coordinators_name_that_nobody_knows_yet_is_asked_for_until_somebody_does() {
+    let name = "coordinator.localhost";
     let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+    let address = coordinator.address().parse().unwrap();
+    let coordinator = coordinator.called(name);
     let host = FakeHost::new(&machine.root, coordinator.seed());
-    // The coordinator compares the clocks; a time server sets this one right.
-    let off = || Fault::Refuse(ApiError::new(ErrorClass::Clock, "the clocks differ by ten years"));
-    coordinator.script().faults.extend((0..5).map(|_| (api::GATE, off())));
-    assert_eq!(machine.boot(&host).await, Outcome::Ready);
-    assert!(machine.said().contains("[gate] clock: the clocks differ"), "{}", machine.said());
-    assert_eq!(host.log.borrow().iter().filter(|line| *line == "start server").count(), 1);
+    names::say(name, None);
+    let late = async {
+        until(|| names::asked(name) >= 3).await;
+        assert!(machine.said().contains("Temporary failure in name resolution"), "{}", machine.said());
+        assert_eq!(coordinator.handshakes(), 0);
+        names::say(name, Some(address));
+    };
+    let (outcome, ()) = tokio::join!(machine.boot(&host), late);
+    assert_eq!(outcome, Outcome::Ready);
+    let script = coordinator.script();
+    let done = script.reports.iter().filter(|report| report.state == StepState::Done).count();
+    assert_eq!(done, Step::ALL.len(), "steps before the contact are told too");
 }
 
 /// The power was cut when the gate had opened and k3s was about to start.
