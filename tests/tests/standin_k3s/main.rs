@@ -2,10 +2,12 @@
 
 mod harness;
 mod http;
+mod told;
 
 use std::fs;
 use std::process::Command;
 
+use kiln_protocol::config::Membership;
 use serde_json::{Value, json};
 
 use harness::{K3S, Machine, Running, wait};
@@ -64,6 +66,47 @@ fn a_token_with_another_ca_hash_is_never_used() {
         "credentials were sent to a server nobody vouches for"
     );
     server.wait_nodes(&["s1"]);
+}
+
+#[test]
+fn what_a_coordinator_tells_a_node_is_shown_to_no_server_with_another_ca() {
+    let [first, joining] = told::configurations();
+    let Membership::FirstServer { ca, token: servers, agent_token, .. } = first.k3s.membership else {
+        panic!("s1 is the first server")
+    };
+    let token = joining.k3s.membership.token().expose();
+    let (_, credential) = token.split_once("::").expect("a token in full form");
+    let agent = Machine::new("a1", json!({"token": token}));
+    let other = Machine::server("s2", json!({"token": servers.expose(), "agent-token": agent_token.expose()}));
+
+    // Somebody stands at the server's address with a CA of his own, who would take
+    // whatever he is shown.
+    let (_, password) = servers.expose().split_once("::server:").expect("a token in full form");
+    let fake = Machine::server("s1", json!({"token": password, "agent-token": agent_token.expose()}));
+    let running = fake.ready("server");
+    make_token(&fake, credential);
+    for (machine, role) in [(&agent, "agent"), (&other, "server")] {
+        machine.edit(|config| config["server"] = json!(fake.url()));
+        let mut refusing = machine.start(role);
+        refusing.wait_log("token CA hash does not match the Cluster CA certificate hash");
+        assert!(!refusing.told().contains("READY"));
+    }
+    assert!(!running.log().contains("Failed to authenticate"), "{}", running.log());
+    fake.wait_nodes(&["s1"]);
+
+    // The cluster's own server is known by the same token.
+    let own = json!({"token": servers.expose(), "agent-token": agent_token.expose()});
+    let server = Machine::server("s1", own);
+    for (name, content) in ca.files() {
+        let path = server.data("server/tls").join(name);
+        fs::create_dir_all(path.parent().expect("a directory above")).expect("directories");
+        fs::write(path, content.expose()).expect("a file");
+    }
+    let _running = server.ready("server");
+    make_token(&server, credential);
+    agent.edit(|config| config["server"] = json!(server.url()));
+    let _agent = agent.ready("agent");
+    server.wait_nodes(&["a1", "s1"]);
 }
 
 #[test]
