@@ -1,35 +1,51 @@
-//! The TLS keys that are noted, so that the store need not be asked at the
+//! The TLS keys that are in use, so that the store need not be asked at the
 //! beginning of every connection whether it is a stranger's.
 //!
-//! All of them are here: those that the state had when it was opened, and each
-//! that was noted since, before anybody hears of that. No key is ever forgotten.
-//! Being in here says nothing about what a key may do: that is asked on every
-//! request.
+//! In use are the present keys of live nodes, held ones too, and of present
+//! admins: those of the state when it was opened, and what became of them since,
+//! before anybody hears of that. A key that was replaced, or that lost its rights,
+//! is a stranger's from then on: a node could otherwise make itself any number of
+//! keys that each have a place among those that are known. Being in here says
+//! nothing about what a key may do: that is asked on every request.
 
 use std::collections::HashSet;
 use std::sync::{PoisonError, RwLock};
 
 use kiln_protocol::Fingerprint;
 
-/// Every key that is noted: about 50 bytes each.
+/// Every key that is in use: about 50 bytes each.
 #[derive(Debug)]
 pub(crate) struct Acquainted(RwLock<HashSet<Fingerprint>>);
 
 impl Acquainted {
-    /// With the keys that are noted in the state.
+    /// With the keys that are in use in the state.
     pub(crate) fn of(keys: HashSet<Fingerprint>) -> Self {
         Self(RwLock::new(keys))
     }
 
-    /// Whether a key is noted.
+    /// Whether a key is in use.
     pub(crate) fn has(&self, key: &Fingerprint) -> bool {
         self.0.read().unwrap_or_else(PoisonError::into_inner).contains(key)
     }
 
-    /// These keys are noted, and that is on disk.
-    pub(crate) fn add(&self, keys: &[Fingerprint]) {
-        if !keys.is_empty() {
-            self.0.write().unwrap_or_else(PoisonError::into_inner).extend(keys);
+    #[cfg(test)]
+    pub(crate) fn all(&self) -> HashSet<Fingerprint> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// These keys came into use (true) or went out of use, in this order, and that
+    /// is on disk.
+    pub(crate) fn follow(&self, changes: &[(Fingerprint, bool)]) {
+        if changes.is_empty() {
+            return;
+        }
+        let mut keys = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        for (key, in_use) in changes {
+            if *in_use {
+                keys.insert(*key);
+            } else {
+                keys.remove(key);
+            }
         }
     }
 }

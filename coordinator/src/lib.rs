@@ -19,7 +19,7 @@
 //! | `hardening` | no core dumps |
 //! | `news` | who waits for a change |
 //! | `operate` | what an operator decides, in one transition each |
-//! | `acquainted` | which keys are noted, asked at the beginning of every connection |
+//! | `acquainted` | which keys are in use, asked at the beginning of every connection |
 //! | [`client`] | the admin's side of it |
 //! | [`cli`] | the program `coordinator` |
 //! | [`decoders`] | what the fuzz targets decode, and nobody else outside |
@@ -178,7 +178,7 @@ impl Coordinator {
         let unlock = unlocking::unlock(&state, unlock)?;
         let (identity, pin_change) = unlocking::settle(&state, &unlock)?;
         let store = Store::open(&state.database(), unlock, guard)?;
-        let keys = store.read(store::keys::all).await?;
+        let keys = store.read(store::keys::in_use).await?;
         let runs = store.write(store::epoch::start).await?;
         let strangers = Mutex::default();
         let arrivals = Arc::default();
@@ -271,7 +271,7 @@ impl Coordinator {
         self.inner.store.read(|tx| Ok(store::epoch::newer(tx)?.is_some())).await
     }
 
-    /// Whether a key is no stranger's.
+    /// Whether a key is no stranger's: a live node's or a present admin's.
     fn knows(&self, key: &Fingerprint) -> bool {
         self.inner.acquainted.has(key)
     }
@@ -311,8 +311,8 @@ impl Coordinator {
             Ok((result, anything.then_some(concerned), tx.take_keys()))
         };
         let acquainted = Arc::clone(&self.inner.acquainted);
-        let done = move |(result, _, keys): &(T, _, Vec<Fingerprint>)| {
-            acquainted.add(keys);
+        let done = move |(result, _, keys): &(T, _, Vec<(Fingerprint, bool)>)| {
+            acquainted.follow(keys);
             then(result);
         };
         let (result, concerned, _) = self.inner.store.write_then(transition, done).await?;

@@ -1,7 +1,10 @@
 //! Who is let in when too many want in. At the cap, the oldest of the source
 //! that takes most room has to go: an attacker at one address displaces
-//! himself, and an honest machine elsewhere gets its turn.
+//! himself, and an honest machine elsewhere gets its turn. Of several sources
+//! that take as much, it is the one whose oldest came first: nobody is always
+//! the one to go because of its address or key.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -103,8 +106,9 @@ struct Members<S, T> {
     by_arrival: BTreeMap<u64, (S, T)>,
     /// The arrivals of each source that is there: its oldest first.
     by_source: BTreeMap<S, BTreeSet<u64>>,
-    /// How many each source has: the fullest last.
-    by_count: BTreeSet<(usize, S)>,
+    /// How many each source has, and its oldest arrival: the fullest last, and
+    /// of those that are as full the one whose oldest came first.
+    by_count: BTreeMap<(usize, Reverse<u64>), S>,
 }
 
 impl<S: Copy + Ord, T> Members<S, T> {
@@ -116,7 +120,7 @@ impl<S: Copy + Ord, T> Members<S, T> {
             displaced: 0,
             by_arrival: BTreeMap::new(),
             by_source: BTreeMap::new(),
-            by_count: BTreeSet::new(),
+            by_count: BTreeMap::new(),
         }
     }
 
@@ -126,7 +130,7 @@ impl<S: Copy + Ord, T> Members<S, T> {
         let crowded = if own >= self.per_source {
             Some(source)
         } else if self.by_arrival.len() >= self.capacity {
-            self.by_count.last().map(|(_, fullest)| *fullest)
+            self.by_count.last_key_value().map(|(_, fullest)| *fullest)
         } else {
             None
         };
@@ -148,13 +152,14 @@ impl<S: Copy + Ord, T> Members<S, T> {
 
     fn recount(&mut self, source: S, change: impl FnOnce(&mut BTreeSet<u64>) -> bool) {
         let arrivals = self.by_source.entry(source).or_default();
-        self.by_count.remove(&(arrivals.len(), source));
+        if let Some(oldest) = arrivals.first() {
+            self.by_count.remove(&(arrivals.len(), Reverse(*oldest)));
+        }
         change(arrivals);
-        let count = arrivals.len();
-        if count == 0 {
-            self.by_source.remove(&source);
+        if let Some(oldest) = arrivals.first() {
+            self.by_count.insert((arrivals.len(), Reverse(*oldest)), source);
         } else {
-            self.by_count.insert((count, source));
+            self.by_source.remove(&source);
         }
     }
 }
@@ -187,6 +192,20 @@ mod tests {
         assert_eq!(crowd.count(), (4, 7));
         drop((places, honest_place));
         assert!(crowd.members().by_source.is_empty());
+    }
+
+    #[test]
+    fn of_sources_as_full_the_one_that_came_first_goes_whatever_its_bytes() {
+        for order in [[1, 2, 3], [3, 2, 1], [2, 3, 1]] {
+            let mut members = Members::new(3, 3);
+            for source in order {
+                assert_eq!(members.enter(source, source).1, None);
+            }
+            // Newcomers, the lowest and the highest of all, go as little as any other.
+            for (newcomer, gone) in [0u8, 9, 8].into_iter().zip(order) {
+                assert_eq!(members.enter(newcomer, newcomer).1, Some(gone), "{order:?}");
+            }
+        }
     }
 
     #[test]
@@ -234,8 +253,8 @@ mod tests {
                         if let Some(gone) = displaced {
                             let (_, of) = *before.iter().find(|(at, _)| *at == gone).unwrap();
                             prop_assert!(crowded.contains(&of));
-                            let oldest = before.iter().find(|(_, from)| *from == of).unwrap();
-                            prop_assert_eq!(oldest.0, gone, "not its oldest");
+                            let oldest = before.iter().find(|(_, from)| crowded.contains(from)).unwrap();
+                            prop_assert_eq!(oldest.0, gone, "not the oldest of them");
                             there.retain(|(at, _)| *at != gone);
                         }
                         there.push((arrival, source));

@@ -16,16 +16,22 @@ pub(crate) fn add(tx: &Transaction<'_>, key: &Fingerprint, name: &str, now: Time
         params![key.to_string(), name, millis(now)],
     )
     .with_context(|| format!("adding the admin {name}"))?;
+    tx.keys.borrow_mut().push((*key, true));
     Ok(())
 }
 
 /// Takes the rights of the admin's key; false if there is no such admin.
 pub(crate) fn remove(tx: &Transaction<'_>, name: &AdminName, now: Timestamp) -> Result<bool> {
-    let removed = tx.execute(
-        "UPDATE admins SET removed = ?2 WHERE name = ?1 AND removed IS NULL",
-        params![name.as_str(), millis(now)],
-    )?;
-    Ok(removed == 1)
+    let removed: Option<String> = tx
+        .query_row(
+            "UPDATE admins SET removed = ?2 WHERE name = ?1 AND removed IS NULL RETURNING key",
+            params![name.as_str(), millis(now)],
+            |row| row.get(0),
+        )
+        .optional()?;
+    let Some(key) = removed else { return Ok(false) };
+    tx.keys.borrow_mut().push((key.parse().context("reading a stored key")?, false));
+    Ok(true)
 }
 
 /// Whether an admin's key still has its rights.

@@ -34,8 +34,8 @@ pub(crate) struct Transaction<'a> {
     recent: Option<&'a Recent>,
     /// Whom what was noted in it concerns.
     pub(super) concerned: RefCell<Concerned>,
-    /// The TLS keys that were noted in it.
-    pub(super) keys: RefCell<Vec<Fingerprint>>,
+    /// The TLS keys that came into use in it (true), or went out of use, in order.
+    pub(super) keys: RefCell<Vec<(Fingerprint, bool)>>,
 }
 
 impl<'a> Transaction<'a> {
@@ -59,8 +59,8 @@ impl<'a> Transaction<'a> {
         self.concerned.take()
     }
 
-    /// The TLS keys that it has noted so far.
-    pub(crate) fn take_keys(&self) -> Vec<Fingerprint> {
+    /// The TLS keys that came into use (true) or went out of use so far, in order.
+    pub(crate) fn take_keys(&self) -> Vec<(Fingerprint, bool)> {
         self.keys.take()
     }
 

@@ -8,7 +8,7 @@ use kiln_protocol::recovery::RecoveryKey;
 use kiln_protocol::{Fingerprint, TicketKey};
 use rusqlite::{OptionalExtension as _, params};
 
-use super::{Transaction, admins, millis, seats};
+use super::{Transaction, admins, millis, seats, time};
 use crate::registry::KeyOwner;
 
 /// What a key is noted for.
@@ -42,14 +42,17 @@ pub(crate) fn note(
     name: &str,
     now: Timestamp,
 ) -> Result<()> {
-    insert(tx, &key.to_string(), kind, name, now)?;
-    tx.keys.borrow_mut().push(*key);
-    Ok(())
+    insert(tx, &key.to_string(), kind, name, now)
 }
 
-/// Every TLS key that was ever noted.
-pub(crate) fn all(tx: &Transaction<'_>) -> Result<HashSet<Fingerprint>> {
-    let mut statement = tx.prepare("SELECT id FROM keys WHERE kind IN ('coordinator', 'admin', 'node')")?;
+/// The TLS keys that are in use: the present one of every live seat and of every
+/// present admin. Not the coordinator's own, with which nobody calls, nor one that
+/// was replaced or lost its rights.
+pub(crate) fn in_use(tx: &Transaction<'_>) -> Result<HashSet<Fingerprint>> {
+    let mut statement = tx.prepare(
+        "SELECT key FROM seats WHERE state IN ('bound', 'held')
+         UNION ALL SELECT key FROM admins WHERE removed IS NULL",
+    )?;
     let keys = statement.query_map([], |row| row.get::<_, String>(0))?;
     keys.map(|key| key?.parse().context("reading a stored key")).collect()
 }
@@ -69,9 +72,19 @@ pub(crate) fn note_recovery(tx: &Transaction<'_>, key: &RecoveryKey, now: Timest
     insert(tx, &key.to_string(), Kind::Recovery, "recovery", now)
 }
 
+/// When a TLS key was noted, if it was.
+pub(crate) fn noted(tx: &Transaction<'_>, key: &Fingerprint) -> Result<Option<Timestamp>> {
+    let noted: Option<i64> = tx
+        .prepare_cached("SELECT noted FROM keys WHERE id = ?1")?
+        .query_row([key.to_string()], |row| row.get(0))
+        .optional()?;
+    noted.map(time).transpose()
+}
+
 /// Takes a node's key out of use, in favour of another that is noted for the same
 /// seat.
 pub(crate) fn retire(tx: &Transaction<'_>, seat: i64, old: &Fingerprint, new: &Fingerprint) -> Result<()> {
+    tx.keys.borrow_mut().extend([(*old, false), (*new, true)]);
     let (old, new) = (old.to_string(), new.to_string());
     // Whoever confirmed the old key from its console has confirmed the new one,
     // which the old one vouches for.

@@ -149,6 +149,7 @@ pub(crate) fn set_state(tx: &Transaction<'_>, seat: i64, state: State, reason: O
     };
     tx.prepare_cached("UPDATE seats SET state = ?2, key = ?3, reason = ?4 WHERE id = ?1")?
         .execute(params![seat, word, state.key().map(|key| key.to_string()), reason])?;
+    tx.keys.borrow_mut().extend(state.key().map(|key| (key, state.is_live())));
     Ok(())
 }
 
@@ -169,6 +170,7 @@ pub(crate) fn bind(
          WHERE id = ?1",
     )?
     .execute(params![seat.id, key.to_string(), millis(now), facts])?;
+    tx.keys.borrow_mut().push((*key, true));
     Ok(())
 }
 

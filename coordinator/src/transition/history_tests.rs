@@ -218,6 +218,35 @@ fn a_rotation_whose_answer_was_lost_is_answered_again_after_a_new_epoch_or_a_rel
     }
 }
 
+/// Otherwise one machine could fill the registry with keys of its own.
+#[test]
+fn a_key_is_replaced_once_in_ten_minutes_unless_an_operator_asks_for_another() {
+    let mut world = World::in_memory(None).unwrap();
+    world.step(&Op::Mint(0, Fate::Answered)).unwrap();
+    let rotates = |world: &mut World| {
+        world.machines[0].disk.rotation_asked = true;
+        let refused = told(world, 0);
+        assert_eq!(told(world, 0), None, "it goes on with the key that it has");
+        refused
+    };
+    assert_eq!(told(&mut world, 0), None);
+    world.step(&Op::Wait(1)).unwrap();
+    assert_eq!(rotates(&mut world), None, "the key that it enrolled with");
+    for _ in 0..3 {
+        assert_eq!(rotates(&mut world), Some(ErrorClass::Policy));
+    }
+    world.step(&Op::AskRotation(0, Fate::Answered)).unwrap();
+    assert_eq!(rotates(&mut world), None, "an operator wants it");
+    assert_eq!(rotates(&mut world), Some(ErrorClass::Policy), "and wanted it once");
+    world.step(&Op::Wait(599)).unwrap();
+    assert_eq!(rotates(&mut world), Some(ErrorClass::Policy));
+    world.step(&Op::Wait(1)).unwrap();
+    assert_eq!(rotates(&mut world), None);
+    world.step(&Op::Wait(-3600)).unwrap();
+    assert_eq!(rotates(&mut world), None, "a clock that was set back shuts nobody out");
+    assert!(world.look(events::open_alarms).unwrap().is_empty(), "no node was held");
+}
+
 /// Of whatever there is, the first.
 fn index(of: usize) -> Index {
     use proptest::strategy::ValueTree as _;

@@ -1,14 +1,19 @@
 //! A node's key takes another's place.
 
 use anyhow::Result;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use kiln_protocol::rotation::RotateRequest;
 use kiln_protocol::{ApiError, ErrorClass, Fingerprint};
 
 use super::open::{former_key_used, turned};
-use crate::registry::{KeyOwner, State};
+use crate::registry::ratchet::{Verdict, judge};
+use crate::registry::{KeyOwner, Seat, State};
 use crate::store::events::{self, Actor, Event, What};
 use crate::store::{Transaction, keys, ratchets};
+
+/// Between two new keys of one node that no operator asked for. Every key is noted
+/// for ever: without a limit, one machine could fill the state with its own.
+const PAUSE: SignedDuration = SignedDuration::from_mins(10);
 
 /// Takes the key of a good proof in place of `key`, the connection's, and
 /// answers a repeated request as it did the first time.
@@ -41,6 +46,11 @@ pub(crate) fn rotate(
         return Ok(Err(ApiError::new(ErrorClass::NameConflict, message)
             .hint("a key has one name for ever: make another one")));
     }
+    // A ratchet that does not fit has consequences of its own, which come first.
+    let fits = matches!(judge(seat.turn, request.turn, overtaken), Verdict::Take | Verdict::Again);
+    if fits && let Some(refusal) = too_soon(tx, &seat, &key, now)? {
+        return Ok(Err(refusal));
+    }
     if let Err(refusal) = turned(tx, &seat, request.turn, overtaken, actor, now)? {
         return Ok(Err(refusal));
     }
@@ -49,6 +59,33 @@ pub(crate) fn rotate(
     let detail = format!("{} from key {key} to key {new}", seat.label());
     events::note(tx, actor, &Event::of(What::Rotate, seat.id, &detail), now)?;
     Ok(Ok(()))
+}
+
+/// The refusal of another key while the present one is new, unless an operator
+/// asked for another. The key that a node enrolled with may be replaced at once.
+fn too_soon(
+    tx: &Transaction<'_>,
+    seat: &Seat,
+    key: &Fingerprint,
+    now: Timestamp,
+) -> Result<Option<ApiError>> {
+    let noted = keys::noted(tx, key)?.filter(|noted| seat.bound.is_none_or(|bound| *noted > bound));
+    let Some(noted) = noted.filter(|_| !seat.rotate) else { return Ok(None) };
+    let age = now.duration_since(noted);
+    // A key from the future says that the clock was set back, and nothing else.
+    if age.is_negative() || age >= PAUSE {
+        return Ok(None);
+    }
+    let message = format!("the key of node {} was replaced {} s ago", seat.label(), age.as_secs());
+    let left = u32::try_from((PAUSE - age).as_secs()).unwrap_or(0) + 1;
+    Ok(Some(
+        ApiError::new(ErrorClass::Policy, message)
+            .hint(format!(
+                "ask again in {left} s; an operator has it replaced at once with: coordinator rotate {}",
+                seat.node
+            ))
+            .retry_after(left),
+    ))
 }
 
 /// Whether the asker has the key it asks for. Looked at before anything else.

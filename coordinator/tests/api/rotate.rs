@@ -1,11 +1,15 @@
 //! A node's key is replaced.
 
 use super::common::{Machine, World, class, name};
+use super::transport::{connect, drain};
+use kiln_coordinator::Limits;
 use kiln_protocol::admin::{ConfirmOutcome, ConfirmRequest, RegistryState};
 use kiln_protocol::rotation::RotateRequest;
 use kiln_protocol::{ApiError, ErrorClass, Fingerprint, Identity, api};
 use reqwest::Method;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
 
 /// An enrolled node, its key, and the one that is to take its place.
 async fn enrolled(world: &World, node: &str) -> (Machine, Identity, Identity) {
@@ -67,6 +71,33 @@ async fn a_rotation_whose_answer_was_lost_is_asked_again_and_answered_again() {
     // Nor does it matter that the disk still takes the turn for unanswered.
     let renewed = renewed(&world, &machine, &new).await;
     assert!(renewed.config().await.is_ok());
+    assert_eq!(world.node("a1").await.registry, RegistryState::Bound);
+}
+
+#[tokio::test]
+async fn a_second_new_key_within_ten_minutes_takes_an_operators_word() {
+    let world = World::new().await;
+    let (mut machine, _, _) = enrolled(&world, "a1").await;
+    let pin = world.coordinator.pin();
+    for asked in [false, true, true] {
+        if asked {
+            let wanted = request(&machine, pin, &Identity::generate().unwrap()).await;
+            let refusal = send(&machine, &wanted).await.unwrap_err();
+            assert_eq!(refusal.class, ErrorClass::Policy, "{refusal}");
+            assert!((1..=600).contains(&refusal.retry_after.unwrap()), "{refusal:?}");
+            // Nothing became of it: the node goes on with the key that it has.
+            assert!(machine.config().await.is_ok());
+            world.coordinator.rotate(&name("a1")).await.unwrap();
+        }
+        let new = Identity::generate().unwrap();
+        let wanted = request(&machine, pin, &new).await;
+        // A lost answer is given again, as new as the key is.
+        send(&machine, &wanted).await.unwrap();
+        send(&machine, &wanted).await.unwrap();
+        machine = renewed(&world, &machine, &new).await;
+        machine.open().await.unwrap();
+    }
+    assert_eq!(world.count_events("rotate").await, 3);
     assert_eq!(world.node("a1").await.registry, RegistryState::Bound);
 }
 
@@ -221,4 +252,60 @@ async fn a_console_that_still_shows_the_old_key_is_told_from_one_that_shows_the_
     // Of a generation that is over nothing is confirmed.
     let over = ConfirmRequest { node: name("a1"), generation: Some(1), fingerprint: old.fingerprint() };
     assert!(admin.confirm(&over).await.unwrap_err().to_string().contains("superseded"));
+}
+
+/// A connection that this key has, and its server counts: it has answered once.
+async fn connected(world: &World, identity: &Identity) -> TlsStream<TcpStream> {
+    let config = kiln_protocol::tls::client_config(identity, world.coordinator.pin()).unwrap();
+    let mut stream = connect(world, config).await.unwrap();
+    stream.write_all(b"GET /nothing HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let mut first = [0; 12];
+    stream.read_exact(&mut first).await.unwrap();
+    assert_eq!(&first, b"HTTP/1.1 404");
+    stream
+}
+
+#[tokio::test]
+async fn keys_that_are_out_of_use_displace_nobody_who_is_known() {
+    let mut limits = Limits::default();
+    limits.known = 4;
+    let world = World::within(1, limits).await;
+    let mut out_of_use = Vec::new();
+    // One machine makes itself key after key, as often as an operator lets it.
+    let (mut machine, mut old, _) = enrolled(&world, "a1").await;
+    for _ in 0..4 {
+        world.coordinator.rotate(&name("a1")).await.unwrap();
+        let new = Identity::generate().unwrap();
+        send(&machine, &request(&machine, world.coordinator.pin(), &new).await).await.unwrap();
+        machine = renewed(&world, &machine, &new).await;
+        machine.open().await.unwrap();
+        out_of_use.push(std::mem::replace(&mut old, new));
+    }
+    drop(machine);
+    // A place was given on, and its next holder lost it too.
+    for _ in 0..2 {
+        let (_, key, _) = enrolled(&world, "a2").await;
+        out_of_use.push(key);
+    }
+    world.coordinator.revoke(&name("a2")).await.unwrap();
+    // An admin was removed.
+    let gone = Identity::generate().unwrap();
+    world.coordinator.add_admin(&"gone".parse().unwrap(), gone.fingerprint()).await.unwrap();
+    let remove = kiln_protocol::admin::RemoveAdminRequest { name: "gone".parse().unwrap() };
+    world.admin().remove_admin(&remove).await.unwrap();
+    out_of_use.extend([gone, world.own_identity()]);
+
+    let (machine, honest, _) = enrolled(&world, "s1").await;
+    drop(machine);
+    let mut kept = [connected(&world, &honest).await, connected(&world, &honest).await];
+    let mut flood = Vec::new();
+    for key in &out_of_use {
+        flood.push(connected(&world, key).await);
+    }
+    assert!(flood.len() > 2 * limits.known - 2, "so many would fill it");
+    for stream in &mut kept {
+        let asked = stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+        let answer = String::from_utf8(drain(stream).await).unwrap();
+        assert!(asked.is_ok() && answer.contains("HTTP/1.1 404"), "it was displaced: {answer}");
+    }
 }

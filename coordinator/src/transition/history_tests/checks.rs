@@ -118,6 +118,12 @@ impl World {
             ensure!(usable.is_none(), "a ticket of the time before can still be used: {usable:?}");
         }
         self.check_copies()?;
+        let in_use = self.look(keys::in_use)?;
+        ensure!(
+            self.platter.known.all() == in_use,
+            "{in_use:?} are in use, and known are {:?}",
+            self.platter.known
+        );
         let lease = self.look(|tx| Ok(incarnations::live(tx)?.map(|live| live.lease)))?;
         let Some(lease) = lease else { bail!("the incarnation is gone") };
         let newest = after.iter().filter(|s| s.node == lease.node && s.state.key().is_some());

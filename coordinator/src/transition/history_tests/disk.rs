@@ -1,14 +1,15 @@
 //! What a history's registry is kept on: the database in memory, or the one in
 //! use, on a file.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 
+use crate::acquainted::Acquainted;
 use crate::store::engine::{Engine, Transaction};
-use crate::store::epoch;
 use crate::store::memory::{Disk, Memory};
-use crate::store::relaxed_engine;
+use crate::store::{epoch, keys, relaxed_engine};
 
 /// How a request fares between its sender and the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +39,8 @@ pub(super) struct Platter {
     kind: Kind,
     /// There is always one, but while it is opened anew.
     engine: Option<Box<dyn Engine>>,
+    /// Which keys the process takes for known, as it has followed that so far.
+    pub(super) known: Acquainted,
     /// A defect: a process that begins counts on where the last one was.
     counts_on: bool,
 }
@@ -48,14 +51,16 @@ impl Platter {
         if !image.is_empty() {
             disk.set_image(image);
         }
-        let mut platter = Self { kind: Kind::Memory(disk), engine: None, counts_on };
+        let known = Acquainted::of(HashSet::new());
+        let mut platter = Self { kind: Kind::Memory(disk), engine: None, known, counts_on };
         platter.restart()?;
         Ok(platter)
     }
 
     pub(super) fn on_file(image: &Image) -> Result<Self> {
         let dir = tempfile::tempdir()?;
-        let mut platter = Self { kind: Kind::File { dir, copies: 0 }, engine: None, counts_on: false };
+        let (kind, known) = (Kind::File { dir, copies: 0 }, Acquainted::of(HashSet::new()));
+        let mut platter = Self { kind, engine: None, known, counts_on: false };
         platter.set_back(image)?;
         Ok(platter)
     }
@@ -69,6 +74,8 @@ impl Platter {
             Kind::Memory(disk) => Box::new(Memory::open(disk)?),
             Kind::File { dir, .. } => relaxed_engine(&dir.path().join("state.db"))?,
         });
+        let known = self.transact(Fate::Answered, false, keys::in_use)?.context("it is certain")??;
+        self.known = Acquainted::of(known);
         if !self.counts_on {
             // As `Coordinator::open_with` does it, before anybody is answered.
             self.transact(Fate::Answered, false, epoch::start)?.context("it is certain")??;
@@ -121,17 +128,21 @@ impl Platter {
         }
         let engine = self.engine.as_mut().context("the database is open")?;
         engine.begin()?;
-        let (mut transition, mut result) = (Some(transition), None);
+        let (mut transition, mut result, mut known) = (Some(transition), None, Vec::new());
         engine.attempt(&mut |tx| {
             let outcome = transition.take().map(|transition| transition(tx));
             let keep = outcome.as_ref().is_some_and(Result::is_ok);
             result = outcome;
+            if keep {
+                known = tx.take_keys();
+            }
             keep
         })?;
         if fate == Fate::DiesBefore || answers_early {
             engine.rollback();
         } else {
             engine.commit()?;
+            self.known.follow(&known);
         }
         if matches!(fate, Fate::DiesBefore | Fate::DiesAfter) {
             self.restart()?;
