@@ -9,7 +9,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use axum::{Extension, Json, Router};
 use jiff::Timestamp;
 use kiln_protocol::chores::CHORES;
@@ -53,27 +53,35 @@ pub(super) fn admin_routes(coordinator: Coordinator, observer: Observer) -> Rout
 }
 
 fn admins() -> Router<Coordinator> {
-    Router::new()
-        .route(admin::MINT, post(operator::mint))
-        .route(admin::STATUS, get(operator::status))
-        .route(admin::KUBECONFIG, post(operator::kubeconfig))
-        .route(admin::RELEASE, post(operator::release))
-        .route(admin::REVOKE, post(operator::revoke))
-        .route(admin::CONFIRM, post(operator::confirm))
-        .route(admin::APPROVE, post(operator::approve))
-        .route(admin::ROTATE, post(operator::rotate))
-        .route(admin::ROTATE_TOKENS, post(operator::rotate_tokens))
-        .route(admin::RAISE_EPOCH, post(operator::raise_epoch))
-        .route(admin::EXTEND, post(operator::extend))
-        .route(admin::APPLY, post(operator::apply))
-        .route(admin::END, post(operator::end))
-        .route(admin::REPLACE, post(operator::replace))
-        .route(admin::MEMBER_GONE, post(operator::member_gone))
-        .route(admin::EVENTS, post(operator::events))
-        .route(admin::ADMINS, get(operator::admins))
-        .route(admin::ADD_ADMIN, post(operator::add_admin))
-        .route(admin::REMOVE_ADMIN, post(operator::remove_admin))
+    let routes = admin_routes_and_methods().into_iter();
+    routes
+        .fold(Router::new(), |router, (path, method)| router.route(path, method))
         .layer(DefaultBodyLimit::max(admin::MAX_ADMIN_BODY))
+}
+
+/// In the order of [`admin::ROUTES`].
+fn admin_routes_and_methods() -> [(&'static str, MethodRouter<Coordinator>); admin::ROUTES.len()] {
+    [
+        (admin::MINT, post(operator::mint)),
+        (admin::STATUS, get(operator::status)),
+        (admin::KUBECONFIG, post(operator::kubeconfig)),
+        (admin::RELEASE, post(operator::release)),
+        (admin::REVOKE, post(operator::revoke)),
+        (admin::CONFIRM, post(operator::confirm)),
+        (admin::APPROVE, post(operator::approve)),
+        (admin::ROTATE, post(operator::rotate)),
+        (admin::ROTATE_TOKENS, post(operator::rotate_tokens)),
+        (admin::RAISE_EPOCH, post(operator::raise_epoch)),
+        (admin::EXTEND, post(operator::extend)),
+        (admin::APPLY, post(operator::apply)),
+        (admin::END, post(operator::end)),
+        (admin::REPLACE, post(operator::replace)),
+        (admin::MEMBER_GONE, post(operator::member_gone)),
+        (admin::EVENTS, post(operator::events)),
+        (admin::ADMINS, get(operator::admins)),
+        (admin::ADD_ADMIN, post(operator::add_admin)),
+        (admin::REMOVE_ADMIN, post(operator::remove_admin)),
+    ]
 }
 
 fn finish(routes: Router<Coordinator>, coordinator: Coordinator, observer: Observer) -> Router {
@@ -342,6 +350,13 @@ impl FromRequestParts<Coordinator> for Admin {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The tests of who may ask what go through that list.
+    #[test]
+    fn what_admins_may_ask_is_what_the_protocol_lists() {
+        let routes = admin_routes_and_methods().map(|(path, _)| path);
+        assert_eq!(routes, admin::ROUTES.map(|(_, path)| path));
+    }
 
     #[test]
     fn a_full_disk_is_transient_and_a_defect_is_a_bug() {

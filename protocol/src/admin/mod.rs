@@ -62,6 +62,28 @@ pub const MEMBER_GONE: &str = "/v1/admin/member-gone";
 /// `POST` without a body, answered with 204: gives the live cluster another
 /// server token, and every agent another join token.
 pub const ROTATE_TOKENS: &str = "/v1/admin/rotate-tokens";
+/// Each of them with its method: all that an admin may ask, and nobody else.
+pub const ROUTES: [(&str, &str); 19] = [
+    ("POST", MINT),
+    ("GET", STATUS),
+    ("POST", KUBECONFIG),
+    ("POST", RELEASE),
+    ("POST", REVOKE),
+    ("POST", CONFIRM),
+    ("POST", APPROVE),
+    ("POST", ROTATE),
+    ("POST", ROTATE_TOKENS),
+    ("POST", RAISE_EPOCH),
+    ("POST", EXTEND),
+    ("POST", APPLY),
+    ("POST", END),
+    ("POST", REPLACE),
+    ("POST", MEMBER_GONE),
+    ("POST", EVENTS),
+    ("GET", ADMINS),
+    ("POST", ADD_ADMIN),
+    ("POST", REMOVE_ADMIN),
+];
 /// Bodies of admin requests larger than this many bytes are refused.
 pub const MAX_ADMIN_BODY: usize = 1024 * 1024;
 

@@ -77,7 +77,8 @@ fn what_a_coordinator_tells_a_node_is_shown_to_no_server_with_another_ca() {
     let token = joining.k3s.membership.token().expose();
     let (_, credential) = token.split_once("::").expect("a token in full form");
     let agent = Machine::new("a1", json!({"token": token}));
-    let other = Machine::server("s2", json!({"token": servers.expose(), "agent-token": agent_token.expose()}));
+    let other =
+        Machine::server("s2", json!({"token": servers.expose(), "agent-token": agent_token.expose()}));
 
     // Somebody stands at the server's address with a CA of his own, who would take
     // whatever he is shown.
