@@ -50,7 +50,7 @@ mod unlocking;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use jiff::Timestamp;
 use kiln_protocol::recovery::{PinChange, RecoverySeed};
 use kiln_protocol::{Fingerprint, Identity};
@@ -139,11 +139,31 @@ impl Coordinator {
         Ok(recovery)
     }
 
-    /// Keeps the recovery key in the state directory, 0600, for those who could
-    /// not be shown it: whoever takes the directory then has it too, so it is to
-    /// be moved elsewhere.
-    pub fn keep_recovery_key(path: &Path, recovery: &RecoverySeed) -> Result<()> {
-        dir::create_private(&StateDir::new(path).recovery_key(), recovery.to_text().as_bytes())
+    /// Where the recovery key of a state goes that could be shown to nobody: beside
+    /// the directory, not in it. Whoever copies the directory must not have it.
+    pub fn recovery_file(path: &Path) -> PathBuf {
+        let mut file = path.components().as_path().as_os_str().to_owned();
+        file.push(".recovery-key");
+        file.into()
+    }
+
+    /// Keeps the recovery key in a file, 0600, in the place of what is there, for
+    /// those who could not be shown it. It is to be moved to where it is offline.
+    pub fn keep_recovery_key(file: &Path, recovery: &RecoverySeed) -> Result<()> {
+        dir::replace_private(file, recovery.to_text().as_bytes()).context("keeping the recovery key")
+    }
+
+    /// Moves the recovery key that an older Kiln left in the state directory to
+    /// `file`; false if there is none. The state may be open.
+    pub fn take_out_recovery_key(path: &Path, file: &Path) -> Result<bool> {
+        let left = StateDir::new(path).recovery_key();
+        let moving = || format!("moving the recovery key {} out of the state", left.display());
+        let text = match std::fs::read(&left) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            read => zeroize::Zeroizing::new(read.with_context(moving)?),
+        };
+        dir::replace_private(file, &text).and_then(|()| dir::remove(&left)).with_context(moving)?;
+        Ok(true)
     }
 
     /// Gives the coordinator another key, which nodes that enrolled take for the

@@ -1,6 +1,6 @@
 //! A cluster that a run may change: its lock, its journal, its objects.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use jiff::Timestamp;
@@ -25,6 +25,8 @@ pub(super) struct Context {
     pub(super) provider: Provider,
     /// What the coordinator's secrets are sealed under.
     pub(super) unlock: UnlockFile,
+    /// Where the coordinator's recovery key is kept until somebody takes it offline.
+    pub(super) recovery: PathBuf,
 }
 
 impl Context {
@@ -66,8 +68,9 @@ impl Context {
         let selector = Selector { owner: state.ensure_owner()?, cluster: cluster.clone() };
         let lock = Lock::take(&dir, &format!("builder {command}"))?;
         let journal = journal(&dir.journal())?;
-        let unlock = state.unlock_key();
-        let mut context = Self { dir, lock, journal, selector, run: RunId::generate(), provider, unlock };
+        let (unlock, recovery) = (state.unlock_key(), state.recovery_key(cluster));
+        let run = RunId::generate();
+        let mut context = Self { dir, lock, journal, selector, run, provider, unlock, recovery };
         let (run, command) = (context.run.clone(), command.to_owned());
         context.journal.append(Event::Begin { run, command, at: Timestamp::now() })?;
         Ok(context)
@@ -97,13 +100,18 @@ impl Context {
     /// The cluster's coordinator; made if there is none.
     pub(super) async fn coordinator(&self) -> Result<Coordinator> {
         let dir = self.dir.coordinator();
-        if !dir.exists() {
+        if dir.exists() {
+            // The cluster works with it there; no copy of its state should hold it.
+            if let Err(error) = Coordinator::take_out_recovery_key(&dir, &self.recovery) {
+                tracing::warn!("{error:#}: move it to a place that is offline");
+            }
+        } else {
             // Whole or absent, like everything here.
             let new = self.dir.path().join(".new-coordinator");
             files::remove(&new)?;
             let recovery =
                 Coordinator::init_with(&new, &self.unlock).context("making the coordinator's state")?;
-            Coordinator::keep_recovery_key(&new, &recovery)?;
+            Coordinator::keep_recovery_key(&self.recovery, &recovery)?;
             std::fs::rename(&new, &dir)
                 .and_then(|()| files::sync_dir(self.dir.path()))
                 .with_context(|| format!("making {}", dir.display()))?;

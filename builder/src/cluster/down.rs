@@ -133,7 +133,7 @@ async fn open_coordinator(dir: &Path, unlock: &UnlockFile) -> Result<Coordinator
 /// The journal goes last but one, so that until then a run that is cut off is
 /// known to be one; the lock goes last.
 fn remove_state(context: Context) -> Result<()> {
-    let Context { dir, lock, .. } = context;
+    let Context { dir, lock, recovery, .. } = context;
     let reading = || format!("reading {}", dir.path().display());
     for entry in std::fs::read_dir(dir.path()).with_context(reading)? {
         let path = entry.with_context(reading)?.path();
@@ -141,6 +141,7 @@ fn remove_state(context: Context) -> Result<()> {
             files::remove(&path)?;
         }
     }
+    files::remove(&recovery)?;
     files::remove(&dir.journal())?;
     lock.remove()?;
     // Another run may have begun the cluster anew already.

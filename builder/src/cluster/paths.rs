@@ -9,12 +9,13 @@
 //!     status.json                   what `up` last saw
 //!     kubeconfig
 //! <state>.unlock-key                what the coordinators' secrets are sealed under
+//! <state>.<cluster>.recovery-key    what alone gives its coordinator another key
 //! ```
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use kiln_coordinator::UnlockFile;
+use kiln_coordinator::{Coordinator, UnlockFile};
 use kiln_protocol::ClusterName;
 
 use super::files;
@@ -46,6 +47,14 @@ impl StateDir {
     /// directory, so that no copy of it opens them.
     pub fn unlock_key(&self) -> UnlockFile {
         UnlockFile::beside(&self.0)
+    }
+
+    /// What alone lets a cluster's nodes take another key for their coordinator's:
+    /// beside the directory, so that no copy of it holds that.
+    pub fn recovery_key(&self, name: &ClusterName) -> PathBuf {
+        let mut file = self.0.as_os_str().to_owned();
+        file.push(format!(".{name}"));
+        Coordinator::recovery_file(Path::new(&file))
     }
 
     /// The clusters' directories.

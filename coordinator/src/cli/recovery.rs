@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{IsTerminal as _, Read as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use kiln_protocol::recovery::RecoverySeed;
@@ -12,31 +12,44 @@ use zeroize::Zeroizing;
 use super::arguments::PinChange;
 use super::print;
 use crate::Coordinator;
-use crate::store::dir::{self, StateDir};
+use crate::store::dir;
 
 /// Longer than any recovery key.
 const MAX_TEXT: u64 = 4096;
 
-/// Gives the recovery key to whoever made the state. It must reach no log: what
-/// is not a terminal gets a file instead.
-pub(super) fn hand_over(state: &Path, recovery: &RecoverySeed, out: Option<&Path>) -> Result<()> {
-    let text = recovery.to_text();
-    if let Some(out) = out {
-        return dir::create_private(out, text.as_bytes());
+/// Which file gets the recovery key of a state that is about to be made; none at a
+/// terminal. It must reach no log: what is not a terminal gets a file, outside of
+/// the state directory. The file is there, empty, when this returns: no state is
+/// made whose key could then be kept nowhere.
+pub(super) fn place(state: &Path, out: Option<&Path>) -> Result<Option<PathBuf>> {
+    let file = match out {
+        Some(out) => out.to_owned(),
+        None if std::io::stderr().is_terminal() => return Ok(None),
+        None => Coordinator::recovery_file(state),
+    };
+    // An init that was cut off may have left it, with nothing in it.
+    let is_left = fs::metadata(&file).is_ok_and(|found| found.is_file() && found.len() == 0);
+    if !is_left {
+        dir::create_private(&file, b"").with_context(|| {
+            let shown = file.display();
+            format!("the recovery key is to go to {shown}: move what is there, or name a place with --recovery-out")
+        })?;
     }
-    if std::io::stderr().is_terminal() {
+    Ok(Some(file))
+}
+
+/// Gives the recovery key to whoever made the state.
+pub(super) fn hand_over(recovery: &RecoverySeed, file: Option<&Path>) -> Result<()> {
+    if let Some(file) = file {
+        Coordinator::keep_recovery_key(file, recovery)?;
+        eprintln!("the recovery key is in {}: move it to a place that is offline", file.display());
+    } else {
         eprintln!(
             "recovery key: {}\nIt is shown this once and kept nowhere. Write it down and keep it offline: it \
              alone lets nodes accept another key of the coordinator (coordinator pin-change).",
-            *text
+            *recovery.to_text()
         );
-        return Ok(());
     }
-    Coordinator::keep_recovery_key(state, recovery)?;
-    eprintln!(
-        "the recovery key is in {}: move it to a place that is offline",
-        StateDir::new(state).recovery_key().display()
-    );
     Ok(())
 }
 

@@ -22,13 +22,22 @@ pub(super) fn init(arguments: &Init) -> Result<()> {
     let path = &arguments.state.state;
     if !(arguments.if_missing && Coordinator::pin_at(path)?.is_some()) {
         let unlock = arguments.unlock.file(path);
-        let recovery = Coordinator::init_with(path, &unlock)?;
+        // A state that is there is refused below, in its own words.
+        let file = match Coordinator::pin_at(path)? {
+            None => recovery::place(path, arguments.recovery_out.as_deref())?,
+            Some(_) => None,
+        };
+        let made = Coordinator::init_with(path, &unlock);
+        if let (Err(_), Some(file)) = (&made, &file) {
+            dir::remove(file)?;
+        }
+        let recovery = made?;
         eprintln!(
             "made {}: back it up with coordinator backup; its secrets open with {}, of which you keep a copy elsewhere",
             path.display(),
             unlock.path().display()
         );
-        recovery::hand_over(path, &recovery, arguments.recovery_out.as_deref())?;
+        recovery::hand_over(&recovery, file.as_deref())?;
     }
     let pin = Coordinator::pin_at(path)?;
     print(&format!("{}\n", pin.with_context(|| format!("there is no coordinator in {}", path.display()))?))
@@ -49,7 +58,11 @@ pub(super) async fn serve(arguments: &Serve) -> Result<()> {
         applied.inspect_err(|_| drop(fs::remove_file(state.socket())))?;
     }
     if state.recovery_key().exists() {
-        tracing::warn!("{} is still here: keep it offline", state.recovery_key().display());
+        tracing::warn!(
+            "{} is in the clear, and whoever copies the directory can have nodes take his key for the \
+             coordinator's: move it to a place that is offline",
+            state.recovery_key().display()
+        );
     }
     if state.admin_key().exists() {
         tracing::warn!(

@@ -3,7 +3,6 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `state.db` | the registry; in it, sealed, the key that tickets pin and the cluster's secrets |
-//! | `recovery.key` | what `init` could show to nobody: to be taken elsewhere |
 //! | `lock` | locked by the one process that has the state open; its pid |
 //! | `endpoint.json` | where a running `serve` listens |
 //! | `admin.sock` | the admin's socket of a running `serve` |
@@ -14,7 +13,9 @@
 //! An older Kiln kept `coordinator.key` in the clear, and for a moment
 //! `coordinator.key.next`, which was about to take its place: they are taken
 //! into the registry and removed (`unlocking`). It also made `admin.key` here,
-//! which is an admin's, and stays until somebody moves it.
+//! which is an admin's, and left `recovery.key` here if it could show that to
+//! nobody: both stay until somebody moves them. The recovery key goes beside the
+//! directory now.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
@@ -38,6 +39,7 @@ impl StateDir {
         ["coordinator.key", "coordinator.key.next"].map(|name| self.0.join(name))
     }
 
+    /// Where an older Kiln left the recovery key.
     pub(crate) fn recovery_key(&self) -> PathBuf {
         self.0.join("recovery.key")
     }

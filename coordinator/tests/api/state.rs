@@ -125,9 +125,14 @@ async fn no_secret_of_the_cluster_is_in_the_database_its_log_a_backup_or_the_log
         .with_max_level(tracing_subscriber::filter::LevelFilter::TRACE)
         .with_writer(move || writer.clone())
         .try_init();
-    let world = World::new().await;
+    let (world, recovery) = World::with_recovery().await;
     let (server, agent) = (world.enrolled("s1").await, world.enrolled("a1").await);
     let mut secrets = Secrets::default();
+    // As `init` and builder keep it where there is no terminal to show it at.
+    let kept = Coordinator::recovery_file(&world.dir);
+    Coordinator::keep_recovery_key(&kept, &recovery).unwrap();
+    assert_eq!(fs::metadata(&kept).unwrap().permissions().mode() & 0o777, 0o600);
+    secrets.recovery_key("recovery key", &fs::read_to_string(&kept).unwrap());
     for machine in [&server, &agent] {
         secrets.document("cluster", &serde_json::to_value(machine.config().await.unwrap()).unwrap());
     }

@@ -231,3 +231,40 @@ fn an_unlock_key_is_a_file_of_its_own_and_another_one_is_refused_by_name() {
     host.ok(&["unlock-key", "rotate", "--unlock-key", kept.to_str().unwrap()]);
     assert_eq!(fs::read_dir(host.path("kept")).unwrap().count(), 2, "the new key and the old one");
 }
+
+#[test]
+fn a_recovery_key_that_no_terminal_shows_goes_outside_of_the_state_or_no_state_is_made() {
+    let host = Host::new();
+    let kept = host.path("state.recovery-key");
+    fs::write(&kept, "what is another's").unwrap();
+    let refusal = host.fails(1, &["init"]);
+    assert!(refusal.contains("state.recovery-key") && refusal.contains("--recovery-out"), "{refusal}");
+    assert!(!host.path("state").exists());
+    fs::remove_file(&kept).unwrap();
+    // Nor is a place kept for the key of a state that was not made.
+    let nowhere = host.path("nowhere/key");
+    host.fails(1, &["init", "--unlock-key", nowhere.to_str().unwrap()]);
+    assert!(!kept.exists());
+    fs::remove_dir_all(host.path("state")).unwrap();
+
+    host.ok(&["init"]);
+    assert_eq!(mode(&kept), 0o600);
+    let text = fs::read_to_string(&kept).unwrap();
+    let secret = text.strip_prefix("kiln-recovery1.").unwrap().trim();
+    for entry in fs::read_dir(host.path("state")).unwrap() {
+        let path = entry.unwrap().path();
+        let content = fs::read(&path).unwrap();
+        assert!(!content.windows(secret.len()).any(|part| part == secret.as_bytes()), "{}", path.display());
+    }
+    host.ok(&["pin-change", "--recovery-key", kept.to_str().unwrap()]);
+
+    // An older Kiln left it in the state: that is said as long as it lies there.
+    let warned = |host: &Host| {
+        let log = fs::File::create(host.path("log")).unwrap();
+        drop(Serving::start_logging(host, &[], "warn", log.into()));
+        fs::read_to_string(host.path("log")).unwrap().contains("state/recovery.key is in the clear")
+    };
+    assert!(!warned(&host));
+    fs::rename(&kept, host.path("state/recovery.key")).unwrap();
+    assert!(warned(&host));
+}

@@ -168,6 +168,9 @@ impl Life {
 /// A secret that is nobody's.
 const PLANTED: [u8; 32] = *b"what builder has no cause to say";
 
+/// Beside what a thief of builder's state takes.
+const RECOVERY: &str = "state/kiln.secrets.recovery-key";
+
 fn cluster_file(name: &str) -> String {
     format!("state/kiln/clusters/secrets/{name}")
 }
@@ -176,7 +179,7 @@ fn cluster_file(name: &str) -> String {
 fn belongs(place: &str, secret: &str) -> bool {
     match secret {
         "unlock key" => place == "state/kiln.unlock-key",
-        "recovery key" => place == cluster_file("coordinator/recovery.key"),
+        "recovery key" => place == RECOVERY,
         "kubeconfig" => place == cluster_file("kubeconfig"),
         "signing key" => place == "kiln.key",
         "password's hash" => place == "hash",
@@ -224,7 +227,7 @@ fn a_builders_whole_life_leaves_no_secret_where_it_does_not_belong() {
     }
     let read = |place: &str| fs::read_to_string(life.cluster.path().join(place)).unwrap();
     let unlock = "state/kiln.unlock-key".to_owned();
-    let (recovery, kubeconfig) = (cluster_file("coordinator/recovery.key"), cluster_file("kubeconfig"));
+    let (recovery, kubeconfig) = (RECOVERY.to_owned(), cluster_file("kubeconfig"));
     let texts = [read(&unlock), read(&recovery), read(&kubeconfig)];
     life.secrets.unlock_key("unlock key", &texts[0]);
     life.secrets.recovery_key("recovery key", &texts[1]);

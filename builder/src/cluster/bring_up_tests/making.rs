@@ -1,6 +1,9 @@
 //! Machines are made once, whatever cuts a run off, given what is theirs once their
 //! console was read, and left alone once they are ready.
 
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
 use super::*;
 
 #[tokio::test]
@@ -132,4 +135,89 @@ async fn an_agent_whose_machine_is_gone_gets_a_new_generation() {
     boot(&lab, &again, "a1").await;
     let status = again.coordinator.status().await.unwrap();
     assert_eq!(status.node(&"a1".parse().unwrap()).unwrap().generation, 2);
+}
+
+#[tokio::test]
+async fn what_a_backup_of_a_machine_or_a_clone_of_it_has_of_its_ticket_binds_nothing() {
+    let lab = Lab::new();
+    let (_context, made) = lab.make(&Faults::default()).await.unwrap();
+    let name: NodeName = "a1".parse().unwrap();
+    let registered = async || made.coordinator.status().await.unwrap().node(&name).unwrap().clone();
+    // As it stood in the machine's configuration before the machine used it.
+    let backup = lab.world().objects["node/a1"].seed.clone().unwrap();
+    let node = boot(&lab, &made, "a1").await;
+    let seed = NodeSeed::parse(backup.as_bytes()).unwrap();
+    for _ in 0..2 {
+        // Another machine made of it has a key of its own.
+        let identity = Identity::generate().unwrap();
+        let clone = Booted::new(&made, &identity);
+        let (status, text) = clone.ask(kiln_protocol::api::ENROL, &enrolment(&seed, &identity)).await;
+        assert!(status == 409 && text.contains("ticket_contested"), "{status} {text}");
+        assert_eq!(clone.configuration().await, 403);
+        // As long as the ticket could have bound, that is loud.
+        let found = registered().await;
+        assert_eq!((found.registry, found.key), (RegistryState::Held, Some(node.key)));
+        let alarms = made.coordinator.status().await.unwrap().alarms;
+        assert!(alarms.iter().any(|alarm| alarm.message.contains(&clone.key.to_string())), "{alarms:?}");
+        assert_eq!(node.configuration().await, 403);
+        made.coordinator.release(&name).await.unwrap();
+        assert_eq!((registered().await.key, node.configuration().await), (Some(node.key), 200));
+    }
+}
+
+/// Every file below a directory, its name and content.
+fn files_below(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(files_below(&path));
+        } else {
+            let content = std::fs::read(&path).unwrap();
+            files.push((path, content));
+        }
+    }
+    files
+}
+
+#[tokio::test]
+async fn the_recovery_key_is_in_no_copy_of_the_state_nor_is_one_that_an_older_kiln_left_there() {
+    let lab = Lab::new();
+    drop(lab.make(&Faults::default()).await.unwrap());
+    let (state, coordinator) = (lab.state(), lab.state().cluster(lab.file.name()).coordinator());
+    let kept = state.recovery_key(lab.file.name());
+    let text = std::fs::read_to_string(&kept).unwrap();
+    assert_eq!(std::fs::metadata(&kept).unwrap().permissions().mode() & 0o777, 0o600);
+    let secret = text.strip_prefix("kiln-recovery1.").unwrap().trim();
+    let holders = || {
+        let files = files_below(state.path()).into_iter();
+        let holds = |content: &[u8]| content.windows(secret.len()).any(|part| part == secret.as_bytes());
+        files.filter(|(_, content)| holds(content)).map(|(path, _)| path).collect::<Vec<_>>()
+    };
+    assert_eq!(holders(), [] as [PathBuf; 0]);
+
+    let left = coordinator.join("recovery.key");
+    std::fs::rename(&kept, &left).unwrap();
+    assert_eq!(holders(), std::slice::from_ref(&left), "it would have been found");
+    drop(lab.make(&Faults::default()).await.unwrap());
+    assert_eq!(holders(), [] as [PathBuf; 0]);
+    assert_eq!(std::fs::read_to_string(&kept).unwrap(), text);
+    assert_eq!(std::fs::metadata(&kept).unwrap().permissions().mode() & 0o777, 0o600);
+
+    // It is the one that this coordinator's nodes believe. What was dropped may have
+    // the state a moment longer.
+    let seed = text.parse().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let before = Coordinator::pin_at(&coordinator).unwrap();
+    let pin = loop {
+        match Coordinator::change_pin_with(&coordinator, &seed, &state.unlock_key()) {
+            Err(error) if format!("{error:#}").contains("in use") && Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            changed => break changed.unwrap(),
+        }
+    };
+    assert_ne!(before, Some(pin));
+    lab.down(&Faults::default()).await.unwrap();
+    lab.assert_gone();
 }

@@ -64,7 +64,7 @@ impl Lab {
     }
 
     fn state(&self) -> StateDir {
-        StateDir::resolve(Some(self.dir.path().to_owned())).unwrap()
+        StateDir::resolve(Some(self.dir.path().join("kiln"))).unwrap()
     }
 
     fn world(&self) -> MutexGuard<'_, World> {
@@ -150,6 +150,7 @@ impl Lab {
     fn assert_gone(&self) {
         assert!(self.world().objects.is_empty(), "{:?}", self.world().objects.keys());
         assert!(!self.state().cluster(self.file.name()).path().exists());
+        assert!(!self.state().recovery_key(self.file.name()).exists());
     }
 }
 
@@ -169,11 +170,14 @@ impl Booted {
     }
 
     async fn say(&self, path: &str, body: &impl serde::Serialize) {
+        let (status, text) = self.ask(path, body).await;
+        assert!((200..300).contains(&status), "{path}: {status} {text}");
+    }
+
+    async fn ask(&self, path: &str, body: &impl serde::Serialize) -> (u16, String) {
         let answer = self.http.post(format!("{}{path}", self.base)).json(body).send().await.unwrap();
-        let status = answer.status();
         // Read to its end, so that the connection serves the next request too.
-        let text = answer.text().await.unwrap();
-        assert!(status.is_success(), "{path}: {status} {text}");
+        (answer.status().as_u16(), answer.text().await.unwrap())
     }
 
     /// Whether it may start k3s.
@@ -196,15 +200,20 @@ impl Booted {
     }
 }
 
+/// What a machine with this key asks with the ticket of a seed.
+fn enrolment(seed: &NodeSeed, identity: &Identity) -> EnrolRequest {
+    let ticket = seed.claim.ticket().unwrap();
+    let proof = ticket.prove(&identity.fingerprint());
+    EnrolRequest { ticket: ticket.public_key(), proof, facts: Facts::default() }
+}
+
 /// The node of that name enrols with the seed it was given and says it is ready.
 async fn boot(lab: &Lab, made: &Made, node: &str) -> Booted {
     let text = lab.world().objects[&format!("node/{node}")].seed.clone().unwrap();
     let seed = NodeSeed::parse(text.as_bytes()).unwrap();
-    let ticket = seed.claim.ticket().unwrap();
     let identity = Identity::generate().unwrap();
     let booted = Booted::new(made, &identity);
-    let proof = ticket.prove(&identity.fingerprint());
-    let request = EnrolRequest { ticket: ticket.public_key(), proof, facts: Facts::default() };
+    let request = enrolment(&seed, &identity);
     booted.say(kiln_protocol::api::ENROL, &request).await;
     let turn = Turn { cur: Notch::random(), next: Notch::random() };
     booted.say(kiln_protocol::api::OPEN, &OpenRequest::new(turn, None)).await;

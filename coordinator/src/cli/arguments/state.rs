@@ -18,7 +18,8 @@ pub(in crate::cli) struct Init {
     #[arg(long)]
     pub(in crate::cli) if_missing: bool,
     /// Write the recovery key to this file (mode 0600) instead of showing it
-    /// once; without a terminal it goes to recovery.key in the state directory.
+    /// once; without a terminal it goes beside the state directory, to
+    /// DIR.recovery-key.
     /// Keep it offline: it alone lets nodes accept another coordinator's key
     #[arg(long, value_name = "FILE")]
     pub(in crate::cli) recovery_out: Option<PathBuf>,
