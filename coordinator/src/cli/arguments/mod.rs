@@ -105,7 +105,7 @@ pub(super) enum Command {
     /// Say what becomes of the data of a server that is lost
     #[command(after_help = examples::REPLACE)]
     Replace(Replace),
-    /// Say that etcd has no member of a server any more: you looked
+    /// Say that a node's machine is gone, and that etcd has no member of it any more: you looked
     #[command(after_help = examples::MEMBER_GONE)]
     MemberGone(Node),
     /// End the cluster's incarnation: no node of it may do anything any more
