@@ -108,7 +108,10 @@ fn served() -> BTreeSet<(String, String)> {
     let text = std::fs::read_to_string(root().join("coordinator/src/server/api.rs")).unwrap();
     let defined = defined();
     let route = |line: &str| {
-        let (name, handler) = line.trim().strip_prefix(".route(")?.split_once(", ")?;
+        let line = line.trim();
+        // An admin's are a list of pairs.
+        let of_admins = || line.strip_prefix('(').filter(|rest| rest.starts_with("admin::"));
+        let (name, handler) = line.strip_prefix(".route(").or_else(of_admins)?.split_once(", ")?;
         let method = handler.split_once('(')?.0.to_uppercase();
         let name = name.strip_prefix("api::").unwrap_or(name);
         let path = defined.iter().find(|(known, _)| known == name);
