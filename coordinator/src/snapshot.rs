@@ -28,8 +28,8 @@ const WHICH: &str = "give the copy of /var/lib/rancher/k3s/server/db/state.db, b
 /// With `DynamicUser=`, who owns the directory is the only thing that tells which
 /// user a file must be of: the name may be unknown to the host, and a newer
 /// systemd shows a service the files of `nobody` as its own.
-const WHERE: &str = "the coordinator opens it as its own user, whom the systemd unit lets read little but the state \
-                     directory, and gives a /tmp of its own. As root: install -m 0600 -o \"$(stat -Lc %u \
+const WHERE: &str = "the user that the coordinator runs as opens it, and must be able to. With the systemd unit that is \
+                     a user who may read little but the state directory, and has a /tmp of its own: as root, install -m 0600 -o \"$(stat -Lc %u \
                      /var/lib/kiln-coordinator)\" FILE /var/lib/kiln-coordinator/restore.db, and name that one; it \
                      must stay there until the node is ready";
 

@@ -40,7 +40,7 @@ Exit codes:
   3  the coordinator cannot be reached, or another one answers
   4  the coordinator refused
   5  serve --until-ready: not every node was ready in time
-  6  confirm: another key than the one on the console has enrolled; the node is held";
+  6  confirm: the node is held: another key than the one on the console has enrolled, or it was before";
 
 /// Parses the command line and runs it.
 pub fn main() -> ExitCode {
@@ -98,7 +98,7 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
         Some(ClientError::Refused(_)) => ExitCode::from(4),
         _ if connect::is_unreachable(error) => ExitCode::from(3),
         _ if error.is::<until_ready::NotReady>() => ExitCode::from(5),
-        _ if error.is::<vouch::Mismatch>() => ExitCode::from(6),
+        _ if error.is::<vouch::Held>() => ExitCode::from(6),
         _ => ExitCode::FAILURE,
     }
 }

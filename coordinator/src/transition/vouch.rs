@@ -13,6 +13,9 @@ use crate::registry::{KeyOwner, Seat, State, enrol as rules, operator};
 use crate::store::events::{self, Actor, Event, What};
 use crate::store::{Transaction, keys, rounded, seats};
 
+/// Why a node is held that enrolled with another key than its console's.
+const OTHER_KEY: &str = "its console shows another key";
+
 /// A machine's console shows `shown`. Idempotent.
 pub(crate) fn confirm(
     tx: &Transaction<'_>,
@@ -25,7 +28,11 @@ pub(crate) fn confirm(
     let owner = keys::owner(tx, &shown)?;
     let seat = seat_of(tx, node, generation, owner.as_ref())?;
     let decision = console::confirm(&seat, shown)?;
-    let answer = |outcome| Ok(ConfirmAnswer { outcome, generation: seat.generation, key: seat.state.key() });
+    let held = matches!(seat.state, State::Held(_)).then(|| seat.reason.clone().unwrap_or_default());
+    let answer = |outcome| {
+        let held = if outcome == ConfirmOutcome::Mismatch { Some(OTHER_KEY.to_owned()) } else { held };
+        Ok(ConfirmAnswer { outcome, generation: seat.generation, key: seat.state.key(), held })
+    };
     if let Some(KeyOwner::Former(former)) = owner
         && former.id == seat.id
     {
@@ -43,7 +50,7 @@ pub(crate) fn confirm(
             answer(ConfirmOutcome::Kept)
         }
         Shown::Mismatch(key) => {
-            seats::set_state(tx, seat.id, State::Held(key), Some("its console shows another key"))?;
+            seats::set_state(tx, seat.id, State::Held(key), Some(OTHER_KEY))?;
             let detail =
                 format!("{} enrolled with key {key}, but its console shows key {shown}", seat.label());
             let once = format!("console {} {key} {shown}", seat.id);

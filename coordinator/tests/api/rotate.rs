@@ -116,6 +116,14 @@ async fn a_later_use_of_the_old_key_is_held_with_an_alarm() {
         assert!(status.alarms[0].message.contains(&machine.key.to_string()), "{:?}", status.alarms);
         let renewed = renewed(&world, &machine, &new).await;
         assert_eq!(class(renewed.config().await), ErrorClass::Held, "nobody knows which is the right one");
+        // Nor does whoever reads the console: he is told of it, whichever key that shows.
+        for (shown, expected) in [(&old, ConfirmOutcome::Former), (&new, ConfirmOutcome::Kept)] {
+            let fingerprint = shown.fingerprint();
+            let request = ConfirmRequest { node: name("a1"), generation: None, fingerprint };
+            let answer = world.admin().confirm(&request).await.unwrap();
+            assert_eq!(answer.outcome, expected);
+            assert!(answer.held.unwrap().contains("was replaced was used again"), "{path}");
+        }
     }
 }
 

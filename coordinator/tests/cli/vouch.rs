@@ -45,7 +45,12 @@ fn a_servers_console_is_confirmed_by_hand_and_another_key_there_is_an_alarm() {
         assert!(said.contains(&format!("ALARM: s1 is held: key {thiefs} has enrolled")), "{said}");
         assert!(said.contains(&shown) && said.contains("coordinator revoke s1"), "{said}");
     }
-    assert!(host.ok(&["--help"]).contains("6  confirm: another key"));
+    assert!(host.ok(&["--help"]).contains("6  confirm: the node is held"));
+    // If it was mistyped, saying it right is not enough.
+    let said = host.fails(6, &["confirm", "s1", &thiefs]);
+    assert!(said.contains("s1 is still held: its console shows another key"), "{said}");
+    assert!(said.contains("coordinator release s1"), "{said}");
+    host.fails(6, &["confirm", "s1", &shown]);
     let status = host.ok(&["status"]);
     assert!(status.contains("ALARM") && status.contains(&shown), "{status}");
     host.fails(2, &["confirm", "s1", &shown[..20]]);

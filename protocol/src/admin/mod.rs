@@ -155,7 +155,7 @@ pub struct ConfirmRequest {
 }
 
 /// What came of a key that was read on a console.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConfirmAnswer {
     /// In a word.
     pub outcome: ConfirmOutcome,
@@ -164,6 +164,9 @@ pub struct ConfirmAnswer {
     /// The key that is bound to it; none as long as nobody has enrolled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<Fingerprint>,
+    /// Why the node is held, if it is: whatever its console shows, it may do nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<String>,
 }
 
 /// How the key on a console stands to the key of the node.
