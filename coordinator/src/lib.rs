@@ -101,11 +101,17 @@ impl Coordinator {
     /// The unlock key of its secrets is the file beside the directory, made if
     /// there is none ([`UnlockFile::beside`]).
     pub fn init(path: &Path) -> Result<RecoverySeed> {
-        Self::init_with(path, &UnlockFile::beside(path))
+        Self::init_with(path, &UnlockFile::beside(path), |_| Ok(()))
     }
 
-    /// As [`Coordinator::init`], with the unlock key elsewhere.
-    pub fn init_with(path: &Path, unlock: &UnlockFile) -> Result<RecoverySeed> {
+    /// As [`Coordinator::init`], with the unlock key elsewhere. `keep` is given the
+    /// recovery key before there is a coordinator: what it has made durable when it
+    /// returns is there whenever the state is. If it fails, no state is made.
+    pub fn init_with(
+        path: &Path,
+        unlock: &UnlockFile,
+        keep: impl FnOnce(&RecoverySeed) -> Result<()>,
+    ) -> Result<RecoverySeed> {
         let state = StateDir::new(path);
         state.create()?;
         state.check()?;
@@ -133,7 +139,8 @@ impl Coordinator {
             store::pin::set_recovery(tx, &public)?;
             let detail = format!("coordinator {key}");
             events::note(tx, &Actor::local(), &Event::about_all(What::Init, &detail), now)?;
-            Ok(())
+            // Last of all, so that little can fail between it and the commit.
+            keep(&recovery)
         })?;
         drop(guard);
         Ok(recovery)
@@ -142,7 +149,9 @@ impl Coordinator {
     /// Where the recovery key of a state goes that could be shown to nobody: beside
     /// the directory, not in it. Whoever copies the directory must not have it.
     pub fn recovery_file(path: &Path) -> PathBuf {
-        let mut file = path.components().as_path().as_os_str().to_owned();
+        // Of `.`, say, only the whole path has a beside.
+        let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let mut file = whole.components().as_path().as_os_str().to_owned();
         file.push(".recovery-key");
         file.into()
     }

@@ -18,7 +18,7 @@
 //! AES-256-GCM and HKDF are ring's, as TLS's are.
 
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -311,17 +311,8 @@ impl UnlockFile {
 
     /// Refuses a place that a copy of the state would include.
     pub(crate) fn check_outside(&self, state: &Path) -> Result<()> {
-        let absolute = |path: &Path| {
-            // A file that is not there yet is where its directory is.
-            let parent = path.parent().map(fs::canonicalize).and_then(Result::ok);
-            fs::canonicalize(path).ok().or(parent).or_else(|| std::path::absolute(path).ok())
-        };
-        let inside = match (absolute(&self.path), fs::canonicalize(state).ok()) {
-            (Some(file), Some(state)) => file.starts_with(state),
-            _ => self.path.starts_with(state),
-        };
         ensure!(
-            !inside,
+            !dir::is_inside(&self.path, state),
             "the unlock key {} is in the state directory, where whoever copies the one has the other: \
              keep it elsewhere",
             self.path.display()
@@ -333,6 +324,7 @@ impl UnlockFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
 
     #[test]

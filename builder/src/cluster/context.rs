@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result};
 use jiff::Timestamp;
 use kiln_coordinator::{Coordinator, UnlockFile};
 use kiln_protocol::ClusterName;
+use kiln_protocol::recovery::RecoverySeed;
 
 use super::files;
 use super::journal::{Event, Journal};
@@ -109,9 +110,8 @@ impl Context {
             // Whole or absent, like everything here.
             let new = self.dir.path().join(".new-coordinator");
             files::remove(&new)?;
-            let recovery =
-                Coordinator::init_with(&new, &self.unlock).context("making the coordinator's state")?;
-            Coordinator::keep_recovery_key(&self.recovery, &recovery)?;
+            let keep = |recovery: &RecoverySeed| Coordinator::keep_recovery_key(&self.recovery, recovery);
+            Coordinator::init_with(&new, &self.unlock, keep).context("making the coordinator's state")?;
             std::fs::rename(&new, &dir)
                 .and_then(|()| files::sync_dir(self.dir.path()))
                 .with_context(|| format!("making {}", dir.display()))?;

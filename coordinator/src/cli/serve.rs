@@ -27,17 +27,13 @@ pub(super) fn init(arguments: &Init) -> Result<()> {
             None => recovery::place(path, arguments.recovery_out.as_deref())?,
             Some(_) => None,
         };
-        let made = Coordinator::init_with(path, &unlock);
-        if let (Err(_), Some(file)) = (&made, &file) {
-            dir::remove(file)?;
-        }
-        let recovery = made?;
+        let recovery = recovery::make(path, &unlock, file.as_deref())?;
         eprintln!(
             "made {}: back it up with coordinator backup; its secrets open with {}, of which you keep a copy elsewhere",
             path.display(),
             unlock.path().display()
         );
-        recovery::hand_over(&recovery, file.as_deref())?;
+        recovery::hand_over(&recovery, file.as_deref());
     }
     let pin = Coordinator::pin_at(path)?;
     print(&format!("{}\n", pin.with_context(|| format!("there is no coordinator in {}", path.display()))?))

@@ -6,6 +6,7 @@
 //! | `lock` | locked by the one process that has the state open; its pid |
 //! | `endpoint.json` | where a running `serve` listens |
 //! | `admin.sock` | the admin's socket of a running `serve` |
+//! | `recovery.begun` | the public half of the recovery key of an `init` that is not over |
 //!
 //! The directory is 0700, files are 0600. The key that the secrets in the
 //! registry are sealed under is outside of it (`unlock`).
@@ -42,6 +43,12 @@ impl StateDir {
     /// Where an older Kiln left the recovery key.
     pub(crate) fn recovery_key(&self) -> PathBuf {
         self.0.join("recovery.key")
+    }
+
+    /// Where an `init` notes the public half of the recovery key that it is about to
+    /// write down: should it be cut off, the next one knows that file for its own.
+    pub(crate) fn recovery_begun(&self) -> PathBuf {
+        self.0.join("recovery.begun")
     }
 
     /// Where an older Kiln made an admin's key.
@@ -189,6 +196,25 @@ pub(crate) fn replace_private(path: &Path, content: &[u8]) -> Result<()> {
     sync_parent(path)
 }
 
+/// Whether a copy of a directory would include a file. Neither has to be there yet.
+pub(crate) fn is_inside(file: &Path, directory: &Path) -> bool {
+    real(file).starts_with(real(directory))
+}
+
+/// Where a path leads; what of it is not there yet is where it would be made.
+fn real(path: &Path) -> PathBuf {
+    let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let found = whole.ancestors().find_map(|there| {
+        let missing = whole.strip_prefix(there).ok()?;
+        Some((fs::canonicalize(there).ok()?, missing))
+    });
+    match found {
+        Some((there, missing)) if missing.as_os_str().is_empty() => there,
+        Some((there, missing)) => there.join(missing),
+        None => whole,
+    }
+}
+
 /// Puts one file in another's place, for good.
 pub(crate) fn rename(from: &Path, to: &Path) -> Result<()> {
     fs::rename(from, to).with_context(|| format!("moving {} to {}", from.display(), to.display()))?;
@@ -258,6 +284,30 @@ mod tests {
         assert!(!fs::metadata(&socket).unwrap().is_file());
         assert_eq!(fs::read(&path).unwrap(), b"two");
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn what_is_inside_is_known_by_any_path_also_before_it_is_there() {
+        let outer = tempfile::tempdir().unwrap();
+        let (state, link) = (outer.path().join("state"), outer.path().join("link"));
+        let roundabout = outer.path().join("state/../state/./key");
+        for there in [false, true] {
+            if there {
+                fs::create_dir(&state).unwrap();
+                std::os::unix::fs::symlink(&state, &link).unwrap();
+                assert!(is_inside(&link.join("key"), &state) && is_inside(&state.join("key"), &link));
+            }
+            assert!(is_inside(&state.join("key"), &state), "there: {there}");
+            assert!(is_inside(&state.join("deeper/key"), &state), "there: {there}");
+            assert!(is_inside(&roundabout, &state), "there: {there}");
+            assert!(!is_inside(&outer.path().join("state.key"), &state), "there: {there}");
+            assert!(!is_inside(&outer.path().join("nowhere/key"), &state), "there: {there}");
+        }
+        // A link to what is inside is the thing itself.
+        fs::write(state.join("key"), "").unwrap();
+        let key = outer.path().join("key");
+        std::os::unix::fs::symlink(state.join("key"), &key).unwrap();
+        assert!(is_inside(&key, &state));
     }
 
     #[test]

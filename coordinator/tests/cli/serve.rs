@@ -268,3 +268,39 @@ fn a_recovery_key_that_no_terminal_shows_goes_outside_of_the_state_or_no_state_i
     fs::rename(&kept, host.path("state/recovery.key")).unwrap();
     assert!(warned(&host));
 }
+
+#[test]
+fn a_recovery_key_inside_of_the_state_is_refused_and_a_missing_directory_is_called_that() {
+    let host = Host::new();
+    let state = host.path("state");
+    let inside = state.join("rk");
+    // Before the directory is there and after, by its own name and by another.
+    for there in [false, true] {
+        if there {
+            fs::create_dir(&state).unwrap();
+            fs::set_permissions(&state, fs::Permissions::from_mode(0o700)).unwrap();
+        }
+        for out in [inside.clone(), host.path("state/../state/./rk")] {
+            let refusal = host.fails(1, &["init", "--recovery-out", out.to_str().unwrap()]);
+            assert!(refusal.contains("in the state directory"), "there: {there}: {refusal}");
+        }
+        assert_eq!(state.exists(), there);
+    }
+    assert_eq!(fs::read_dir(&state).unwrap().count(), 0, "something was made");
+
+    let nowhere = host.path("nowhere/rk");
+    let refusal = host.fails(1, &["init", "--recovery-out", nowhere.to_str().unwrap()]);
+    assert!(refusal.contains("make its directory") && !refusal.contains("move what"), "{refusal}");
+
+    // Beside `.` is beside the directory that it is.
+    let key = host.path("key");
+    let mut init = host.command(&["init", "--state", ".", "--unlock-key", key.to_str().unwrap()]);
+    let output = init.current_dir(&state).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let kept = fs::read_to_string(host.path("state.recovery-key")).unwrap();
+    assert!(kept.starts_with("kiln-recovery1."));
+    for entry in fs::read_dir(&state).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        assert!(!name.contains("recovery"), "{name} is in the state");
+    }
+}

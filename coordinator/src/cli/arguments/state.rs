@@ -17,9 +17,9 @@ pub(in crate::cli) struct Init {
     /// Succeed without doing anything if there is a state already
     #[arg(long)]
     pub(in crate::cli) if_missing: bool,
-    /// Write the recovery key to this file (mode 0600) instead of showing it
-    /// once; without a terminal it goes beside the state directory, to
-    /// DIR.recovery-key.
+    /// Write the recovery key to this file (mode 0600), outside of the state
+    /// directory, instead of showing it once; without a terminal it goes
+    /// beside that directory, to DIR.recovery-key.
     /// Keep it offline: it alone lets nodes accept another coordinator's key
     #[arg(long, value_name = "FILE")]
     pub(in crate::cli) recovery_out: Option<PathBuf>,
