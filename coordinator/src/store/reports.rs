@@ -68,6 +68,16 @@ fn store(tx: &Transaction<'_>, seat: i64, report: &Report, ordinal: i64, now: Ti
     Ok(())
 }
 
+/// Whether the machine of a seat may ever have said that it was ready, whether or not
+/// that counted: a boot that is not remembered may have.
+pub(crate) fn may_have_been_ready(tx: &Transaction<'_>, seat: i64) -> Result<bool> {
+    let query = "SELECT EXISTS (SELECT 1 FROM steps WHERE seat = ?1 AND step = ?2)
+                     OR EXISTS (SELECT 1 FROM boots WHERE seat = ?1 AND ordinal > ?3)";
+    Ok(tx
+        .prepare_cached(query)?
+        .query_row(params![seat, Step::Ready.as_str(), KEPT_BOOTS], |row| row.get(0))?)
+}
+
 /// What is known of a node's newest boot.
 pub(crate) fn newest(tx: &Transaction<'_>, seat: i64) -> Result<Option<NewestBoot>> {
     type Row = (String, String, Option<String>, i64);

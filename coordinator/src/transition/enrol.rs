@@ -9,7 +9,7 @@ use super::{clear_up, cluster, epoch as standing, forget_datastore, live};
 use crate::registry::enrol::{Consequence, Enrolment, decide};
 use crate::registry::{KeyOwner, Seat, State, operator};
 use crate::store::events::{self, Actor, Event, What};
-use crate::store::{Transaction, epoch, incarnations, keys, pin, seats};
+use crate::store::{Transaction, epoch, incarnations, keys, pin, reports, seats};
 
 /// Whether the ticket's holder vouched for this key towards this coordinator.
 /// Asked before anything is told about tickets or names.
@@ -77,16 +77,22 @@ pub(super) fn bind(
     now: Timestamp,
 ) -> Result<()> {
     let live = live(tx)?;
+    let earlier: Vec<Seat> =
+        seats::of_node(tx, &seat.node)?.into_iter().filter(|s| s.generation < seat.generation).collect();
     // Nobody else's machine moves the lease: who is in the datastore is not asked.
     let lease = if seat.node == live.lease.node {
         let (cluster, _) = cluster(tx, &live)?;
-        cluster.lease_after_bind(&seat.node, seat.generation)
+        // Held when it became ready, it is not ready for us, and has a datastore all the same.
+        let holds = |s: &&Seat| s.incarnation == live.id && Some(s.generation) == live.lease.generation;
+        let said_ready = match earlier.iter().find(holds) {
+            Some(holder) => reports::may_have_been_ready(tx, holder.id)?,
+            None => false,
+        };
+        cluster.lease_after_bind(&seat.node, seat.generation, said_ready)
     } else {
         live.lease.generation
     };
     let takes_lease = lease == Some(seat.generation) && seat.node == live.lease.node;
-    let earlier: Vec<Seat> =
-        seats::of_node(tx, &seat.node)?.into_iter().filter(|s| s.generation < seat.generation).collect();
     for earlier in &earlier {
         let state = operator::supersede(earlier.state);
         if state != earlier.state {

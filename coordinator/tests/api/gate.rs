@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use kiln_coordinator::client::ClientError;
 use kiln_coordinator::{Coordinator, Limits, UnlockFile};
 use kiln_protocol::admin::{Hints, MintRequest, ReplaceRequest, TicketRecord};
-use kiln_protocol::api::{GateAnswer, SNAPSHOT, SNAPSHOT_PART, SnapshotRequest};
+use kiln_protocol::api::{GateAnswer, SNAPSHOT, SNAPSHOT_PART, SnapshotRequest, Step, StepState};
 use kiln_protocol::chores::ChoresDone;
 use kiln_protocol::config::Membership;
 use kiln_protocol::{ErrorClass, Identity, Role};
@@ -353,6 +353,33 @@ async fn a_held_server_that_says_it_is_ready_changes_nothing_but_its_report() {
     assert!(restored().await, "the copy of the datastore waits for it still");
     passes_and_is_ready(&next).await;
     assert!(!restored().await);
+}
+
+/// Its k3s was starting when a second key used its ticket.
+#[tokio::test]
+async fn a_sole_server_that_was_held_before_it_was_ready_is_given_up_at_the_operators_word_only() {
+    // Of its last boots only some are remembered.
+    for later_boots in [0, 8] {
+        let world = World::new().await;
+        let (ticket, held) = (world.ticket("s1").await, world.machine());
+        held.enrol(&ticket).await.unwrap();
+        assert_eq!(held.gate().await.unwrap(), GateAnswer::Go);
+        assert_eq!(class(world.machine().enrol(&ticket).await), ErrorClass::TicketContested);
+        held.report_ready().await.unwrap();
+        for boot in 0..later_boots {
+            let starting =
+                report(&format!("later-{boot}"), 1, Step::StartK3s, StepState::Running { detail: None });
+            held.report(&starting).await.unwrap();
+        }
+        assert!(world.node("s1").await.ready.is_none(), "its word does not count");
+        world.coordinator.revoke(&name("s1")).await.unwrap();
+        let next = world.enrolled("s1").await;
+        let refusal = next.config().await.unwrap_err();
+        assert!(refusal.hint.unwrap().contains("--discard-data"));
+        assert_eq!(class(next.gate().await), ErrorClass::Policy);
+        world.coordinator.replace(&name("s1"), None).await.unwrap();
+        assert_eq!(next.gate().await.unwrap(), GateAnswer::Go);
+    }
 }
 
 /// The state is set back to a moment when the server was bound and had no data yet.

@@ -123,7 +123,7 @@ impl World {
     fn enrol(&mut self, node: usize, old_lives: bool) {
         let (name, role) = NODES[node];
         let generation = self.newest(node).map_or(0, |m| m.generation) + 1;
-        let lease = self.cluster.lease_after_bind(&name.parse().unwrap(), generation);
+        let lease = self.cluster.lease_after_bind(&name.parse().unwrap(), generation, false);
         let takes = name == "s1" && lease == Some(generation);
         self.cluster.lease.generation = lease;
         if self.defect == Some(Defect::LeaseWanders) && role == Role::Server {

@@ -6,8 +6,9 @@
 //!   first server; the others join, one at a time, each when a server is ready.
 //! * The lease passes to the holder's next generation if nobody else has
 //!   passed the gate; after that a replacement joins like any other server.
-//! * A sole server that was ready is replaced at the operator's word only: with
-//!   a copy of its datastore or without its data ([`replace`]).
+//! * A sole server that was ready, or said so while its word did not count, is
+//!   replaced at the operator's word only: with a copy of its datastore or without
+//!   its data ([`replace`]).
 //! * A joining server has a slot until it is ready. A slot whose time is over,
 //!   or whose holder was superseded or revoked, is given on once etcd is known
 //!   to lack the holder ([`members`]): a ready server's agent reads that from
@@ -115,9 +116,11 @@ impl Member {
 }
 
 impl Cluster {
-    /// The lease's holder after a key was bound to `generation` of `node`.
-    pub(crate) fn lease_after_bind(&self, node: &NodeName, generation: u32) -> Option<u32> {
-        if *node != self.lease.node {
+    /// The lease's holder after a key was bound to `generation` of `node`. `said_ready`:
+    /// the present holder may have said that it was ready, believed or not.
+    pub(crate) fn lease_after_bind(&self, node: &NodeName, generation: u32, said_ready: bool) -> Option<u32> {
+        // A lie at worst has the operator asked, and a truth unheard would cost the data.
+        if *node != self.lease.node || (!self.multi_server && said_ready) {
             return self.lease.generation;
         }
         // Without its holder's start there is no datastore for others to be in.

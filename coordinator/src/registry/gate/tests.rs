@@ -247,27 +247,29 @@ fn the_lease_passes_to_the_next_generation_until_somebody_else_passed() {
     let s1 = "s1".parse().unwrap();
     let mut cluster = cluster(vec![server("s1"), server("s2"), server("s3")]);
     cluster.lease.generation = None;
-    assert_eq!(cluster.lease_after_bind(&"s2".parse().unwrap(), 1), None);
-    assert_eq!(cluster.lease_after_bind(&s1, 1), Some(1));
+    assert_eq!(cluster.lease_after_bind(&"s2".parse().unwrap(), 1, false), None);
+    assert_eq!(cluster.lease_after_bind(&s1, 1, false), Some(1));
     cluster.lease.generation = Some(1);
     cluster.members[0] = ready(server("s1"));
-    assert_eq!(cluster.lease_after_bind(&s1, 2), Some(2));
+    assert_eq!(cluster.lease_after_bind(&s1, 2, false), Some(2));
+    assert_eq!(cluster.lease_after_bind(&s1, 2, true), Some(2), "nobody has joined its etcd");
     cluster.members[1] = started(server("s2"));
-    assert_eq!(cluster.lease_after_bind(&s1, 2), Some(1));
+    assert_eq!(cluster.lease_after_bind(&s1, 2, false), Some(1));
     let replacement = Member { generation: 2, ..server("s1") };
     assert_eq!(cluster.part(&replacement), Ok(Part::Joining));
     cluster.members[1].passed = None;
     cluster.agents_passed = true;
-    assert_eq!(cluster.lease_after_bind(&s1, 2), Some(1));
+    assert_eq!(cluster.lease_after_bind(&s1, 2, false), Some(1));
 }
 
 #[test]
 fn a_sole_server_that_was_ready_is_not_replaced() {
     let s1: NodeName = "s1".parse().unwrap();
     let started_only = cluster(vec![started(server("s1"))]);
-    assert_eq!(started_only.lease_after_bind(&s1, 2), Some(2));
+    assert_eq!(started_only.lease_after_bind(&s1, 2, false), Some(2));
+    assert_eq!(started_only.lease_after_bind(&s1, 2, true), Some(1), "it said so while it was held");
     let had_data = cluster(vec![ready(server("s1"))]);
-    assert_eq!(had_data.lease_after_bind(&s1, 2), Some(1));
+    assert_eq!(had_data.lease_after_bind(&s1, 2, false), Some(1));
     let replacement = Member { generation: 2, ..server("s1") };
     assert_eq!(had_data.part(&replacement).unwrap_err().class, ErrorClass::Policy);
     assert!(had_data.ask(&replacement, &[], &request(), CLOCK).is_err());
