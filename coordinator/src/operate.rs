@@ -337,13 +337,12 @@ impl Coordinator {
 
     pub(crate) async fn member_gone_as(&self, node: NodeName, by: Authority) -> Result<()> {
         let (now, contacts) = (Timestamp::now(), self.inner.contacts.clone());
-        let gone = self
-            .administer(by, move |tx, actor| {
-                transition::operator::member_gone(tx, &node, actor, &locked(&contacts), now)
-            })
-            .await?;
-        self.contacts().bury(&gone);
-        Ok(())
+        let known_to = self.inner.contacts.clone();
+        let word = move |tx: &Transaction<'_>| {
+            transition::operator::member_gone(tx, &node, by.within(tx)?, &locked(&contacts), now)
+        };
+        // What is in the trail is in force, also if nobody waits for the answer any more.
+        self.change_and_tell(false, word, move |gone| locked(&known_to).bury(gone)).await.map(drop)
     }
 
     /// Ends the live incarnation of the cluster of this name: its nodes' keys lose

@@ -227,9 +227,10 @@ pub(crate) fn replace(
 }
 
 /// Takes the operator's word that etcd has no member of a server that is
-/// replaced, revoked or did not become ready. Idempotent. Returns the seats whose
-/// rights are over, an agent's as well: their machines are gone by the same word, so
-/// that whoever else has their keys keeps nobody waiting.
+/// replaced, revoked or did not become ready; one that joins in the place of another
+/// has to be revoked first, since the word is of the other. Idempotent. Returns the
+/// seats whose rights are over, an agent's as well: their machines are gone by the same
+/// word, so that whoever else has their keys keeps nobody waiting.
 pub(crate) fn member_gone(
     tx: &Transaction<'_>,
     node: &NodeName,
@@ -243,10 +244,12 @@ pub(crate) fn member_gone(
         return Err(operator::no_such_node(node).into());
     }
     let over = |seat: &Seat| !seat.state.is_live();
+    let began = |seat: &&Seat| seat.incarnation == live.id && seat.passed.is_some();
+    // The word is of the machine before the one that is joining in its place, also when
+    // it is said again.
+    let replaced = generations.iter().filter(began).any(over);
     let dead = |seat: &&Seat| {
-        seat.incarnation == live.id
-            && seat.passed.is_some()
-            && (over(seat) || (seat.role == Role::Server && seat.ready.is_none()))
+        began(seat) && (over(seat) || (!replaced && seat.role == Role::Server && seat.ready.is_none()))
     };
     let found: Vec<&Seat> = generations.iter().filter(dead).collect();
     if found.is_empty() {

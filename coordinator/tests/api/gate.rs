@@ -14,7 +14,7 @@ use kiln_protocol::config::Membership;
 use kiln_protocol::{ErrorClass, Identity, Role};
 use reqwest::Method;
 
-use super::common::{Machine, World, class, name};
+use super::common::{Machine, World, class, name, report};
 
 fn waits(answer: GateAnswer) -> String {
     match answer {
@@ -72,6 +72,40 @@ async fn without_a_quorum_the_operators_word_gives_a_place_on() {
     world.coordinator.member_gone(&name("s2")).await.unwrap();
     assert_eq!(new.gate().await.unwrap(), GateAnswer::Go);
     assert_eq!(world.count_events("member_gone").await, 1);
+}
+
+#[tokio::test]
+async fn the_operators_word_said_again_does_not_take_the_place_of_the_machine_that_joins() {
+    let world = World::within(3, Limits::default()).await;
+    let (s1, old) = (world.enrolled("s1").await, world.enrolled("s2").await);
+    passes_and_is_ready(&s1).await;
+    passes_and_is_ready(&old).await;
+    let (new, s3) = (world.enrolled("s2").await, world.enrolled("s3").await);
+    world.coordinator.member_gone(&name("s2")).await.unwrap();
+    assert_eq!(new.gate().await.unwrap(), GateAnswer::Go);
+    world.coordinator.member_gone(&name("s2")).await.unwrap();
+    assert!(waits(s3.gate().await.unwrap()).contains("s2 is joining"), "etcd takes one at a time");
+    assert_eq!(world.count_events("member_gone").await, 1);
+    // Of the new machine it can be said once its rights are over.
+    world.coordinator.revoke(&name("s2")).await.unwrap();
+    world.coordinator.member_gone(&name("s2")).await.unwrap();
+    assert_eq!(s3.gate().await.unwrap(), GateAnswer::Go);
+}
+
+#[tokio::test]
+async fn the_operators_word_is_in_force_though_nobody_waited_for_its_answer() {
+    let world = World::exactly_within(3, Limits::default()).await;
+    let (first, second) = (world.ticket("s2").await, world.ticket("s2").await);
+    let (s1, thief, next) = (world.enrolled("s1").await, world.machine(), world.machine());
+    passes_and_is_ready(&s1).await;
+    thief.enrol(&first).await.unwrap();
+    passes_and_is_ready(&thief).await;
+    next.enrol(&second).await.unwrap();
+    assert!(waits(next.gate().await.unwrap()).contains("spoke"));
+    asks_and_goes_away(world.coordinator.member_gone(&name("s2"))).await;
+    let noted = async { while world.count_events("member_gone").await == 0 {} };
+    tokio::time::timeout(Duration::from_secs(30), noted).await.expect("it is in the trail");
+    assert_eq!(next.gate().await.unwrap(), GateAnswer::Go);
 }
 
 #[tokio::test]
@@ -464,6 +498,12 @@ async fn fifty_agents_join_at_once() {
     assert!(passed.iter().all(|(answer, _)| *answer == GateAnswer::Go));
     let tokens: std::collections::BTreeSet<&String> = passed.iter().map(|(_, token)| token).collect();
     assert_eq!(tokens.len(), 50, "each has a token of its own");
+}
+
+/// Asks, and is gone before the answer, as a request is whose connection is lost.
+async fn asks_and_goes_away<T>(asking: impl Future<Output = T>) {
+    let mut asking = std::pin::pin!(asking);
+    std::future::poll_fn(|context| std::task::Poll::Ready(asking.as_mut().poll(context).is_ready())).await;
 }
 
 /// All of them at once, in order.
