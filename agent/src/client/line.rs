@@ -79,6 +79,8 @@ pub(super) struct Line {
     /// The server has another key than the pinned one, by the recovery key's
     /// word.
     pub(super) change: Option<(Fingerprint, PinChange)>,
+    /// What its certificate has for a change of the pin, good or not.
+    pub(super) word: Option<PinChange>,
 }
 
 impl fmt::Debug for Line {
@@ -110,14 +112,15 @@ impl Line {
             let tls = TlsConnector::from(Arc::new(config)).connect(name, tcp).await?;
             let certificates = tls.get_ref().1.peer_certificates().unwrap_or_default();
             let change = certificates.first().and_then(|certificate| trust.change(certificate));
+            let word = certificates.first().and_then(|certificate| PinChange::find(certificate));
             let (sender, connection) = http1::handshake(TokioIo::new(tls)).await?;
-            Ok((sender, connection, change))
+            Ok((sender, connection, change, word))
         };
-        let (sender, connection, change) =
+        let (sender, connection, change, word) =
             within(HANDSHAKE_TIMEOUT, address, "agreeing on keys", Box::pin(greeting)).await?;
         // Its end shows in the request that is under way, or in the next one.
         let task = tokio::spawn(async { drop(connection.await) }).abort_handle();
-        Ok(Self { sender, task, address: address.clone(), opened: false, change })
+        Ok(Self { sender, task, address: address.clone(), opened: false, change, word })
     }
 
     /// Sends one request and reads the whole answer, or as much of it as is

@@ -26,7 +26,7 @@ use kiln_protocol::chores::{CHORES, Chores, ChoresRequest};
 use kiln_protocol::config::NodeConfig;
 use kiln_protocol::error::ErrorClass;
 use kiln_protocol::ratchet::{ConfigAnswer, ConfigAsked, OpenAnswer, OpenRequest};
-use kiln_protocol::recovery::RecoveryKey;
+use kiln_protocol::recovery::{PinChange, RecoveryKey};
 use kiln_protocol::rotation::RotateRequest;
 use kiln_protocol::ticket::Address;
 use kiln_protocol::tls::Trust;
@@ -67,6 +67,8 @@ pub(crate) struct Client {
     recovery: Option<RecoveryKey>,
     /// What opens connections, once the key is bound.
     bond: Option<Rc<Bond>>,
+    /// What the certificate that was shown last has for a change of the pin.
+    word: Cell<Option<PinChange>>,
     /// The address that answered last.
     preferred: Cell<usize>,
     /// Kept between requests, and held by the one that is under way.
@@ -93,6 +95,7 @@ impl Client {
             pin,
             recovery: None,
             bond: None,
+            word: Cell::new(None),
             preferred: Cell::new(0),
             line: Mutex::default(),
             held: Mutex::default(),
@@ -106,6 +109,12 @@ impl Client {
     /// For a coordinator that has bound this key.
     pub(crate) fn bound(self, bond: Rc<Bond>, recovery: Option<RecoveryKey>) -> Self {
         Self { bond: Some(bond), recovery, ..self }
+    }
+
+    /// The statement in the certificate that the coordinator has shown, which may
+    /// be good for nothing.
+    pub(crate) fn word(&self) -> Option<PinChange> {
+        self.word.get()
     }
 
     /// Whether the coordinator has said that an operator wants the key replaced.
@@ -322,13 +331,22 @@ impl Client {
     }
 
     async fn connect(&self, address: &Address) -> Result<Line, Failure> {
-        let mut line = Line::connect(&self.identity, &self.trust(), address).await?;
+        let trust = self.trust();
+        let mut line = Line::connect(&self.identity, &trust, address).await?;
         // There is nothing to open before the key is bound.
         line.opened = self.bond.is_none();
-        if let (Some((pin, change)), Some(bond)) = (&line.change, &self.bond) {
-            // Before anything is said to it.
+        self.word.set(line.word);
+        let Some(bond) = &self.bond else { return Ok(line) };
+        // Before anything is said to it.
+        if let Some((pin, change)) = &line.change {
             bond.change_pin(*pin, change)?;
             tracing::warn!("the coordinator has a new key, {pin}, by the recovery key's word");
+        } else if let (Some(key), Some(word)) = (trust.recovery, &line.word)
+            && word.serial > trust.serial
+            && key.verifies(word, &trust.pin)
+        {
+            // A ticket was made for that key already; those before it are void all the same.
+            bond.change_pin(trust.pin, word)?;
         }
         Ok(line)
     }

@@ -167,7 +167,8 @@ impl FakeCoordinator {
     /// address; whoever holds `recovery` says that it took this one's place.
     pub(super) async fn succeeded_by(&self, recovery: &RecoverySeed) -> Self {
         let (mut next, listener) = Self::new().await;
-        next.change = Some(recovery.change_pin(1, &next.pin()));
+        let serial = self.change.map_or(1, |change| change.serial + 1);
+        next.change = Some(recovery.change_pin(serial, &next.pin()));
         {
             let (mut script, known) = (next.script(), self.script());
             (script.key, script.turn) = (known.key, known.turn);

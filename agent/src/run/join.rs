@@ -100,7 +100,10 @@ impl<H: Host> Node<'_, H> {
             }
         }
         let bound = answer?;
-        self.bond()?.forget_pin()?;
+        // Its own certificate may tell by which change it came to be.
+        let word = bound.recovery.zip(client.word()).filter(|(key, word)| key.verifies(word, &claim.pin()));
+        let serial = word.map_or(0, |(_, word)| word.serial);
+        self.bond()?.enrolled(claim.pin(), bound.recovery, serial)?;
         // What a bound node says, it says over connections that it opens.
         self.forget_client();
         let note = format!("bound as {}, {} of {}", bound.node, bound.role, bound.cluster);

@@ -1,6 +1,7 @@
 //! Another ticket for a machine that is bound and refused, or whose key is.
 
 use super::*;
+use kiln_protocol::ratchet::Reach;
 use kiln_protocol::ticket::TicketSeed;
 
 /// A node at the gate, where it waits.
@@ -104,6 +105,21 @@ async fn a_key_that_was_bound_unheard_gives_way_to_another_with_another_ticket()
     assert_eq!(script.alarms, [""; 0], "the first ticket is never shown with the new key");
     assert_ne!(script.key, Some(key));
     assert_eq!(machine.state().me().map(|me| me.key), script.key);
+}
+
+#[tokio::test]
+async fn a_node_that_moves_to_a_coordinator_that_was_set_up_anew_keeps_no_stamp_of_the_one_before() {
+    let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+    let host = FakeHost::new(&machine.root, coordinator.seed());
+    coordinator.script().reach = Reach { epoch: 5, seq: 70 };
+    at_the_gate(&machine, &host, &coordinator).await;
+    coordinator.script().key = None;
+    let anew = FakeCoordinator::started().await;
+    host.more_seeds.borrow_mut().push(anew.seed());
+    assert_eq!(machine.boot(&host).await, Outcome::Ready);
+    check_ready(&machine, &host, &anew, "with the new coordinator");
+    let seen = crate::bond::Bond::load(&machine.root).unwrap().seen();
+    assert_eq!(seen.map(|stamp| stamp.reach), Some(STAMP));
 }
 
 #[test]

@@ -234,6 +234,62 @@ async fn a_coordinator_with_a_new_key_is_believed_by_the_recovery_keys_word_alon
     assert_eq!(bond.trust(Fingerprint::of_spki(b"old"), None).pin, successor.pin());
 }
 
+/// The bond's file.
+fn bond_file(machine: &Machine) -> serde_json::Value {
+    serde_json::from_str(&machine.root.read_text("/var/lib/kiln/bond.json").unwrap().unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn a_node_that_enrols_after_a_change_of_the_pin_believes_no_earlier_one() {
+    let recovery = kiln_protocol::recovery::RecoverySeed::generate();
+    let stolen = FakeCoordinator::started().await.succeeded_by(&recovery).await;
+    let coordinator = stolen.succeeded_by(&recovery).await;
+    coordinator.script().recovery = recovery;
+    let machine = Machine::new();
+    let host = FakeHost::new(&machine.root, coordinator.seed());
+    machine.boot(&host).await;
+    // It learned that before it opened a connection to anybody.
+    let file = bond_file(&machine);
+    assert_eq!((&file["with"]["serial"], &file["pin"]), (&2.into(), &serde_json::Value::Null), "{file}");
+    host.reboot();
+    let State::Ready { mut home, incarnation } = machine.state() else { panic!("not ready") };
+    home.addresses = vec![stolen.address().parse().unwrap()];
+    store::save(&machine.root, &State::Ready { home, incarnation }).unwrap();
+    machine.boot(&host).await;
+    assert!(stolen.handshakes() > 0, "it looked for its coordinator");
+    assert_eq!(stolen.script().asked, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_node_that_an_older_agent_enrolled_learns_of_the_change_behind_its_pin() {
+    let recovery = kiln_protocol::recovery::RecoverySeed::generate();
+    let coordinator = FakeCoordinator::started().await.succeeded_by(&recovery).await;
+    coordinator.script().recovery = recovery;
+    let machine = Machine::new();
+    let host = FakeHost::new(&machine.root, coordinator.seed());
+    machine.boot(&host).await;
+    let mut file = bond_file(&machine);
+    file.as_object_mut().unwrap().remove("with");
+    machine.root.put("/var/lib/kiln/bond.json", Access::ours(0o600), file.to_string().as_bytes()).unwrap();
+    host.reboot();
+    machine.boot(&host).await;
+    check_ready(&machine, &host, &coordinator, "by the older agent's file");
+    let trust = crate::bond::Bond::load(&machine.root).unwrap().trust(coordinator.pin(), None);
+    assert_eq!((trust.pin, trust.serial), (coordinator.pin(), 1));
+}
+
+#[tokio::test]
+async fn a_word_that_is_not_the_recovery_keys_tells_a_node_nothing_when_it_enrols() {
+    let anybody = kiln_protocol::recovery::RecoverySeed::generate();
+    let coordinator = FakeCoordinator::started().await.succeeded_by(&anybody).await;
+    let machine = Machine::new();
+    let host = FakeHost::new(&machine.root, coordinator.seed());
+    machine.boot(&host).await;
+    check_ready(&machine, &host, &coordinator, "by its ticket");
+    let trust = crate::bond::Bond::load(&machine.root).unwrap().trust(coordinator.pin(), None);
+    assert_eq!((trust.pin, trust.serial), (coordinator.pin(), 0));
+}
+
 /// An address behind which one coordinator or another is.
 async fn junction(to: Arc<Mutex<String>>) -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -33,7 +33,7 @@ use crate::identity;
 use crate::progress::Console;
 use crate::progress::status::Status;
 use crate::retry::Pace;
-use crate::root::{Fuse, Root};
+use crate::root::{Access, Fuse, Root};
 use crate::seed::Search;
 
 const UUID: &str = "0f5e2a3c-1111-2222-3333-444455556666";
