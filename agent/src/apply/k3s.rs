@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 
 use anyhow::Result;
-use kiln_protocol::config::{Membership, NodeConfig};
+use kiln_protocol::config::{Membership, NodeConfig, Snapshot};
 use kiln_protocol::error::ErrorClass;
 use kiln_protocol::names::K3sVersion;
 use kiln_protocol::ticket::Address;
@@ -104,8 +104,8 @@ pub(crate) fn apply(root: &Root, config: &NodeConfig, host: &HostPart) -> Result
     if config.role() == Role::Agent {
         root.remove(AGENT_TOKEN.as_ref())?;
     }
-    if matches!(config.k3s.membership, Membership::FirstServer { restore: Some(_), .. }) {
-        restore::place(root)?;
+    if let Some(snapshot) = to_restore(config) {
+        restore::place(root, snapshot)?;
     }
     for file in files(config, host) {
         let (dir, _) = file.path.rsplit_once('/').unwrap_or_default();
@@ -117,8 +117,7 @@ pub(crate) fn apply(root: &Root, config: &NodeConfig, host: &HostPart) -> Result
 
 /// Whether [`apply`] was done with this configuration.
 pub(crate) fn is_applied(root: &Root, config: &NodeConfig, host: &HostPart) -> Result<bool> {
-    let restores = matches!(config.k3s.membership, Membership::FirstServer { restore: Some(_), .. });
-    if restore::is_placed(root)? != restores {
+    if !restore::is_as_wanted(root, to_restore(config))? {
         return Ok(false);
     }
     for file in files(config, host) {
@@ -127,6 +126,14 @@ pub(crate) fn is_applied(root: &Root, config: &NodeConfig, host: &HostPart) -> R
         }
     }
     Ok(true)
+}
+
+/// The datastore that k3s is to begin with, if that is not an empty one.
+fn to_restore(config: &NodeConfig) -> Option<&Snapshot> {
+    match &config.k3s.membership {
+        Membership::FirstServer { restore, .. } => restore.as_ref(),
+        Membership::JoiningServer { .. } | Membership::Agent { .. } => None,
+    }
 }
 
 /// What k3s was started with that this configuration has otherwise, by name:

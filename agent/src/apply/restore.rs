@@ -17,8 +17,9 @@ use crate::root::{Access, Root};
 pub(crate) const DATABASE: &str = "/var/lib/rancher/k3s/server/db";
 /// As much of it as has come.
 const PART: &str = "/var/lib/kiln/restore.part";
-/// Says that the datastore that is there was put there, and that k3s has not
-/// run yet: nothing leads from its start back to here.
+/// Says that the datastore that is there was put there, and which one it is, by
+/// its SHA-256: another may be wanted by the time the gate opens. Nothing leads
+/// back to here once k3s has run. An older agent left it empty.
 const PLACED: &str = "/var/lib/kiln/restored";
 
 /// Makes an empty place for what will come.
@@ -54,6 +55,12 @@ pub(crate) fn is_placed(root: &Root) -> Result<bool> {
     Ok(root.meta(PLACED)?.is_some())
 }
 
+/// Whether the datastore to begin with is in place: this one, or none if none is
+/// to be restored.
+pub(crate) fn is_as_wanted(root: &Root, wanted: Option<&Snapshot>) -> Result<bool> {
+    Ok(root.read(PLACED)? == wanted.map(|wanted| wanted.sha256.to_string().into_bytes()))
+}
+
 /// Takes away what [`place`] put there.
 pub(crate) fn displace(root: &Root) -> Result<()> {
     if is_placed(root)? {
@@ -63,9 +70,9 @@ pub(crate) fn displace(root: &Root) -> Result<()> {
     Ok(())
 }
 
-/// Puts what came where k3s will find it.
-pub(crate) fn place(root: &Root) -> Result<()> {
-    root.put(PLACED, Access::ours(0o600), b"")?;
+/// Puts what came, which is `snapshot`, where k3s will find it.
+pub(crate) fn place(root: &Root, snapshot: &Snapshot) -> Result<()> {
+    root.put(PLACED, Access::ours(0o600), snapshot.sha256.to_string().as_bytes())?;
     root.remove(DATABASE.as_ref())?;
     root.make_dirs(DATABASE, 0o700)?;
     let mut file = root.open_file(PART)?.context("the datastore that came has disappeared")?;

@@ -390,3 +390,29 @@ async fn a_datastore_is_in_place_before_k3s_starts_and_only_whole() {
     assert_eq!(machine.root.read(path).unwrap().unwrap(), data);
     assert_eq!(machine.root.meta(path).unwrap().unwrap().mode, 0o600);
 }
+
+#[tokio::test]
+async fn a_datastore_that_was_exchanged_while_the_node_waited_at_the_gate_is_the_one_k3s_starts_with() {
+    use sha2::Digest as _;
+    let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+    let restore_from = |data: &[u8]| {
+        let script = &mut *coordinator.script();
+        let Membership::FirstServer { restore, .. } = &mut script.config.k3s.membership else { panic!() };
+        let sha256 = Fingerprint::from_bytes(sha2::Sha256::digest(data).into());
+        *restore = Some(Snapshot { size: data.len() as u64, sha256 });
+        script.datastore = data.to_vec();
+    };
+    restore_from(b"SQLite format 3 of last year");
+    let host = FakeHost::new(&machine.root, coordinator.seed());
+    coordinator.script().gate.extend(std::iter::repeat_n(wait_at_the_gate(), 10_000));
+    let exchanged = async {
+        until(|| !coordinator.script().gates.is_empty()).await;
+        restore_from(b"SQLite format 3 of yesterday");
+        coordinator.script().gate.clear();
+    };
+    let (outcome, ()) = tokio::join!(machine.boot(&host), exchanged);
+    assert_eq!(outcome, Outcome::Ready);
+    let data = machine.root.read("/var/lib/rancher/k3s/server/db/state.db").unwrap().unwrap();
+    assert_eq!(String::from_utf8(data).unwrap(), "SQLite format 3 of yesterday");
+    assert_eq!(host.log.borrow().iter().filter(|line| *line == "start server").count(), 1);
+}
