@@ -30,6 +30,22 @@ const KUBECONFIG: &str = "/var/lib/rancher/k3s/agent/kubelet.kubeconfig";
 /// What it has once it has minted its certificates, as a server or as an agent.
 const MINTED: [&str; 2] = ["/var/lib/rancher/k3s/server/tls/client-admin.crt", KUBECONFIG];
 
+/// The boot in which k3s was last started. It does not start with the system
+/// before it was up once.
+const STARTED: &str = "/var/lib/kiln/k3s-started";
+
+/// Notes that k3s is about to be started in this boot.
+pub(crate) fn note_start(root: &Root, boot: &str) -> Result<()> {
+    root.put(STARTED, Access::ours(0o600), boot.as_bytes()).map(drop)
+}
+
+/// Whether k3s, which has not been up yet, has left nothing and does not run:
+/// what it was to be started with may still be exchanged.
+pub(crate) fn has_not_run(root: &Root, boot: &str) -> Result<bool> {
+    let started = root.read(STARTED)?.is_some_and(|started| started == boot.as_bytes());
+    Ok(!started && !has_certificates(root)? && trace(root)?.is_none())
+}
+
 /// Whether k3s has the certificates that it mints at its first start.
 pub(crate) fn has_certificates(root: &Root) -> Result<bool> {
     for path in MINTED {

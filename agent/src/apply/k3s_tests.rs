@@ -137,6 +137,51 @@ fn a_datastore_that_was_put_there_goes_with_the_configuration_that_wanted_it() {
 }
 
 #[test]
+fn another_datastore_than_the_wanted_one_is_not_applied() {
+    let config = |data: &[u8]| {
+        let mut config = first();
+        let Membership::FirstServer { restore, .. } = &mut config.k3s.membership else { panic!() };
+        let sha256 = kiln_protocol::Fingerprint::of_spki(data);
+        *restore = Some(Snapshot { size: data.len() as u64, sha256 });
+        config
+    };
+    let (wrong, right) = (config(b"wrong"), config(b"right"));
+    let dir = crate::testing::tempdir().unwrap();
+    let root = Root::open(dir.path()).unwrap();
+    let place = |config: &NodeConfig, data: &[u8]| {
+        restore::begin(&root).unwrap();
+        restore::append(&root, data).unwrap();
+        apply(&root, config, &host()).unwrap();
+    };
+    place(&wrong, b"wrong");
+    assert!(is_applied(&root, &wrong, &host()).unwrap() && !is_applied(&root, &right, &host()).unwrap());
+    place(&right, b"right");
+    assert!(is_applied(&root, &right, &host()).unwrap() && !is_applied(&root, &wrong, &host()).unwrap());
+    let database = format!("{}/state.db", restore::DATABASE);
+    assert_eq!(root.read(&database).unwrap().unwrap(), b"right");
+    // An older agent did not note which one it was.
+    root.put("/var/lib/kiln/restored", Access::ours(0o600), b"").unwrap();
+    assert!(!is_applied(&root, &right, &host()).unwrap() && !is_applied(&root, &first(), &host()).unwrap());
+    place(&right, b"right");
+    assert!(is_applied(&root, &right, &host()).unwrap());
+}
+
+#[test]
+fn k3s_has_not_run_where_it_left_nothing_and_was_not_started_in_this_boot() {
+    let (_dir, root) = written(&first());
+    assert!(has_not_run(&root, "this boot").unwrap());
+    root.make_dirs(crate::identity::STATE_DIR, 0o700).unwrap();
+    note_start(&root, "this boot").unwrap();
+    assert!(!has_not_run(&root, "this boot").unwrap(), "it may be about to leave something");
+    assert!(has_not_run(&root, "the next boot").unwrap());
+    for left in [restore::DATABASE, MINTED[0], MINTED[1]] {
+        root.make_dirs(left, 0o700).unwrap();
+        assert!(!has_not_run(&root, "the next boot").unwrap(), "{left}");
+        root.remove(left.as_ref()).unwrap();
+    }
+}
+
+#[test]
 fn config_yaml_is_there_only_when_everything_is() {
     let (_whole, whole) = written(&first());
     let listing = |root: &Root| {

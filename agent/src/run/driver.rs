@@ -15,8 +15,10 @@ use tokio::time::{Instant, sleep, timeout};
 use super::seeds::Looks;
 use super::state::{Event, Home, State};
 use super::store;
+use crate::apply::k3s;
 use crate::bond::Bond;
 use crate::client::Client;
+use crate::clock;
 use crate::facts;
 use crate::host::{Health, Host};
 use crate::identity;
@@ -203,7 +205,10 @@ impl<'a, H: Host> Node<'a, H> {
                 // Reports still need the way to the coordinator after a reboot.
                 self.client_for(home)?;
                 let role = home.bound.role;
-                self.check_clock(home, *incarnation).await?;
+                if let Some(back) = self.check_clock(home, *incarnation).await? {
+                    return Ok(Some(back));
+                }
+                k3s::note_start(self.root, &clock::boot_id())?;
                 self.host.start_k3s(role).await?;
                 self.watch(Step::StartK3s, (home, *incarnation), true).await;
                 self.host.enable_k3s(role).await?;

@@ -203,15 +203,31 @@ impl<H: Host> Node<'_, H> {
 
     /// k3s mints its certificates at its first start, by a clock that has to be
     /// right then. It was right at the gate; since then the power may have been cut.
-    /// A k3s that has its certificates starts without a coordinator.
-    pub(super) async fn check_clock(&self, home: &Home, incarnation: Incarnation) -> Result<(), Failure> {
+    /// A k3s that has its certificates starts without a coordinator. If it is
+    /// refused what it was let through the gate for, because the cluster has begun
+    /// another life or the node lost its rights, and k3s has not run, it is back at
+    /// the gate, which knows what to do about that.
+    pub(super) async fn check_clock(
+        &self,
+        home: &Home,
+        incarnation: Incarnation,
+    ) -> Result<Option<Done>, Failure> {
         if self.passed.get() || k3s::has_certificates(self.root)? {
-            return Ok(());
+            return Ok(None);
         }
         self.progress.begun(Step::StartK3s, "asking the coordinator whether the clock is right");
-        self.pass(&*self.client_for(home)?, Step::StartK3s, incarnation).await?;
+        let asked = self.pass(&*self.client_for(home)?, Step::StartK3s, incarnation).await;
+        if let Err(failure) = &asked
+            && failure.error.class.needs_operator()
+            && k3s::has_not_run(self.root, &clock::boot_id())?
+        {
+            let note = format!("k3s has not run yet, and may not be started now: {}", failure.error);
+            self.progress.running(Step::StartK3s, &note);
+            return Ok(Some((Event::NotStarted, note)));
+        }
+        asked?;
         self.passed.set(true);
-        Ok(())
+        Ok(None)
     }
 
     /// Returns when the gate is open, which it stays, and the clock is right.

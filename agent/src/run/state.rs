@@ -3,9 +3,9 @@
 //!
 //! ```text
 //!  Seed --SeedFound--> Key --KeyMade--> Enrol --Bound--> Configure --Configured--> Gate
-//!                                        ^  |              ^                       | |
-//!                                        +--+              +------Reconfigure------+ | Passed
-//!                                     SeedFound                                      v
+//!                                        ^  |              ^                    | ^ |
+//!                                        +--+              +----Reconfigure-----+ | | Passed
+//!                                     SeedFound                        NotStarted | v
 //!                                 (another ticket)        Ready <--K3sReady-- StartK3s
 //! ```
 //!
@@ -23,8 +23,11 @@
 //! * From `Enrol` to `Configure` the ticket is forgotten: it is of no use to
 //!   anybody any more, only the coordinator's addresses and pin are.
 //! * In any state of a bound node its key may be replaced; the state stays.
-//! * No arrow leaves `StartK3s` backwards, not for another ticket either. k3s may have started, and it picks
-//!   its datastore at its first start: the configuration is never touched again.
+//! * `NotStarted` is the one arrow that leaves `StartK3s` backwards: the power
+//!   was cut before k3s did anything, and the coordinator refuses what the node
+//!   was let through the gate for. In doubt there is none, not for another ticket
+//!   either: k3s may have started, and it picks its datastore at its first start,
+//!   so that the configuration is never touched again.
 
 use kiln_protocol::api::{EnrolAnswer, Step};
 use kiln_protocol::config::Incarnation;
@@ -158,6 +161,8 @@ pub enum Event {
     Reconfigure,
     /// k3s may be started.
     Passed,
+    /// k3s has certainly not run, and may not be started as things are.
+    NotStarted,
     /// k3s answers and its unit is enabled.
     K3sReady,
     /// The coordinator takes this key for the node's from now on.
@@ -216,6 +221,7 @@ impl State {
             }
             (Self::Gate { home, .. }, Event::Reconfigure) => Ok(Self::Configure { home }),
             (Self::Gate { home, incarnation }, Event::Passed) => Ok(Self::StartK3s { home, incarnation }),
+            (Self::StartK3s { home, incarnation }, Event::NotStarted) => Ok(Self::Gate { home, incarnation }),
             (Self::StartK3s { home, incarnation }, Event::K3sReady) => Ok(Self::Ready { home, incarnation }),
             (mut state, Event::KeyReplaced(key)) if state.home().is_some() => {
                 if let Some(home) = state.home_mut() {
@@ -329,6 +335,18 @@ mod tests {
     }
 
     #[test]
+    fn only_from_where_k3s_was_about_to_start_it_is_known_not_to_have() {
+        let mut state = State::Seed;
+        for event in happy_path() {
+            let next = state.clone().after(Event::NotStarted);
+            assert_eq!(next.is_ok(), state.step() == Step::StartK3s, "{state:?}");
+            assert!(next.is_err() || next.unwrap().step() == Step::Gate);
+            state = state.after(event).unwrap();
+        }
+        assert!(state.after(Event::NotStarted).is_err(), "a node that is ready");
+    }
+
+    #[test]
     fn the_state_of_an_older_agent_is_read() {
         let key = Fingerprint::of_spki(b"node");
         let old = format!(
@@ -342,7 +360,8 @@ mod tests {
 
     proptest! {
         /// Whatever happens in whatever order: k3s is started only after a
-        /// configuration and the gate, and nothing leads back from there.
+        /// configuration and the gate, and nothing leads back from there but the
+        /// knowledge that it has not run.
         #[test]
         fn no_order_of_events_starts_k3s_early_or_goes_back(order in proptest::collection::vec(0..8usize, 0..40)) {
             let (mut state, mut configured, mut started) = (State::Seed, false, false);

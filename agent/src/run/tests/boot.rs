@@ -202,6 +202,62 @@ async fn a_k3s_that_has_its_certificates_when_the_power_is_cut_starts_without_a_
     assert_eq!(*host.log.borrow(), ["start server", "enable server"]);
 }
 
+/// As `about_to_start_k3s`, and the machine has been off since.
+async fn about_to_start_k3s_in_an_earlier_boot(machine: &Machine, host: &FakeHost<'_>) {
+    about_to_start_k3s(machine, host).await;
+    k3s::note_start(&machine.root, "an earlier boot").unwrap();
+}
+
+#[tokio::test]
+async fn a_life_of_the_cluster_that_ends_before_k3s_has_run_is_left_for_the_next() {
+    let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+    let host = FakeHost::new(&machine.root, coordinator.seed());
+    about_to_start_k3s_in_an_earlier_boot(&machine, &host).await;
+    coordinator.script().config.incarnation = incarnation(2);
+    assert_eq!(machine.boot(&host).await, Outcome::Ready);
+    let State::Ready { incarnation: kept, .. } = machine.state() else { panic!("not ready") };
+    assert_eq!(kept, incarnation(2));
+    check_ready(&machine, &host, &coordinator, "in the next life");
+    assert_eq!(host.log.borrow().iter().filter(|line| *line == "start server").count(), 1);
+}
+
+#[tokio::test]
+async fn a_k3s_that_may_have_run_stays_in_the_life_it_was_started_in() {
+    for (boot, left) in [(None, None), (Some("an earlier boot"), Some("var/lib/rancher/k3s/server/db"))] {
+        let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+        let host = FakeHost::new(&machine.root, coordinator.seed());
+        about_to_start_k3s(&machine, &host).await;
+        if let Some(boot) = boot {
+            k3s::note_start(&machine.root, boot).unwrap();
+        }
+        if let Some(left) = left {
+            std::fs::create_dir_all(machine.dir.path().join(left)).unwrap();
+        }
+        coordinator.script().config.incarnation = incarnation(2);
+        machine.boot_until(&host, || machine.said().contains("[start_k3s] policy: that life")).await;
+        assert!(matches!(machine.state(), State::StartK3s { .. }), "{boot:?} {left:?}");
+        assert_eq!(*host.log.borrow(), [""; 0]);
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_loses_its_rights_before_k3s_has_run_joins_with_another_ticket() {
+    let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+    let host = FakeHost::new(&machine.root, coordinator.seed());
+    about_to_start_k3s_in_an_earlier_boot(&machine, &host).await;
+    let key = machine.state().me().unwrap().key;
+    let ticket = kiln_protocol::ticket::TicketSeed::generate();
+    host.more_seeds.borrow_mut().push(coordinator.seed_with(&ticket));
+    {
+        let script = &mut *coordinator.script();
+        (script.ticket, script.key) = (ticket, None);
+    }
+    assert_eq!(machine.boot(&host).await, Outcome::Ready);
+    assert_ne!(coordinator.script().key, Some(key));
+    assert_eq!(machine.state().me().map(|me| me.key), coordinator.script().key);
+    assert_eq!(host.log.borrow().iter().filter(|line| *line == "start server").count(), 1);
+}
+
 /// An agent whose configuration is another one when the gate opens than before.
 async fn passes_with_another_configuration(
     change: impl FnOnce(&mut kiln_protocol::config::NodeConfig),
