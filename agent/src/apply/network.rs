@@ -79,26 +79,45 @@ pub(crate) async fn apply(root: &Root, bus: &zbus::Connection, wanted: &[StaticA
 }
 
 /// Gives the cards of `tried` what they had before: their addresses in `before`,
-/// or else what NetworkManager gives them without us.
+/// or else what `NetworkManager` gives them without us.
+///
+/// No card keeps another from its own: each is given all it can be, and only then
+/// does this fail with what one with a link did not take. A card without one may
+/// refuse, for it leads nowhere; `NetworkManager` knows what it gets with its link.
 pub(crate) async fn take_back(
     root: &Root,
     bus: &zbus::Connection,
     tried: &[StaticAddress],
     before: &[StaticAddress],
 ) -> Result<()> {
-    let mut kept = Vec::new();
+    let (mut kept, mut there) = (BTreeSet::new(), Vec::new());
     for address in before {
-        kept.push(card_of(root, address).await?.mac);
+        match card_of(root, address).await {
+            Ok(card) => {
+                kept.insert(card.mac);
+                there.push(address.clone());
+            }
+            Err(error) => tracing::warn!("{} is given back to none: {error:#}", address.address),
+        }
     }
+    let mut cards: Vec<Card> = Vec::new();
     for address in tried {
         // What no card was found for was given to none.
         let Ok(card) = card_of(root, address).await else { continue };
-        let profile = Profile::automatic(card.mac);
-        if !kept.contains(&card.mac) && write(root, &profile)? {
-            activate(bus, &profile, &card).await?;
+        if kept.insert(card.mac) {
+            write(root, &Profile::automatic(card.mac))?;
+            cards.push(card);
         }
     }
-    apply(root, bus, before).await
+    let mut failed = Ok(());
+    for card in cards {
+        match activate(bus, &Profile::automatic(card.mac), &card).await {
+            Err(error) if card.link => failed = Err(error),
+            Err(error) => tracing::warn!("{} has no link: {error:#}", card.name),
+            Ok(()) => {}
+        }
+    }
+    apply(root, bus, &there).await.and(failed)
 }
 
 /// Whether there already are the profiles that [`apply`] would write.
@@ -201,7 +220,9 @@ fn choose(cards: &[Card], has_it: impl Fn(&Card) -> bool, waited: bool) -> Optio
 fn elsewhere(root: &Root, profiles: &[Profile]) -> Result<Vec<(String, String)>> {
     let mut found = Vec::new();
     for name in root.names(keyfile::DIR)? {
-        let path = format!("{}/{}", keyfile::DIR, name.display());
+        // Unfinished, ours has the uuid of the profile that it was to become.
+        let Some(name) = name.to_str().filter(|name| keyfile::is_ours(name)) else { continue };
+        let path = format!("{}/{name}", keyfile::DIR);
         if profiles.iter().any(|profile| profile.path() == path) {
             continue;
         }

@@ -62,6 +62,10 @@ fn only_our_profiles_of_the_same_address_on_other_cards_are_in_the_way() {
     let by_hand = old.text().replace("# Written by the Kiln agent.\n", "");
     root.put(format!("{}/mine.nmconnection", keyfile::DIR), Access::ours(0o600), by_hand.as_bytes()).unwrap();
     let new = write(&root, NEW, "10.77.0.11/24");
+    // The power was cut while it was written.
+    let name = new.path().rsplit_once('/').unwrap().1.to_owned();
+    let unfinished = format!("{}/.{name}.kiln-tmp", keyfile::DIR);
+    root.put(unfinished, Access::ours(0o600), new.text().as_bytes()).unwrap();
     assert_eq!(elsewhere(&root, &[new]).unwrap(), [(old.path(), old.uuid())]);
 }
 
@@ -77,6 +81,40 @@ impl FakeSettings {
             return Err(zbus::fdo::Error::Failed("no connection has this uuid".to_owned()));
         }
         Ok(OwnedObjectPath::try_from("/org/freedesktop/NetworkManager/Settings/7").unwrap())
+    }
+
+    #[allow(clippy::unused_self, reason = "a method of an interface")]
+    fn load_connections(&self, files: Vec<String>) -> (bool, Vec<String>) {
+        let failed: Vec<String> = files.into_iter().filter(|file| !file.starts_with(keyfile::DIR)).collect();
+        (failed.is_empty(), failed)
+    }
+}
+
+/// Its devices are called as their cards are.
+struct FakeManager {
+    refuses: &'static str,
+    activated: Arc<Mutex<Vec<String>>>,
+}
+
+#[zbus::interface(name = "org.freedesktop.NetworkManager")]
+impl FakeManager {
+    #[allow(clippy::unused_self, reason = "a method of an interface")]
+    fn get_device_by_ip_iface(&self, iface: &str) -> OwnedObjectPath {
+        OwnedObjectPath::try_from(format!("/device/{iface}")).unwrap()
+    }
+
+    #[allow(clippy::needless_pass_by_value, reason = "what an interface is called with")]
+    fn activate_connection(
+        &self,
+        connection: OwnedObjectPath,
+        device: OwnedObjectPath,
+        specific: OwnedObjectPath,
+    ) -> zbus::fdo::Result<OwnedObjectPath> {
+        if device.as_str() == format!("/device/{}", self.refuses) || specific.as_str() != "/" {
+            return Err(zbus::fdo::Error::Failed("no connection is available for this device".to_owned()));
+        }
+        self.activated.lock().unwrap().push(device.to_string());
+        Ok(connection)
     }
 }
 
@@ -111,6 +149,46 @@ async fn an_address_that_moves_to_another_card_is_taken_from_the_first() {
         left.set(left.get() - 1);
         assert_eq!(root.names(keyfile::DIR).unwrap().len(), left.get());
         assert_eq!(*deleted.lock().unwrap(), 1, "what it does not know it is not asked to delete");
+    }
+}
+
+#[tokio::test]
+async fn no_card_keeps_another_from_what_it_had_before() {
+    const LOOPBACK: &str = "52:54:00:00:00:07";
+    let (dir, root) = machine();
+    // One whose address this machine has, so that it need not be waited for.
+    for (file, text) in [("address", LOOPBACK), ("ifindex", "1"), ("carrier", "1"), ("device/vendor", "")] {
+        let path = dir.path().join("sys/class/net/lo").join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+    let before = [wanted(Some("52:54:00:00:00:77"), "10.77.0.77/24"), wanted(Some(LOOPBACK), "127.0.0.1/8")];
+    let knows = write(&root, LOOPBACK, "127.0.0.1/8").uuid();
+    for (refuses, mac, taken) in [("eth0", OLD, true), ("eth1", NEW, false)] {
+        let tried = [wanted(Some(mac), "10.77.0.11/24")];
+        let profile = write(&root, mac, "10.77.0.11/24");
+        root.remove(write(&root, LOOPBACK, "127.0.0.1/8").path().as_ref()).unwrap();
+        let activated = Arc::<Mutex<Vec<String>>>::default();
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        let server = zbus::connection::Builder::unix_stream(theirs)
+            .server(zbus::Guid::generate())
+            .p2p()
+            .serve_at("/org/freedesktop/NetworkManager/Settings", FakeSettings { knows: knows.clone() })
+            .serve_at(
+                "/org/freedesktop/NetworkManager",
+                FakeManager { refuses, activated: activated.clone() },
+            )
+            .build();
+        let client = zbus::connection::Builder::unix_stream(ours).p2p().build();
+        let (server, client) = tokio::join!(server, client);
+        let (_server, client) = (server.unwrap(), client.unwrap());
+        let back = take_back(&root, &client, &tried, &before).await;
+        assert_eq!(back.is_ok(), taken, "{refuses}, which has a link or not: {back:?}");
+        assert_eq!(*activated.lock().unwrap(), ["/device/lo"], "{refuses}");
+        let text = root.read_text(profile.path()).unwrap().unwrap();
+        assert_eq!(text, Profile::automatic(profile.mac).text(), "{refuses}");
+        let given = present(&root).unwrap();
+        assert_eq!(given, [before[1].clone()], "{refuses}: none is there for the card that is gone");
     }
 }
 
