@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result};
 use kiln_protocol::api::Step;
 use kiln_protocol::config::Incarnation;
 use kiln_protocol::error::ErrorClass;
+use kiln_protocol::seed::StaticAddress;
 use kiln_protocol::{ApiError, Identity};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -57,6 +58,8 @@ pub struct Node<'a, H> {
     pub(super) looks: Looks,
     /// A card has the address of the seed in use, if that names one.
     pub(super) network_set: Cell<bool>,
+    /// The network settings that were refused last in this run, and why.
+    pub(super) refused_network: RefCell<Option<(Vec<StaticAddress>, ApiError)>>,
     /// The coordinator has said that an operator has to approve this machine.
     pub(super) pending: Cell<bool>,
     /// The gate has opened in this run: the clock was right a moment ago.
@@ -76,6 +79,7 @@ impl<'a, H: Host> Node<'a, H> {
             bond: RefCell::default(),
             looks: Looks::new(pace),
             network_set: Cell::new(false),
+            refused_network: RefCell::default(),
             pending: Cell::new(false),
             passed: Cell::new(false),
         }

@@ -585,6 +585,9 @@ pub(super) struct FakeHost<'a> {
 /// A gateway behind which there is nothing.
 pub(super) const NO_WAY_OUT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 77, 0, 254));
 
+/// A card whose cable is not in: it takes no addresses.
+pub(super) const NO_CABLE: &str = "52:54:00:00:00:01";
+
 impl<'a> FakeHost<'a> {
     pub(super) fn new(root: &'a Root, seed: NodeSeed) -> Self {
         Self {
@@ -646,6 +649,10 @@ impl Host for FakeHost<'_> {
             self.no_card.set(self.no_card.get() - 1);
             bail!("no network card has the address 52:54:00:00:00:02");
         }
+        if wanted.iter().any(|one| one.mac.is_some_and(|mac| mac.to_string() == NO_CABLE)) {
+            self.note(format!("nothing for {NO_CABLE}"));
+            bail!("is its cable in?");
+        }
         for one in wanted {
             let gateway = one.gateway.map_or(String::new(), |gateway| format!(" by {gateway}"));
             self.note(format!("address {}{gateway}", one.address));
@@ -661,6 +668,7 @@ impl Host for FakeHost<'_> {
     }
     async fn take_back(&self, _tried: &[StaticAddress], before: &[StaticAddress]) -> Result<()> {
         if self.no_way_back.get() {
+            self.note("no way back".to_owned());
             bail!("NetworkManager is not running");
         }
         if before.is_empty() {

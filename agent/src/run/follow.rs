@@ -22,6 +22,15 @@ use crate::host::Host;
 use crate::progress::deliver;
 use crate::retry::{Backoff, Failure, Pace, random};
 
+/// What a node has heard of its configuration.
+#[derive(Default)]
+struct Heard {
+    /// The tag of the last one.
+    tag: Option<String>,
+    /// Why that one could not be made so.
+    failure: Option<ApiError>,
+}
+
 /// How long one question is held open.
 fn hold() -> Duration {
     Duration::from_secs(MAX_WAIT.into())
@@ -42,12 +51,16 @@ impl<H: Host> Node<'_, H> {
 
     async fn watch_configuration(&self, mut home: Home, incarnation: Incarnation) {
         let pace = Pace { longest: self.pace.operator, ..self.pace };
-        let (mut backoff, mut seen, mut trouble) = (Backoff::new(pace), None, None);
+        let (mut backoff, mut heard, mut trouble) = (Backoff::new(pace), Heard::default(), None);
         let mut epoch = self.epoch();
         loop {
             let not_before = Instant::now() + self.pace.first.mul_f64(0.5 + random() / 2.0);
             // Without a way to the coordinator everything else waits for ever.
             let settled = self.settle_network(&home).await;
+            if !matches!(settled, Ok(false)) {
+                // It is to be heard again with what the network is now.
+                heard = Heard::default();
+            }
             if settled.is_ok() && self.rotation_due(&home).unwrap_or(false) {
                 let state = State::Ready { home: home.clone(), incarnation };
                 if let State::Ready { home: now, .. } = self.rotate_if_due(state).await {
@@ -55,7 +68,7 @@ impl<H: Host> Node<'_, H> {
                 }
             }
             let news = match settled {
-                Ok(()) => self.next_configuration(&home, incarnation, &mut seen).await,
+                Ok(_) => self.next_configuration(&home, incarnation, &mut heard).await,
                 Err(failure) => Err(failure),
             };
             match news {
@@ -68,7 +81,10 @@ impl<H: Host> Node<'_, H> {
                         let now = now.unwrap_or_default();
                         self.say(&home, &format!("is known to the coordinator's state of epoch {now}"));
                     }
-                    if let Some(note) = news.or_else(|| trouble.is_some().then(String::new)) {
+                    if let Some(failure) = &heard.failure {
+                        // It is the same configuration as before.
+                        self.tell_trouble(&mut trouble, failure, Duration::ZERO);
+                    } else if let Some(note) = news.or_else(|| trouble.is_some().then(String::new)) {
                         trouble = None;
                         self.say(&home, &note);
                     }
@@ -76,18 +92,21 @@ impl<H: Host> Node<'_, H> {
                 Err(failure) => {
                     let failure = Failure { offline: false, ..failure };
                     let wait = backoff.after(&failure, random());
-                    // An absent coordinator is no trouble of a node that is ready.
-                    if failure.error.class != ErrorClass::Transient
-                        && trouble.as_ref() != Some(&failure.error)
-                    {
-                        self.progress.failed(Step::Ready, &failure.error, wait);
-                        trouble = Some(failure.error);
-                    }
+                    self.tell_trouble(&mut trouble, &failure.error, wait);
                     sleep(wait).await;
                 }
             }
             // Whoever answers at once, always, is not asked all the time.
             sleep_until(not_before).await;
+        }
+    }
+
+    /// Tells of a failure once. An absent coordinator is no trouble of a node that
+    /// is ready.
+    fn tell_trouble(&self, trouble: &mut Option<ApiError>, error: &ApiError, wait: Duration) {
+        if error.class != ErrorClass::Transient && trouble.as_ref() != Some(error) {
+            self.progress.failed(Step::Ready, error, wait);
+            *trouble = Some(error.clone());
         }
     }
 
@@ -112,20 +131,23 @@ impl<H: Host> Node<'_, H> {
         &self,
         home: &Home,
         incarnation: Incarnation,
-        seen: &mut Option<String>,
+        heard: &mut Heard,
     ) -> Result<Option<String>, Failure> {
         let client = self.client_for(home)?;
-        let Some((config, tag)) = client.config_after(seen.as_deref(), hold()).await? else {
+        let Some((config, tag)) = client.config_after(heard.tag.as_deref(), hold()).await? else {
             return Ok(None);
         };
         // Once is enough, whatever comes of it: it is the same the next time.
-        *seen = Some(tag);
+        heard.tag = Some(tag);
         if config.rotate {
             client.ask_rotation();
         }
-        self.adopt(home, incarnation, &config, seen).await
+        let adopted = self.adopt(home, incarnation, &config, &mut heard.tag).await;
+        heard.failure = adopted.as_ref().err().map(|failure| failure.error.clone());
+        adopted
     }
 
+    /// A network that cannot be had keeps the node from nothing else.
     async fn adopt(
         &self,
         home: &Home,
@@ -151,17 +173,48 @@ impl<H: Host> Node<'_, H> {
             self.set_users(&mut applied, config)?;
             changed.push("logins");
         }
-        if applied.network != config.network {
-            let before = applied.network.clone();
-            let changing = self.change_network(home, &mut applied, before, &config.network).await;
-            // Once is enough, and nobody would hear of what passes.
-            changing.map_err(|failure| ApiError { class: ErrorClass::Policy, ..failure.error })?;
-            changed.push("network");
-        }
         // k3s may not be there to hear of it: it is told again.
-        if self.follow_token(config).await.inspect_err(|_| *seen = None)? {
-            changed.push("token");
+        let token = self.follow_token(config).await.inspect_err(|_| *seen = None);
+        changed.extend(matches!(token, Ok(true)).then_some("token"));
+        let network = self.follow_network(home, &mut applied, config).await;
+        changed.extend(matches!(network, Ok(true)).then_some("network"));
+        let note = self.outcome(config, &changed)?;
+        if let (Err(_), Some(note)) = (&network, &note) {
+            self.progress.note(Step::Ready, &format!("{}: {note}", home.bound.node));
         }
+        network?;
+        token?;
+        Ok(note)
+    }
+
+    /// True if the cards have other settings now. Those that were refused in this
+    /// run are not tried again before others were good.
+    async fn follow_network(
+        &self,
+        home: &Home,
+        applied: &mut Applied,
+        config: &NodeConfig,
+    ) -> Result<bool, Failure> {
+        if applied.before.is_none() && applied.network == config.network {
+            self.refused_network.replace(None);
+            return Ok(false);
+        }
+        let changing = match self.refused_before(&config.network) {
+            // Their place is not taken yet by what there was before.
+            Some(refused) if applied.before.is_some() => Err(self.give_back(applied, refused).await),
+            Some(refused) => Err(refused.into()),
+            None => {
+                let before = applied.network.clone();
+                self.change_network(home, applied, before, &config.network).await
+            }
+        };
+        // Once is enough, and nobody would hear of what passes.
+        changing.map_err(|failure| ApiError { class: ErrorClass::Policy, ..failure.error })?;
+        Ok(true)
+    }
+
+    /// What came of a configuration, in words.
+    fn outcome(&self, config: &NodeConfig, changed: &[&str]) -> Result<Option<String>, Failure> {
         let interface = k3s::interface_of(config.k3s.node_ip, &self.host.addresses()).unwrap_or_default();
         let host = k3s::HostPart { interface, selinux: self.host.selinux() };
         let differs = k3s::differences(self.root, config, &host)?;

@@ -121,7 +121,7 @@ impl<H: Host> Node<'_, H> {
         self.progress.begun(Step::Configure, "applying the configuration");
         self.name(&config.node)?;
         let mut applied = Applied::load(self.root)?.unwrap_or_default();
-        if self.host.has_addresses(&config.network) {
+        if applied.before.is_none() && self.host.has_addresses(&config.network) {
             applied.network.clone_from(&config.network);
             self.host.set_addresses(&config.network).await?;
         } else {

@@ -95,12 +95,101 @@ async fn settings_that_could_not_be_given_back_yet_are_given_back_later() {
     follows(&machine, &host, async {
         host.no_way_back.set(true);
         coordinator.script().config.network[0].gateway = Some(NO_WAY_OUT);
-        until(|| host.log.borrow().len() > 2).await;
+        until(|| host.log.borrow().iter().filter(|line| *line == "no way back").count() > 2).await;
+        host.no_way_back.set(false);
+        until(|| machine.said().contains("were taken back")).await;
+        // It is asked again and again, and goes on with what it has.
+        unchanged(&coordinator).await;
+    })
+    .await;
+    let mut log = host.log.borrow().clone();
+    log.retain(|line| line != "no way back");
+    assert_eq!(log, ["address 10.77.0.11/24 by 10.77.0.254", "address 10.77.0.11/24"]);
+    let last = machine.said().lines().rfind(|line| line.contains("policy")).map(str::to_owned);
+    assert!(last.as_ref().is_some_and(|line| line.contains("were taken back")), "{}", machine.said());
+    assert!(!machine.said().contains("follows its configuration"), "{}", machine.said());
+}
+
+/// Returns when the node was told several times that nothing has changed.
+async fn unchanged(coordinator: &FakeCoordinator) {
+    let asked = || coordinator.script().asked.iter().filter(|path| *path == api::CONFIG).count();
+    let before = asked();
+    until(|| asked() > before + 4).await;
+}
+
+/// The other card leads to the coordinator, so its word is the cure.
+#[tokio::test]
+async fn a_first_network_that_cannot_be_given_back_keeps_no_corrected_one_away() {
+    let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+    let host = FakeHost::new(&machine.root, coordinator.seed());
+    host.no_way_back.set(true);
+    let good = coordinator.script().config.network[0].mac;
+    coordinator.script().config.network[0].mac = Some(NO_CABLE.parse().unwrap());
+    let correct = async {
+        until(|| host.log.borrow().iter().any(|line| line == "no way back")).await;
+        coordinator.script().config.network[0].mac = good;
+    };
+    let (outcome, ()) = tokio::join!(machine.boot(&host), correct);
+    assert_eq!(outcome, Outcome::Ready);
+    assert!(host.log.borrow().iter().any(|line| line == "address 10.77.0.11/24"));
+    assert_eq!(Applied::load(&machine.root).unwrap().unwrap().before, None);
+}
+
+/// What there was before the first of them is what is given back in the end.
+#[tokio::test]
+async fn a_network_that_is_not_given_back_yet_keeps_nothing_else_away() {
+    let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+    let mut host = FakeHost::new(&machine.root, coordinator.seed());
+    host.cut_off = coordinator.cut_off.clone();
+    follows(&machine, &host, async {
+        host.no_way_back.set(true);
+        coordinator.script().config.network[0].mac = Some(NO_CABLE.parse().unwrap());
+        until(|| machine.said().contains("giving the cards their earlier addresses")).await;
+        coordinator.script().config.users[0].authorized_keys = vec![key("new")];
+        until(|| machine.said().contains("k3s-s1: has new logins")).await;
+        coordinator.script().config.network[0].mac = None;
+        coordinator.script().config.network[0].gateway = Some(NO_WAY_OUT);
+        until(|| host.log.borrow().iter().any(|line| line.ends_with("by 10.77.0.254"))).await;
         host.no_way_back.set(false);
         until(|| machine.said().contains("were taken back")).await;
     })
     .await;
     assert_eq!(host.log.borrow().last().unwrap(), "address 10.77.0.11/24");
+    let tries = host.log.borrow().iter().filter(|line| line.starts_with("nothing for")).count();
+    assert_eq!(tries, 1, "{:?}", host.log.borrow());
+    assert!(!machine.said().contains("follows its configuration"), "{}", machine.said());
+}
+
+#[tokio::test]
+async fn a_refused_network_is_tried_once_and_keeps_nothing_else_away() {
+    let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
+    let mut host = FakeHost::new(&machine.root, coordinator.seed());
+    host.cut_off = coordinator.cut_off.clone();
+    let new = Secret::new("K10aa::server:new").unwrap();
+    follows(&machine, &host, async {
+        coordinator.script().config.network[0].gateway = Some(NO_WAY_OUT);
+        until(|| machine.said().contains("were taken back")).await;
+        {
+            let config = &mut coordinator.script().config;
+            config.k3s.token_serial = 1;
+            let Membership::FirstServer { token, .. } = &mut config.k3s.membership else { unreachable!() };
+            *token = new.clone();
+        }
+        until(|| machine.said().contains("k3s-s1: has new token")).await;
+        unchanged(&coordinator).await;
+        let said = machine.said();
+        assert!(!said.contains("follows its configuration"), "{said}");
+        assert_eq!(said.matches("were taken back").count(), 1, "{said}");
+        // Back to what there is, and it is another try.
+        coordinator.script().config.network[0].gateway = None;
+        until(|| machine.said().contains("follows its configuration")).await;
+        coordinator.script().config.network[0].gateway = Some(NO_WAY_OUT);
+        until(|| machine.said().matches("were taken back").count() == 2).await;
+    })
+    .await;
+    assert_eq!(*host.datastore_token.borrow(), Some(new));
+    let wrong = host.log.borrow().iter().filter(|line| line.ends_with("by 10.77.0.254")).count();
+    assert_eq!(wrong, 2, "{:?}", host.log.borrow());
 }
 
 #[tokio::test]

@@ -22,7 +22,7 @@ use kiln_protocol::{ApiError, Fingerprint, Secret};
 use proptest::prelude::*;
 use tokio::time::{sleep, timeout};
 
-use super::fakes::{FakeCoordinator, FakeHost, Fault, NO_WAY_OUT, STAMP, incarnation, response};
+use super::fakes::{FakeCoordinator, FakeHost, Fault, NO_CABLE, NO_WAY_OUT, STAMP, incarnation, response};
 use super::state::State;
 use super::{Node, Outcome, store, without_state};
 use crate::applied::Applied;
