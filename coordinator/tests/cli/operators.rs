@@ -112,9 +112,12 @@ fn a_copy_of_a_datastore_is_named_by_its_place_on_the_coordinators_host() {
     let _serving = Serving::start(&host);
     let missing = host.path("no.db").display().to_string();
     let refused = host.fails(4, &["replace", "s1", "--restore", &missing]);
-    for told in
-        ["No such file", "as its own user", "/var/lib/kiln-coordinator/restore.db", "until the node is ready"]
-    {
+    for told in [
+        "No such file",
+        "the user that the coordinator runs as",
+        "/var/lib/kiln-coordinator/restore.db",
+        "until the node is ready",
+    ] {
         assert!(refused.contains(told), "{refused}");
     }
     // From elsewhere, a relative path would be made absolute on the wrong host.
