@@ -18,6 +18,31 @@ pub const JOIN: Duration = Duration::from_secs(600);
 /// For calls that start no machine.
 pub const SOON: Duration = Duration::from_secs(60);
 
+/// A cluster file for a coordinator without machines: the server `s1`, the agent `a1`.
+pub const SERVER_AND_AGENT: &str = r#"
+[cluster]
+name = "test"
+k3s = "v1.28.5+k3s1"
+image = "alma9-k3-node-amd64-v1.28.5-v1"
+provider = "qemu"
+
+[[node]]
+name = "s1"
+role = "server"
+cores = 1
+memory = "1GiB"
+disk = "8GiB"
+address = "10.77.0.11/24"
+
+[[node]]
+name = "a1"
+role = "agent"
+cores = 1
+memory = "1GiB"
+disk = "8GiB"
+address = "10.77.0.12/24"
+"#;
+
 /// A cluster like the demo's, under a name of its own.
 #[derive(Debug)]
 pub struct Cluster {

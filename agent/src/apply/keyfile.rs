@@ -160,11 +160,7 @@ pub(crate) fn uuid_of_ours(text: &str) -> Option<&str> {
 
 /// Whether a profile's text gives one of the addresses of `profile`.
 pub(crate) fn gives_one_of(text: &str, profile: &Profile) -> bool {
-    let given = text.lines().filter(|line| line.starts_with("address")).filter_map(|line| {
-        let (_, address) = line.split_once('=')?;
-        address.parse::<IpNet>().ok()
-    });
-    given.into_iter().any(|address| profile.addresses.contains(&address))
+    addresses_in(text).iter().any(|given| profile.addresses.contains(&given.address))
 }
 
 #[cfg(test)]

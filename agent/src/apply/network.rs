@@ -140,15 +140,20 @@ pub(crate) fn is_applied(root: &Root, wanted: &[StaticAddress]) -> bool {
 
 /// The addresses in all profiles that there are of ours.
 pub(crate) fn present(root: &Root) -> Result<Vec<StaticAddress>> {
-    let names = root.names(keyfile::DIR)?;
-    let ours = names.iter().filter_map(|name| name.to_str()).filter(|name| keyfile::is_ours(name));
     let mut addresses = Vec::new();
-    for name in ours {
-        if let Some(text) = root.read_text(format!("{}/{name}", keyfile::DIR))? {
+    for path in ours(root)? {
+        if let Some(text) = root.read_text(path)? {
             addresses.extend(keyfile::addresses_in(&text));
         }
     }
     Ok(addresses)
+}
+
+/// The paths of all profiles that there are of ours.
+fn ours(root: &Root) -> Result<Vec<String>> {
+    let names = root.names(keyfile::DIR)?;
+    let ours = names.iter().filter_map(|name| name.to_str()).filter(|name| keyfile::is_ours(name));
+    Ok(ours.map(|name| format!("{}/{name}", keyfile::DIR)).collect())
 }
 
 /// True if the profile is another one than there was.
@@ -167,10 +172,16 @@ async fn card_of(root: &Root, address: &StaticAddress) -> Result<Card> {
 }
 
 fn with_mac(cards: &[Card], mac: MacAddr) -> Result<&Card> {
-    cards.iter().find(|card| card.mac == mac).with_context(|| {
-        let there: Vec<String> = cards.iter().map(|card| format!("{} {}", card.name, card.mac)).collect();
-        format!("no network card has the address {mac}; there are: {}", there.join(", "))
-    })
+    cards
+        .iter()
+        .find(|card| card.mac == mac)
+        .with_context(|| format!("no network card has the address {mac}; there are: {}", named(cards)))
+}
+
+/// Cards, for whoever has to find the right one.
+fn named(cards: &[Card]) -> String {
+    let cards: Vec<String> = cards.iter().map(|card| format!("{} {}", card.name, card.mac)).collect();
+    cards.join(", ")
 }
 
 /// The card for an address that names none.
@@ -182,11 +193,10 @@ async fn for_address(root: &Root, address: &StaticAddress) -> Result<Card> {
             return Ok(card.clone());
         }
         if waited {
-            let there: Vec<String> = cards.iter().map(|card| format!("{} {}", card.name, card.mac)).collect();
             bail!(
                 "no network card has a link, so none can be chosen for {}; there are: {}",
                 address.address,
-                if there.is_empty() { "none".to_owned() } else { there.join(", ") }
+                if cards.is_empty() { "none".to_owned() } else { named(&cards) }
             );
         }
         sleep(LOOK).await;
@@ -219,10 +229,8 @@ fn choose(cards: &[Card], has_it: impl Fn(&Card) -> bool, waited: bool) -> Optio
 /// was named then. An address belongs to one card.
 fn elsewhere(root: &Root, profiles: &[Profile]) -> Result<Vec<(String, String)>> {
     let mut found = Vec::new();
-    for name in root.names(keyfile::DIR)? {
-        // Unfinished, ours has the uuid of the profile that it was to become.
-        let Some(name) = name.to_str().filter(|name| keyfile::is_ours(name)) else { continue };
-        let path = format!("{}/{name}", keyfile::DIR);
+    // Unfinished, ours has the uuid of the profile that it was to become.
+    for path in ours(root)? {
         if profiles.iter().any(|profile| profile.path() == path) {
             continue;
         }

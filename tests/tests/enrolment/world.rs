@@ -29,6 +29,7 @@ use kiln_protocol::seed::{Contact, NodeSeed, SshUser, StaticAddress};
 use kiln_protocol::ticket::TicketSeed;
 use kiln_protocol::{Fingerprint, NodeName, Role, Secret, Ticket};
 use kiln_tests::chaos::{Chaos, Faults};
+use kiln_tests::cluster::SERVER_AND_AGENT;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -47,30 +48,6 @@ const PACE: Pace = Pace {
     k3s: PATIENCE,
 };
 
-const CLUSTER: &str = r#"
-[cluster]
-name = "test"
-k3s = "v1.28.5+k3s1"
-image = "alma9-k3-node-amd64-v1.28.5-v1"
-provider = "qemu"
-
-[[node]]
-name = "s1"
-role = "server"
-cores = 1
-memory = "1GiB"
-disk = "8GiB"
-address = "10.77.0.11/24"
-
-[[node]]
-name = "a1"
-role = "agent"
-cores = 1
-memory = "1GiB"
-disk = "8GiB"
-address = "10.77.0.12/24"
-"#;
-
 /// A coordinator with a cluster of one server and one agent.
 pub(crate) struct World {
     state: TempDir,
@@ -87,7 +64,7 @@ impl World {
         let path = state.path().join("coordinator");
         Coordinator::init(&path).unwrap();
         let coordinator = Coordinator::open(&path).await.unwrap();
-        coordinator.apply(&ClusterFile::parse(CLUSTER).unwrap()).await.unwrap();
+        coordinator.apply(&ClusterFile::parse(SERVER_AND_AGENT).unwrap()).await.unwrap();
         let server = coordinator.serve(TcpListener::bind("127.0.0.1:0").await.unwrap()).await.unwrap();
         let (address, pin) = (server.local_addr(), coordinator.pin());
         Self { state, address, advertised: address, pin, running: Some((coordinator, server)) }
@@ -102,8 +79,8 @@ impl World {
 
     /// Puts the cluster file in force with `edit` made to it.
     pub(crate) async fn apply_edited(&self, from: &str, to: &str) {
-        assert!(CLUSTER.contains(from));
-        let file = ClusterFile::parse(&CLUSTER.replacen(from, to, 1)).unwrap();
+        assert!(SERVER_AND_AGENT.contains(from));
+        let file = ClusterFile::parse(&SERVER_AND_AGENT.replacen(from, to, 1)).unwrap();
         self.coordinator().apply(&file).await.unwrap();
     }
 

@@ -11,31 +11,8 @@ use kiln_protocol::config::NodeConfig;
 use kiln_protocol::ratchet::{Notch, OPEN, OpenRequest, Turn};
 use kiln_protocol::ticket::TicketSeed;
 use kiln_protocol::{Identity, Role, Ticket, tls};
+use kiln_tests::cluster::SERVER_AND_AGENT;
 use tokio::net::TcpListener;
-
-const CLUSTER: &str = r#"
-[cluster]
-name = "test"
-k3s = "v1.28.5+k3s1"
-image = "alma9-k3-node-amd64-v1.28.5-v1"
-provider = "qemu"
-
-[[node]]
-name = "s1"
-role = "server"
-cores = 1
-memory = "1GiB"
-disk = "8GiB"
-address = "10.77.0.11/24"
-
-[[node]]
-name = "a1"
-role = "agent"
-cores = 1
-memory = "1GiB"
-disk = "8GiB"
-address = "10.77.0.12/24"
-"#;
 
 /// The configurations of `s1` and `a1`.
 pub(crate) fn configurations() -> [NodeConfig; 2] {
@@ -46,7 +23,7 @@ pub(crate) fn configurations() -> [NodeConfig; 2] {
         Coordinator::init(&path).expect("a state");
         let coordinator = Coordinator::open(&path).await.expect("it opens");
         coordinator
-            .apply(&ClusterFile::parse(CLUSTER).expect("a cluster file"))
+            .apply(&ClusterFile::parse(SERVER_AND_AGENT).expect("a cluster file"))
             .await
             .expect("it is in force");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");

@@ -134,11 +134,7 @@ fn a_power_cut_anywhere_between_two_tickets_is_survived() {
                 coordinator.script().faults.push_back((api::ENROL, Fault::Lose));
             }
             let fuse = Fuse::after(steps);
-            let node = Node::new(&machine.root, &host, &machine.console, pace());
-            tokio::select! {
-                outcome = node.run(machine.state()) => assert_eq!(outcome.unwrap(), Outcome::Ready),
-                () = until(|| fuse.is_blown()) => {}
-            }
+            machine.boot_until_cut(&host, &fuse).await;
             let blown = fuse.has_blown();
             host.reboot();
             machine.boot(&host).await;

@@ -9,11 +9,7 @@ fn a_power_cut_between_any_two_writes_is_survived() {
             let (machine, coordinator) = (Machine::new(), FakeCoordinator::started().await);
             let host = FakeHost::new(&machine.root, coordinator.seed());
             let fuse = Fuse::after(steps);
-            let node = Node::new(&machine.root, &host, &machine.console, pace());
-            tokio::select! {
-                outcome = node.run(State::Seed) => assert_eq!(outcome.unwrap(), Outcome::Ready),
-                () = until(|| fuse.is_blown()) => {}
-            }
+            machine.boot_until_cut(&host, &fuse).await;
             if !fuse.has_blown() {
                 return true;
             }
@@ -75,11 +71,7 @@ proptest! {
             coordinator.script().rotate = rotate;
             for steps in cuts {
                 let fuse = Fuse::after(steps);
-                let node = Node::new(&machine.root, &host, &machine.console, pace());
-                tokio::select! {
-                    outcome = node.run(machine.state()) => { outcome.unwrap(); }
-                    () = until(|| fuse.is_blown()) => {}
-                }
+                machine.boot_until_cut(&host, &fuse).await;
                 drop(fuse);
                 host.reboot();
             }

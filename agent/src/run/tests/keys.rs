@@ -162,11 +162,7 @@ fn a_power_cut_anywhere_in_a_rotation_is_survived() {
             }
             host.reboot();
             let fuse = Fuse::after(steps);
-            let node = Node::new(&machine.root, &host, &machine.console, pace());
-            tokio::select! {
-                outcome = node.run(machine.state()) => assert_eq!(outcome.unwrap(), Outcome::Ready),
-                () = until(|| fuse.is_blown()) => {}
-            }
+            machine.boot_until_cut(&host, &fuse).await;
             let blown = fuse.has_blown();
             for _ in 0..2 {
                 host.reboot();

@@ -90,6 +90,15 @@ impl Machine {
             () = until(condition) => {}
         }
     }
+
+    /// Boots and runs until the node is ready, or the fuse cuts the power.
+    async fn boot_until_cut(&self, host: &FakeHost<'_>, fuse: &Fuse) {
+        let node = Node::new(&self.root, host, &self.console, pace());
+        tokio::select! {
+            outcome = node.run(self.state()) => assert_eq!(outcome.unwrap(), Outcome::Ready),
+            () = until(|| fuse.is_blown()) => {}
+        }
+    }
 }
 
 async fn until(condition: impl Fn() -> bool) {
