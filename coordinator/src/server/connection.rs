@@ -1,10 +1,13 @@
 //! One connection, from handshake to end.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
+use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
@@ -16,7 +19,7 @@ use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use kiln_protocol::{Fingerprint, api};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::{oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
@@ -34,6 +37,8 @@ use crate::arrivals::Arrival;
 
 /// Bytes of one request's header: the least that hyper reads at a time.
 const MAX_HEADER: usize = 8 * 1024;
+/// Bytes of a request that are read before HTTP is made: most of one.
+const BEGINNING: usize = 2 * 1024;
 /// Fields of one request's header.
 const MAX_FIELDS: usize = 32;
 
@@ -186,6 +191,14 @@ pub(super) async fn converse<F>(
                 () = tokio::time::sleep(header) => break hang_up(stream, grace).await,
                 _ = &mut over => break hang_up(stream, grace).await,
             }
+            match poll_fn(|cx| Poll::Ready(at_once(&mut stream, cx))).await {
+                Poll::Ready(Ok(read)) if read.is_empty() => break hang_up(stream, grace).await,
+                Poll::Ready(Ok(read)) => before = read,
+                // It ended without a word, and nobody listens.
+                Poll::Ready(Err(error)) => return tracing::debug!("connection {whose}: {error}"),
+                // A part of a TLS record: the rest of it is for HTTP to wait for.
+                Poll::Pending => {}
+            }
         }
         parking.made();
         let rewound = Rewound::new(before.into(), stream, parking);
@@ -195,7 +208,7 @@ pub(super) async fn converse<F>(
                 spoken = parking.speak(&mut *speaking) => spoken,
                 within = &mut over => {
                     parking.close();
-                    std::pin::Pin::new(&mut *speaking).graceful_shutdown();
+                    Pin::new(&mut *speaking).graceful_shutdown();
                     break in_time(within, speaking).await;
                 }
             },
@@ -228,6 +241,15 @@ pub(super) async fn converse<F>(
     if let Err(error) = result {
         tracing::debug!("connection {whose}: {error}");
     }
+}
+
+/// What can be read without waiting; nothing is the other side's end, for which no
+/// HTTP need be made.
+fn at_once(stream: &mut (impl AsyncRead + Unpin), cx: &mut Context<'_>) -> Poll<io::Result<Vec<u8>>> {
+    let mut room = [0; BEGINNING];
+    let mut read = ReadBuf::new(&mut room);
+    ready!(Pin::new(stream).poll_read(cx, &mut read))?;
+    Poll::Ready(Ok(read.filled().to_vec()))
 }
 
 /// Says that a connection ends, to whoever still listens.
