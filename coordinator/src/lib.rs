@@ -63,8 +63,8 @@ use contacts::Contacts;
 use news::News;
 use stamps::Stamps;
 use store::dir::{self, StateDir};
-use store::events::{self, Actor, Event, What};
-use store::{Store, Transaction, sealed};
+use store::events::{self, Actor, Concerned, Event, What};
+use store::{Store, Transaction, Undo, sealed};
 use strangers::Strangers;
 
 pub use hardening::limit_core_dumps;
@@ -310,23 +310,25 @@ impl Coordinator {
         &self,
         transition: impl FnOnce(&Transaction<'_>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        self.change_and_tell(false, transition, |_| {}).await
+        self.change_and_tell(false, Undo::Own, transition, |_| {}).await
     }
 
     /// Runs a transition, and says so if the audit trail has something new: for
-    /// what happens all the time and is no news to anybody. `then` is told what
-    /// came of it, in the order in which it was made durable.
+    /// what happens all the time and is no news to anybody, and says no before it
+    /// writes anything. `then` is told what came of it, in the order in which it was
+    /// made durable.
     async fn change_quietly<T: Send + 'static>(
         &self,
         transition: impl FnOnce(&Transaction<'_>) -> Result<T> + Send + 'static,
         then: impl FnOnce(&T) + Send + 'static,
     ) -> Result<T> {
-        self.change_and_tell(true, transition, then).await
+        self.change_and_tell(true, Undo::Nothing, transition, then).await
     }
 
     async fn change_and_tell<T: Send + 'static>(
         &self,
         quietly: bool,
+        undo: Undo,
         transition: impl FnOnce(&Transaction<'_>) -> Result<T> + Send + 'static,
         then: impl FnOnce(&T) + Send + 'static,
     ) -> Result<T> {
@@ -339,16 +341,19 @@ impl Coordinator {
             let anything = changed && (!quietly || concerned.anybody);
             Ok((result, anything.then_some(concerned), tx.take_keys()))
         };
+        // Not after the answer: whoever asked may have hung up, and what is durable is
+        // news all the same.
         let acquainted = Arc::clone(&self.inner.acquainted);
-        let done = move |(result, _, keys): &(T, _, Vec<(Fingerprint, bool)>)| {
+        let (news, changes) = (Arc::clone(&self.inner.news), self.inner.changes.clone());
+        let done = move |(result, concerned, keys): &(T, Option<Concerned>, Vec<(Fingerprint, bool)>)| {
             acquainted.follow(keys);
             then(result);
+            if let Some(concerned) = concerned {
+                changes.send_modify(|count| *count += 1);
+                news.tell(concerned);
+            }
         };
-        let (result, concerned, _) = self.inner.store.write_then(transition, done).await?;
-        if let Some(concerned) = concerned {
-            self.changed();
-            self.inner.news.tell(&concerned);
-        }
+        let (result, ..) = self.inner.store.write_then(undo, transition, done).await?;
         Ok(result)
     }
 
@@ -368,4 +373,37 @@ impl Coordinator {
 /// Nothing panics between two changes that belong together.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::task::Poll;
+    use std::time::Duration;
+
+    #[tokio::test]
+    async fn what_is_durable_is_told_though_whoever_asked_has_hung_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state");
+        Coordinator::init(&path).unwrap();
+        let coordinator = Coordinator::open(&path).await.unwrap();
+        let (mut changes, mut ear) = (coordinator.changes(), coordinator.inner.news.listen(1));
+        ear.mark();
+        let note = |tx: &Transaction<'_>| {
+            events::note(tx, &Actor::local(), &Event::about_all(What::Apply, "again"), Timestamp::now())
+        };
+        let mut asked = Box::pin(coordinator.change(note));
+        // It is asked for, and then nobody waits for it any more.
+        std::future::poll_fn(|cx| {
+            let _ = asked.as_mut().poll(cx);
+            Poll::Ready(())
+        })
+        .await;
+        drop(asked);
+        let told = async {
+            changes.changed().await.unwrap();
+            ear.news().await;
+        };
+        tokio::time::timeout(Duration::from_secs(10), told).await.expect("it is durable and not told");
+    }
 }

@@ -9,11 +9,11 @@ use kiln_protocol::config::Incarnation;
 use kiln_protocol::ticket::TicketSeed;
 use kiln_protocol::{Role, Ticket, TicketKey};
 
-use super::engine::{Engine, Transaction};
+use super::engine::{Engine, Transaction, Undo};
 use super::events::{Actor, Event, What};
 use super::memory::{Disk, Memory};
 use super::sqlite::{Sqlite, Synchronous};
-use super::{Store, events, incarnations, keys, seats};
+use super::{Store, epoch, events, incarnations, keys, seats};
 use crate::k3s::ClusterSecrets;
 use crate::plan::fixtures::three_servers;
 use crate::registry::State;
@@ -64,6 +64,8 @@ macro_rules! suite {
 suite! {
     what_was_committed_is_there_after_a_crash_and_nothing_else_is
     a_refusal_undoes_its_own_work_and_no_neighbours
+    who_says_no_before_writing_costs_nobody_anything_and_after_it_the_whole_group
+    how_far_it_is_counts_what_was_kept_and_is_on_disk_with_it
     a_group_that_is_rolled_back_leaves_nothing
     a_later_opener_takes_the_state_from_the_earlier
     a_copy_holds_what_was_committed_and_nothing_later
@@ -79,7 +81,7 @@ suite! {
 fn change<T>(engine: &mut dyn Engine, work: impl Fn(&Transaction<'_>) -> Result<T>) -> Result<T> {
     let mut result = None;
     engine.begin()?;
-    engine.attempt(&mut |tx| result.insert(work(tx)).is_ok())?;
+    engine.attempt(Undo::Own, &mut |tx| result.insert(work(tx)).is_ok())?;
     engine.commit()?;
     result.unwrap()
 }
@@ -104,12 +106,14 @@ fn begun(engine: &mut dyn Engine) -> Incarnation {
     change(engine, |tx| incarnations::begin(tx, &three_servers(), &secrets, NOW)).unwrap()
 }
 
-fn ticket() -> TicketKey {
+/// A ticket's key that no other has.
+pub(super) fn ticket() -> TicketKey {
     let address = "10.0.0.1:7443".parse().unwrap();
     Ticket::new(vec![address], key("coordinator"), TicketSeed::generate()).unwrap().public_key()
 }
 
-fn seat(tx: &Transaction<'_>, ticket: &TicketKey, generation: u32) -> Result<i64> {
+/// A seat of the agent a1 in the first incarnation.
+pub(super) fn seat(tx: &Transaction<'_>, ticket: &TicketKey, generation: u32) -> Result<i64> {
     keys::note_ticket(tx, ticket, "a1", NOW)?;
     let record = TicketRecord {
         node: "a1".parse()?,
@@ -128,7 +132,7 @@ fn what_was_committed_is_there_after_a_crash_and_nothing_else_is<M: Medium>() {
     let mut engine = medium.open();
     change(engine.as_mut(), |tx| note(tx, "committed")).unwrap();
     engine.begin().unwrap();
-    engine.attempt(&mut |tx| note(tx, "lost").is_ok()).unwrap();
+    engine.attempt(Undo::Own, &mut |tx| note(tx, "lost").is_ok()).unwrap();
     // Dropped within a group, as a process that ends.
     drop(engine);
     let mut engine = medium.open();
@@ -143,20 +147,85 @@ fn a_refusal_undoes_its_own_work_and_no_neighbours<M: Medium>() {
     let mut engine = medium.open();
     engine.begin().unwrap();
     for (name, keep) in [("before", true), ("refused", false), ("after", true)] {
-        engine.attempt(&mut |tx| note(tx, name).is_ok() && keep).unwrap();
+        engine.attempt(Undo::Own, &mut |tx| note(tx, name).is_ok() && keep).unwrap();
     }
     // One that fails by a rule of the tables, after it wrote something else.
-    engine.attempt(&mut |tx| note(tx, "half").and_then(|()| note(tx, "before")).is_ok()).unwrap();
+    engine.attempt(Undo::Own, &mut |tx| note(tx, "half").and_then(|()| note(tx, "before")).is_ok()).unwrap();
     engine.commit().unwrap();
     for (name, there) in [("before", true), ("refused", false), ("after", true), ("half", false)] {
         assert_eq!(noted(engine.as_mut(), name), there, "{name}");
     }
 }
 
+fn who_says_no_before_writing_costs_nobody_anything_and_after_it_the_whole_group<M: Medium>() {
+    let mut engine = M::new().open();
+    engine.begin().unwrap();
+    engine.attempt(Undo::Nothing, &mut |tx| note(tx, "before").is_ok()).unwrap();
+    engine.attempt(Undo::Nothing, &mut |_| false).unwrap();
+    engine.attempt(Undo::Nothing, &mut |tx| note(tx, "after").is_ok()).unwrap();
+    engine.commit().unwrap();
+    engine.begin().unwrap();
+    engine.attempt(Undo::Own, &mut |tx| note(tx, "neighbour").is_ok()).unwrap();
+    assert!(engine.attempt(Undo::Nothing, &mut |tx| note(tx, "half").is_err()).is_err());
+    engine.rollback();
+    for (name, there) in [("before", true), ("after", true), ("neighbour", false), ("half", false)] {
+        assert_eq!(noted(engine.as_mut(), name), there, "{name}");
+    }
+}
+
+fn how_far_it_is_counts_what_was_kept_and_is_on_disk_with_it<M: Medium>() {
+    let medium = M::new();
+    let mut engine = medium.open();
+    let further = |engine: &mut dyn Engine, by: u64, keep: bool| {
+        engine
+            .attempt(Undo::Own, &mut |tx| {
+                let before = epoch::reach(tx).unwrap().seq;
+                (0..by).for_each(|_| epoch::advance(tx).unwrap());
+                assert_eq!(epoch::reach(tx).unwrap().seq, before + by, "a change sees itself");
+                keep
+            })
+            .unwrap();
+    };
+    let is_at = |engine: &mut dyn Engine, seq: u64| {
+        assert_eq!(look(engine, epoch::reach).seq, seq);
+    };
+    engine.begin().unwrap();
+    further(engine.as_mut(), 2, true);
+    further(engine.as_mut(), 10, false);
+    further(engine.as_mut(), 1, true);
+    engine.commit().unwrap();
+    is_at(engine.as_mut(), 3);
+    engine.begin().unwrap();
+    further(engine.as_mut(), 5, true);
+    engine.rollback();
+    is_at(engine.as_mut(), 3);
+    // An epoch that begins behind others' work in a group, and is undone or kept.
+    for kept in [false, true] {
+        engine.begin().unwrap();
+        further(engine.as_mut(), 1, true);
+        let mut begun = None;
+        engine
+            .attempt(Undo::Own, &mut |tx| {
+                epoch::begin(tx, 7).unwrap();
+                begun = Some(epoch::reach(tx).unwrap());
+                kept
+            })
+            .unwrap();
+        further(engine.as_mut(), 1, true);
+        engine.commit().unwrap();
+        let at = look(engine.as_mut(), epoch::reach);
+        let seq = if kept { begun.unwrap().seq + 1 } else { 5 };
+        assert_eq!((at.epoch, at.seq), (if kept { 7 } else { 1 }, seq));
+        // What is remembered is what is written.
+        engine = medium.open();
+        assert_eq!(look(engine.as_mut(), epoch::reach), at);
+    }
+}
+
 fn a_group_that_is_rolled_back_leaves_nothing<M: Medium>() {
     let mut engine = M::new().open();
     engine.begin().unwrap();
-    engine.attempt(&mut |tx| note(tx, "gone").is_ok()).unwrap();
+    engine.attempt(Undo::Own, &mut |tx| note(tx, "gone").is_ok()).unwrap();
     engine.rollback();
     assert!(!noted(engine.as_mut(), "gone"));
     change(engine.as_mut(), |tx| note(tx, "gone")).unwrap();

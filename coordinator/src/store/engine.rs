@@ -80,6 +80,17 @@ impl Deref for Transaction<'_> {
 /// Work on the tables; true keeps what it did, false undoes it.
 pub(crate) type Work<'a> = &'a mut dyn FnMut(&Transaction<'_>) -> bool;
 
+/// What becomes of a group when one caller's work is not kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Undo {
+    /// That work is undone, and no neighbour's.
+    Own,
+    /// Nothing need be undone, for the work says no before it writes anything. If it
+    /// does not, the whole group is lost: to be able to undo one caller's work alone,
+    /// SQLite copies each page that it changes.
+    Nothing,
+}
+
 /// A store of the registry. One thread calls it.
 ///
 /// A *group* is what happens between [`begin`](Engine::begin) and
@@ -92,7 +103,7 @@ pub(crate) trait Engine: Send {
     /// Runs one caller's work in the group: kept as a whole or undone as a
     /// whole, and its neighbours' work is untouched either way. An error means
     /// that the group is lost, and must be [rolled back](Engine::rollback).
-    fn attempt(&mut self, work: Work<'_>) -> Result<()>;
+    fn attempt(&mut self, undo: Undo, work: Work<'_>) -> Result<()>;
 
     /// Ends the group. When this returns without an error, the group survives
     /// whatever happens to the process and the machine; otherwise nothing of
@@ -117,19 +128,31 @@ pub(super) fn attempt(
     connection: &Connection,
     unlock: &UnlockKey,
     recent: &Recent,
+    undo: Undo,
     work: Work<'_>,
 ) -> Result<()> {
     let run = |statement: &str| connection.prepare_cached(statement)?.execute([]);
-    run("SAVEPOINT work").context("beginning a transition")?;
+    let own = undo == Undo::Own;
+    if own {
+        run("SAVEPOINT work").context("beginning a transition")?;
+    }
+    let before = (connection.total_changes(), recent.progress.get());
     let keep = work(&Transaction::on(connection, Some(unlock)).remembering(recent));
     // Some failures, such as a full disk, make SQLite undo the whole transaction.
     if connection.is_autocommit() {
         bail!("the store has undone a group of changes");
     }
     if !keep {
-        run("ROLLBACK TO work").context("undoing a transition")?;
+        if own {
+            run("ROLLBACK TO work").context("undoing a transition")?;
+        } else if connection.total_changes() != before.0 {
+            bail!("a transition failed that had written already, and its group with it");
+        }
+        recent.progress.set(before.1);
     }
-    run("RELEASE work").context("ending a transition")?;
+    if own {
+        run("RELEASE work").context("ending a transition")?;
+    }
     Ok(())
 }
 

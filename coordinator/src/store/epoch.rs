@@ -25,16 +25,83 @@ pub(crate) struct Newer {
     pub(crate) seen: Timestamp,
 }
 
-/// How far this state is.
-pub(crate) fn reach(tx: &Transaction<'_>) -> Result<Reach> {
-    let mut statement = tx.prepare_cached("SELECT epoch, seq FROM coordinator")?;
-    Ok(statement.query_row([], |row| Ok(Reach { epoch: row.get(0)?, seq: row.get(1)? }))?)
+/// How far the state is, the changes of the present group included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Progress {
+    reach: Reach,
+    newer: Option<Newer>,
+    /// The group has come further than what is written.
+    further: bool,
 }
 
-/// One further: something was promised to a node. Without RETURNING, for which
-/// SQLite makes a table each time, with a page cache of its own.
+impl Progress {
+    /// As it is once its group is on disk.
+    pub(super) fn written(self) -> Self {
+        Self { further: false, ..self }
+    }
+}
+
+/// Where it is remembered, and else as it is written.
+fn progress(tx: &Transaction<'_>) -> Result<Progress> {
+    let Some(recent) = tx.recent() else { return read(tx) };
+    if let Some(progress) = recent.progress.get() {
+        return Ok(progress);
+    }
+    let progress = read(tx)?;
+    recent.progress.set(Some(progress));
+    Ok(progress)
+}
+
+fn read(tx: &Transaction<'_>) -> Result<Progress> {
+    let mut statement =
+        tx.prepare_cached("SELECT epoch, seq, newer_epoch, newer_seq, newer_seen FROM coordinator")?;
+    let (reach, epoch, seq, seen) = statement.query_row([], |row| {
+        let reach = Reach { epoch: row.get(0)?, seq: row.get(1)? };
+        Ok((reach, row.get(2)?, row.get(3)?, row.get(4)?))
+    })?;
+    let newer = match (epoch, seq, seen) {
+        (Some(epoch), Some(seq), Some(seen)) => {
+            Some(Newer { reach: Reach { epoch, seq }, seen: time(seen)? })
+        }
+        _ => None,
+    };
+    Ok(Progress { reach, newer, further: false })
+}
+
+/// Writes how far the group has come, before it is committed or the table is
+/// changed otherwise.
+pub(super) fn write_down(tx: &Transaction<'_>) -> Result<()> {
+    if let Some(Progress { reach, further: true, .. }) = tx.recent().and_then(|recent| recent.progress.get())
+    {
+        tx.prepare_cached("UPDATE coordinator SET seq = ?1")?.execute([reach.seq])?;
+    }
+    Ok(())
+}
+
+/// Before the table is changed: nothing of it is remembered.
+fn changes(tx: &Transaction<'_>) -> Result<()> {
+    write_down(tx)?;
+    if let Some(recent) = tx.recent() {
+        recent.progress.set(None);
+    }
+    Ok(())
+}
+
+/// How far this state is.
+pub(crate) fn reach(tx: &Transaction<'_>) -> Result<Reach> {
+    Ok(progress(tx)?.reach)
+}
+
+/// One further: something was promised to a node. It is written when the group
+/// is committed, once for all of its changes.
 pub(crate) fn advance(tx: &Transaction<'_>) -> Result<()> {
-    tx.prepare_cached("UPDATE coordinator SET seq = seq + 1")?.execute([])?;
+    let Some(recent) = tx.recent() else {
+        tx.prepare_cached("UPDATE coordinator SET seq = seq + 1")?.execute([])?;
+        return Ok(());
+    };
+    let mut progress = progress(tx)?;
+    progress.reach.seq += 1;
+    recent.progress.set(Some(Progress { further: true, ..progress }));
     Ok(())
 }
 
@@ -42,6 +109,7 @@ pub(crate) fn advance(tx: &Transaction<'_>) -> Result<()> {
 /// the one before is not any more.
 pub(crate) fn begin(tx: &Transaction<'_>, epoch: u64) -> Result<()> {
     let first = next_first(0, random()?);
+    changes(tx)?;
     tx.execute(
         "UPDATE coordinator SET epoch = ?1, seq = ?2, newer_epoch = NULL, newer_seq = NULL, newer_seen = NULL",
         [epoch, first],
@@ -56,6 +124,7 @@ pub(crate) fn begin(tx: &Transaction<'_>, epoch: u64) -> Result<()> {
 pub(crate) fn start(tx: &Transaction<'_>) -> Result<Runs> {
     let last = reach(tx)?.seq;
     let first = next_first(last, random()?);
+    changes(tx)?;
     tx.execute("UPDATE runs SET last = ?1 WHERE last IS NULL", [last])?;
     tx.execute("INSERT INTO runs (first) VALUES (?1)", [first])?;
     tx.execute("UPDATE coordinator SET seq = ?1", [first])?;
@@ -89,19 +158,12 @@ fn random() -> Result<u64> {
 
 /// The newest that was seen and that this state never had.
 pub(crate) fn newer(tx: &Transaction<'_>) -> Result<Option<Newer>> {
-    type Row = (Option<u64>, Option<u64>, Option<i64>);
-    let mut statement = tx.prepare_cached("SELECT newer_epoch, newer_seq, newer_seen FROM coordinator")?;
-    let row: Row = statement.query_row([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
-    Ok(match row {
-        (Some(epoch), Some(seq), Some(seen)) => {
-            Some(Newer { reach: Reach { epoch, seq }, seen: time(seen)? })
-        }
-        _ => None,
-    })
+    Ok(progress(tx)?.newer)
 }
 
 /// Keeps what was seen.
 pub(crate) fn set_newer(tx: &Transaction<'_>, reach: Reach, now: Timestamp) -> Result<()> {
+    changes(tx)?;
     tx.execute(
         "UPDATE coordinator SET newer_epoch = ?1, newer_seq = ?2, newer_seen = ?3",
         params![reach.epoch, reach.seq, millis(now)],

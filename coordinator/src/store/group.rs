@@ -16,19 +16,27 @@ use std::time::Duration;
 use anyhow::Result;
 use tokio::sync::mpsc::Receiver;
 
-use super::engine::{Engine, Transaction};
+use super::engine::{Engine, Transaction, Undo};
+use super::post::{Letter, Post};
 
 /// Changes that are one group at most.
 const GROUP: usize = 256;
 /// How long a group waits for others at a time.
-const PAUSE: Duration = Duration::from_millis(4);
+const PAUSE: Duration = Duration::from_millis(1);
 /// How often it does, as long as others come.
-const PAUSES: usize = 3;
+const PAUSES: usize = 6;
 
-/// Tells a caller how it went, once it is certain.
-pub(super) type Answer = Box<dyn FnOnce(Result<(), Lost>) + Send>;
+/// Is told how it went, once that is certain, and hands the caller's letter over.
+pub(super) type Answer = Box<dyn FnOnce(Result<(), Lost>) -> Letter + Send>;
 /// Runs a transition; says whether to keep what it did, and how to answer.
-pub(super) type Change = Box<dyn FnOnce(Result<&Transaction<'_>, Lost>) -> (bool, Option<Answer>) + Send>;
+pub(super) type Transition = Box<dyn FnOnce(Result<&Transaction<'_>, Lost>) -> (bool, Option<Answer>) + Send>;
+
+/// A caller's change.
+pub(super) struct Change {
+    pub(super) undo: Undo,
+    pub(super) run: Transition,
+}
+
 /// Looks at the tables, and answers.
 pub(super) type Look = Box<dyn FnOnce(Result<&Transaction<'_>, Lost>) + Send>;
 
@@ -73,7 +81,12 @@ pub(super) fn pause() {
 }
 
 /// Serves jobs until nobody can send any more.
-pub(super) fn serve(engine: &mut dyn Engine, queue: &mut Receiver<Job>, mut pause: impl FnMut()) {
+pub(super) fn serve(
+    engine: &mut dyn Engine,
+    queue: &mut Receiver<Job>,
+    post: &Post,
+    mut pause: impl FnMut(),
+) {
     // Whoever is alone waits for nobody.
     let mut many = false;
     while let Some(first) = queue.blocking_recv() {
@@ -92,7 +105,7 @@ pub(super) fn serve(engine: &mut dyn Engine, queue: &mut Receiver<Job>, mut paus
         }
         many = changes.len() > 1;
         if !changes.is_empty() {
-            group(engine, changes);
+            post.send(group(engine, changes));
         }
     }
 }
@@ -126,16 +139,17 @@ fn look(engine: &mut dyn Engine, looks: Vec<Look>) {
     }
 }
 
-fn group(engine: &mut dyn Engine, changes: Vec<Change>) {
+/// Returns everybody's letters.
+fn group(engine: &mut dyn Engine, changes: Vec<Change>) -> Vec<Letter> {
     let mut changes = changes.into_iter();
     let mut answers = Vec::with_capacity(changes.len());
     let mut run = || -> Result<()> {
         engine.begin()?;
-        for change in changes.by_ref() {
-            let mut change = Some(change);
-            engine.attempt(&mut |tx| {
-                let Some(change) = change.take() else { return false };
-                let (keep, answer) = change(Ok(tx));
+        for Change { undo, run } in changes.by_ref() {
+            let mut run = Some(run);
+            engine.attempt(undo, &mut |tx| {
+                let Some(run) = run.take() else { return false };
+                let (keep, answer) = run(Ok(tx));
                 answers.extend(answer);
                 keep
             })?;
@@ -146,15 +160,14 @@ fn group(engine: &mut dyn Engine, changes: Vec<Change>) {
     if outcome.is_err() {
         engine.rollback();
     }
-    for answer in answers {
-        answer(outcome.clone());
-    }
+    let mut letters: Vec<Letter> = answers.into_iter().map(|answer| answer(outcome.clone())).collect();
     if let Err(lost) = outcome {
         // Those whose turn did not come.
-        for change in changes {
-            if let (_, Some(answer)) = change(Err(lost.clone())) {
-                answer(Err(lost.clone()));
+        for Change { run, .. } in changes {
+            if let (_, Some(answer)) = run(Err(lost.clone())) {
+                letters.push(answer(Err(lost.clone())));
             }
         }
     }
+    letters
 }

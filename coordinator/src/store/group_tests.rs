@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex, mpsc};
 use anyhow::{Result, bail};
 use tokio::task::JoinSet;
 
-use super::engine::Transaction;
-use super::group::{self, Job};
+use super::engine::{Transaction, Undo};
+use super::group::{self, Change, Job};
 use super::memory::{Disk, Memory};
+use super::post::Post;
 use super::{Store, keys};
 use crate::registry::fixtures::{NOW, key};
 
@@ -159,14 +160,16 @@ struct Queue {
 
 impl Queue {
     fn push(&self, answered: impl FnOnce() + Send + 'static) {
-        let change = |_: Result<&Transaction<'_>, group::Lost>| {
+        let run = |_: Result<&Transaction<'_>, group::Lost>| {
             let answer: group::Answer = Box::new(move |durable| {
                 durable.unwrap();
                 answered();
+                Box::new(|| true)
             });
             (true, Some(answer))
         };
-        self.jobs.try_send(Job::Change(Box::new(change))).ok().unwrap();
+        let change = Change { undo: Undo::Own, run: Box::new(run) };
+        self.jobs.try_send(Job::Change(change)).ok().unwrap();
     }
 }
 
@@ -195,7 +198,7 @@ fn commits_and_pauses(at_once: usize) -> (usize, usize) {
         push(&late, Box::new(|| ()));
     }
     let mut pauses = 0;
-    group::serve(&mut engine, &mut queue, || {
+    group::serve(&mut engine, &mut queue, &Post::default(), || {
         pauses += 1;
         if pauses == 1 {
             push(&late, close(&late));

@@ -85,6 +85,7 @@ pub(crate) fn noted(tx: &Transaction<'_>, key: &Fingerprint) -> Result<Option<Ti
 /// seat.
 pub(crate) fn retire(tx: &Transaction<'_>, seat: i64, old: &Fingerprint, new: &Fingerprint) -> Result<()> {
     tx.keys.borrow_mut().extend([(*old, false), (*new, true)]);
+    seats::changed(tx);
     let (old, new) = (old.to_string(), new.to_string());
     // Whoever confirmed the old key from its console has confirmed the new one,
     // which the old one vouches for.

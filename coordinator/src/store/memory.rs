@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use anyhow::{Result, ensure};
 use rusqlite::{Connection, MAIN_DB};
 
-use super::engine::{self, Engine, Transaction, Work};
+use super::engine::{self, Engine, Transaction, Undo, Work};
 use super::recent::Recent;
-use super::{schema, sqlite};
+use super::{epoch, schema, sqlite};
 use crate::unlock::UnlockKey;
 
 /// What outlives the process.
@@ -90,8 +90,8 @@ impl Engine for Memory {
         Ok(self.connection.execute_batch("BEGIN")?)
     }
 
-    fn attempt(&mut self, work: Work<'_>) -> Result<()> {
-        engine::attempt(&self.connection, &self.unlock, &self.recent, work)
+    fn attempt(&mut self, undo: Undo, work: Work<'_>) -> Result<()> {
+        engine::attempt(&self.connection, &self.unlock, &self.recent, undo, work)
     }
 
     fn commit(&mut self) -> Result<()> {
@@ -102,16 +102,17 @@ impl Engine for Memory {
             let full = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL);
             return Err(rusqlite::Error::SqliteFailure(full, None).into());
         }
+        epoch::write_down(&Transaction::on(&self.connection, None).remembering(&self.recent))?;
         self.connection.execute_batch("COMMIT")?;
         platter.image = Some(self.connection.serialize(MAIN_DB)?.to_vec());
         platter.syncs += 1;
-        self.recent.settled();
+        self.recent.committed();
         Ok(())
     }
 
     fn rollback(&mut self) {
         engine::rollback(&self.connection);
-        self.recent.settled();
+        self.recent.undone();
     }
 
     fn read(&mut self, look: &mut dyn FnMut(&Transaction<'_>)) -> Result<()> {

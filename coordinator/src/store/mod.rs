@@ -22,6 +22,7 @@ pub(crate) mod keys;
 #[cfg(test)]
 pub(crate) mod memory;
 pub(crate) mod pin;
+mod post;
 pub(crate) mod ratchets;
 mod recent;
 pub(crate) mod reports;
@@ -40,8 +41,9 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 
 use engine::Engine;
-pub(crate) use engine::Transaction;
-use group::{Answer, Job};
+pub(crate) use engine::{Transaction, Undo};
+use group::{Answer, Change, Job};
+use post::{Caller, Post};
 pub(crate) use sqlite::Fenced;
 use sqlite::{Sqlite, Synchronous};
 
@@ -54,6 +56,7 @@ const QUEUE: usize = 256;
 #[derive(Debug)]
 pub(crate) struct Store {
     jobs: Option<mpsc::Sender<Job>>,
+    post: Post,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -72,17 +75,19 @@ impl Store {
 
     fn start(mut engine: Box<dyn Engine>, guard: impl Send + 'static) -> Result<Self> {
         let (jobs, mut queue) = mpsc::channel::<Job>(QUEUE);
+        let post = Post::default();
+        let sent = post.clone();
         let thread = std::thread::Builder::new()
             .name("store".to_owned())
             .spawn(move || {
-                group::serve(engine.as_mut(), &mut queue, group::pause);
+                group::serve(engine.as_mut(), &mut queue, &sent, group::pause);
                 if let Err(error) = engine.close() {
                     tracing::warn!("{error:#}");
                 }
                 drop(guard);
             })
             .context("starting the store's thread")?;
-        Ok(Self { jobs: Some(jobs), thread: Some(thread) })
+        Ok(Self { jobs: Some(jobs), post, thread: Some(thread) })
     }
 
     /// Runs `transition` as one transaction. When this returns without an
@@ -91,18 +96,19 @@ impl Store {
         &self,
         transition: impl FnOnce(&Transaction<'_>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        self.write_then(transition, |_| {}).await
+        self.write_then(Undo::Own, transition, |_| {}).await
     }
 
-    /// As [`Store::write`]; `then` is told what came of it once it is on disk,
-    /// before anybody is answered who was in a later group.
+    /// As [`Store::write`]; `undo` says what a refusal undoes. `then` is told what came
+    /// of it once it is on disk, before anybody is answered who was in a later group.
     pub(crate) async fn write_then<T: Send + 'static>(
         &self,
+        undo: Undo,
         transition: impl FnOnce(&Transaction<'_>) -> Result<T> + Send + 'static,
         then: impl FnOnce(&T) + Send + 'static,
     ) -> Result<T> {
         let (answer, answered) = oneshot::channel();
-        let change = move |tx: Result<&Transaction<'_>, group::Lost>| {
+        let run = move |tx: Result<&Transaction<'_>, group::Lost>| {
             let result = tx.map_err(anyhow::Error::from).and_then(|tx| guarded(|| transition(tx)));
             let keep = result.is_ok();
             let answer: Answer = Box::new(move |durable| {
@@ -111,11 +117,11 @@ impl Store {
                 if let Ok(done) = &result {
                     then(done);
                 }
-                let _ = answer.send(result);
+                Box::new(move || answer.send(result).is_ok())
             });
             (keep, Some(answer))
         };
-        self.ask(Job::Change(Box::new(change)), answered).await
+        self.ask(Job::Change(Change { undo, run: Box::new(run) }), answered).await
     }
 
     /// Runs `look` on one consistent view; it changes nothing.
@@ -144,7 +150,7 @@ impl Store {
     async fn ask<T>(&self, job: Job, answered: oneshot::Receiver<Result<T>>) -> Result<T> {
         let jobs = self.jobs.as_ref().expect("the sender is there until the store is dropped");
         jobs.send(job).await.ok().context("the store has stopped")?;
-        answered.await.context("the store has stopped")?
+        Caller::new(answered, self.post.clone()).await.context("the store has stopped")?
     }
 }
 

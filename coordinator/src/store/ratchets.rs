@@ -5,7 +5,7 @@ use anyhow::Result;
 use kiln_protocol::ratchet::Turn;
 use rusqlite::params;
 
-use super::Transaction;
+use super::{Transaction, seats};
 
 /// Keeps the turn that was taken.
 pub(crate) fn set(tx: &Transaction<'_>, seat: i64, turn: Turn) -> Result<()> {
@@ -28,5 +28,6 @@ pub(crate) fn forget_all(tx: &Transaction<'_>) -> Result<()> {
 
 /// Asks for another key at the node's next contact; false if that was asked before.
 pub(crate) fn ask_rotation(tx: &Transaction<'_>, seat: i64) -> Result<bool> {
+    seats::changed(tx);
     Ok(tx.execute("UPDATE seats SET rotate = 1 WHERE id = ?1 AND rotate = 0", [seat])? == 1)
 }

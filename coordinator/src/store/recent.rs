@@ -1,17 +1,24 @@
-//! The live incarnation as it was read last. Most requests ask for it: its
-//! cluster file may have megabytes, and its secrets are sealed.
+//! What most requests ask for, as it was read last: the live incarnation, whose
+//! cluster file may have megabytes and whose secrets are sealed, who is in its
+//! cluster, and how far the state is.
 //!
 //! It is remembered from what is committed only. A change that writes the table
-//! of incarnations says so ([`Recent::changed`]); until its group ends nothing
-//! is remembered, whether it is then committed or undone. What is remembered
-//! stays in this process, as the unlock key does.
+//! of incarnations or that of seats says so ([`Recent::changed`],
+//! [`Recent::seats_changed`]); until its group ends nothing of it is remembered,
+//! whether it is then committed or undone. How far the state is grows with each
+//! node that opens a connection, and so is written once a group, before that is
+//! committed ([`Progress`]). What is remembered stays in this process, as the
+//! unlock key does.
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 use anyhow::Result;
+use kiln_protocol::config::Incarnation;
 
+use super::epoch::Progress;
 use super::incarnations::Live;
+use super::seats::Seated;
 use crate::k3s::ClusterSecrets;
 
 /// What an engine remembers between two jobs.
@@ -20,9 +27,38 @@ pub(crate) struct Recent {
     live: RefCell<Option<Live>>,
     secrets: RefCell<Option<Arc<ClusterSecrets>>>,
     changed: Cell<bool>,
+    seated: RefCell<Option<Arc<Seated>>>,
+    seats_changed: Cell<bool>,
+    pub(super) progress: Cell<Option<Progress>>,
 }
 
 impl Recent {
+    /// Who is in an incarnation's cluster; `load` reads it where it is not
+    /// remembered.
+    pub(super) fn seated(
+        &self,
+        of: Incarnation,
+        load: impl FnOnce() -> Result<Seated>,
+    ) -> Result<Arc<Seated>> {
+        if self.seats_changed.get() {
+            return load().map(Arc::new);
+        }
+        if let Some(seated) = self.seated.borrow().as_ref().filter(|seated| seated.incarnation == of) {
+            // Whoever writes seats and does not say so is found out by any test.
+            debug_assert_eq!(load().ok().as_ref(), Some(&**seated));
+            return Ok(Arc::clone(seated));
+        }
+        let seated = Arc::new(load()?);
+        self.seated.replace(Some(Arc::clone(&seated)));
+        Ok(seated)
+    }
+
+    /// A change of the table of seats was written, and may be undone.
+    pub(super) fn seats_changed(&self) {
+        self.seats_changed.set(true);
+        self.seated.take();
+    }
+
     /// The live incarnation, if there is one; `load` reads it where it is not
     /// remembered.
     pub(super) fn live(&self, load: impl FnOnce() -> Result<Option<Live>>) -> Result<Option<Live>> {
@@ -60,20 +96,34 @@ impl Recent {
         self.secrets.take();
     }
 
-    /// A group has ended, in whichever way.
-    pub(super) fn settled(&self) {
+    /// A group was committed.
+    pub(super) fn committed(&self) {
         self.changed.set(false);
+        self.seats_changed.set(false);
+        self.progress.set(self.progress.take().map(Progress::written));
+    }
+
+    /// A group was undone, and what it had come to is void.
+    pub(super) fn undone(&self) {
+        self.changed.set(false);
+        self.seats_changed.set(false);
+        self.progress.set(None);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use anyhow::anyhow;
+    use kiln_protocol::config::Incarnation;
 
     use crate::k3s::ClusterSecrets;
     use crate::plan::fixtures::three_servers;
     use crate::registry::fixtures::NOW;
-    use crate::store::{Store, Transaction, incarnations, test_store};
+    use crate::store::conformance_tests::{seat, ticket};
+    use crate::store::seats::{Moment, Seated};
+    use crate::store::{Store, Transaction, incarnations, seats, test_store};
 
     fn lease(tx: &Transaction<'_>) -> anyhow::Result<Option<u32>> {
         Ok(incarnations::live(tx)?.and_then(|live| live.lease.generation))
@@ -100,6 +150,35 @@ mod tests {
         store.write(|tx| incarnations::set_lease(tx, Some(8))).await.unwrap();
         assert_eq!(store.read(lease).await.unwrap(), Some(8));
         assert_eq!(store.write(lease).await.unwrap(), Some(8));
+    }
+
+    #[tokio::test]
+    async fn who_is_in_the_cluster_is_remembered_until_seats_are_written() {
+        let (_dir, store) = test_store();
+        begin(&store).await;
+        let agents_passed = |tx: &Transaction<'_>| Ok(seats::seated(tx, Incarnation(1))?.agents_passed);
+        let (first, again) = (seated(&store).await, seated(&store).await);
+        assert!(Arc::ptr_eq(&first, &again), "read anew though nothing has changed");
+        let undone = store.write(move |tx| {
+            let seat = an_agent(tx)?;
+            seats::note_moment(tx, seat, Moment::Passed, NOW)?;
+            assert!(agents_passed(tx)?, "a change sees itself");
+            Err::<(), _>(anyhow!("no"))
+        });
+        assert!(undone.await.is_err());
+        assert!(!seated(&store).await.agents_passed);
+        let seat = store.write(an_agent).await.unwrap();
+        store.write(move |tx| seats::note_moment(tx, seat, Moment::Passed, NOW)).await.unwrap();
+        assert!(seated(&store).await.agents_passed);
+        assert!(store.write(agents_passed).await.unwrap());
+    }
+
+    async fn seated(store: &Store) -> Arc<Seated> {
+        store.read(|tx| seats::seated(tx, Incarnation(1))).await.unwrap()
+    }
+
+    fn an_agent(tx: &Transaction<'_>) -> anyhow::Result<i64> {
+        seat(tx, &ticket(), 1)
     }
 
     #[tokio::test]

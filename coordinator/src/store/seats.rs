@@ -1,6 +1,7 @@
 //! The table of seats.
 
 use std::str::FromStr;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, anyhow};
 use jiff::Timestamp;
@@ -27,6 +28,7 @@ pub(crate) fn insert(
     ticket: &TicketKey,
     record: &TicketRecord,
 ) -> Result<i64> {
+    changed(tx);
     let hints = serde_json::to_string(&record.hints).context("writing hints")?;
     tx.prepare_cached(
         "INSERT INTO seats (incarnation, node, generation, role, ticket, not_before, expires, minted_expires,
@@ -80,6 +82,41 @@ pub(crate) fn of_incarnation(tx: &Transaction<'_>, incarnation: Incarnation) -> 
 /// Every generation of every server of an incarnation that has had a key.
 pub(crate) fn servers_with_key(tx: &Transaction<'_>, incarnation: Incarnation) -> Result<Vec<Seat>> {
     many(tx, "WHERE incarnation = ?1 AND role = 'server' AND key IS NOT NULL ORDER BY id", &[&incarnation.0])
+}
+
+/// Who is in an incarnation's cluster, as far as the gate asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Seated {
+    pub(crate) incarnation: Incarnation,
+    /// Every generation of every server that has had a key, without their ratchets,
+    /// which turn with each connection.
+    pub(crate) servers: Vec<Seat>,
+    /// Whether the gate has let an agent start.
+    pub(crate) agents_passed: bool,
+}
+
+/// Who is in an incarnation's cluster.
+pub(crate) fn seated(tx: &Transaction<'_>, incarnation: Incarnation) -> Result<Arc<Seated>> {
+    let load = || {
+        let mut servers = servers_with_key(tx, incarnation)?;
+        for seat in &mut servers {
+            seat.turn = None;
+        }
+        let agents_passed = agents_passed(tx, incarnation)?;
+        Ok(Seated { incarnation, servers, agents_passed })
+    };
+    match tx.recent() {
+        Some(recent) => recent.seated(incarnation, load),
+        None => load().map(Arc::new),
+    }
+}
+
+/// Whoever writes the table says so first, but for ratchets and facts, which
+/// [`Seated`] does not tell.
+pub(super) fn changed(tx: &Transaction<'_>) {
+    if let Some(recent) = tx.recent() {
+        recent.seats_changed();
+    }
 }
 
 /// Every seat of an incarnation of which something is to be done in its cluster.
@@ -140,6 +177,7 @@ pub(crate) fn minted_record(tx: &Transaction<'_>, seat: &Seat) -> Result<TicketR
 
 /// Moves a seat to another state.
 pub(crate) fn set_state(tx: &Transaction<'_>, seat: i64, state: State, reason: Option<&str>) -> Result<()> {
+    changed(tx);
     let word = match state {
         State::Issued => "issued",
         State::Bound(_) => "bound",
@@ -163,6 +201,7 @@ pub(crate) fn bind(
     facts: Option<&Facts>,
     now: Timestamp,
 ) -> Result<()> {
+    changed(tx);
     let facts = facts.map(serde_json::to_string).transpose().context("writing facts")?;
     tx.prepare_cached(
         "UPDATE seats SET state = 'bound', key = ?2, reason = NULL, bound = coalesce(bound, ?3),
@@ -184,6 +223,7 @@ pub(crate) enum Moment {
 /// Notes a moment; true if it was the first of its kind. Who is ready has passed the
 /// gate, also if this is the copy of a state that was made before it did.
 pub(crate) fn note_moment(tx: &Transaction<'_>, seat: i64, moment: Moment, now: Timestamp) -> Result<bool> {
+    changed(tx);
     let update = match moment {
         Moment::Passed => "UPDATE seats SET passed = ?2 WHERE id = ?1 AND passed IS NULL",
         Moment::Ready => {
@@ -196,6 +236,7 @@ pub(crate) fn note_moment(tx: &Transaction<'_>, seat: i64, moment: Moment, now: 
 
 /// Keeps what a machine's console shows.
 pub(crate) fn set_console_key(tx: &Transaction<'_>, seat: i64, shown: &Fingerprint) -> Result<()> {
+    changed(tx);
     tx.prepare_cached("UPDATE seats SET console_key = ?2 WHERE id = ?1")?
         .execute(params![seat, shown.to_string()])?;
     Ok(())
@@ -203,6 +244,7 @@ pub(crate) fn set_console_key(tx: &Transaction<'_>, seat: i64, shown: &Fingerpri
 
 /// Notes what is known of a seat's join token.
 pub(crate) fn set_token(tx: &Transaction<'_>, seat: i64, token: Option<JoinState>) -> Result<()> {
+    changed(tx);
     let word = token.map(|token| match token {
         JoinState::Wanted => "wanted",
         JoinState::Made => "made",
@@ -215,6 +257,7 @@ pub(crate) fn set_token(tx: &Transaction<'_>, seat: i64, token: Option<JoinState
 
 /// Notes whether a seat's Node object is to be deleted, or was.
 pub(crate) fn set_object(tx: &Transaction<'_>, seat: i64, object: ObjectState) -> Result<()> {
+    changed(tx);
     let word = match object {
         ObjectState::Kept => None,
         ObjectState::Doomed => Some("doomed"),
@@ -226,6 +269,7 @@ pub(crate) fn set_object(tx: &Transaction<'_>, seat: i64, object: ObjectState) -
 
 /// Notes when the datastore was known to lack a seat's server, or that it has it.
 pub(crate) fn set_left(tx: &Transaction<'_>, seat: i64, left: Option<Timestamp>) -> Result<()> {
+    changed(tx);
     tx.prepare_cached("UPDATE seats SET left = ?2 WHERE id = ?1")?
         .execute(params![seat, left.map(millis)])?;
     Ok(())
@@ -233,6 +277,7 @@ pub(crate) fn set_left(tx: &Transaction<'_>, seat: i64, left: Option<Timestamp>)
 
 /// Gives a ticket another end.
 pub(crate) fn set_expires(tx: &Transaction<'_>, seat: i64, expires: Timestamp) -> Result<()> {
+    changed(tx);
     tx.execute("UPDATE seats SET expires = ?2 WHERE id = ?1", params![seat, millis(expires)])?;
     Ok(())
 }

@@ -13,9 +13,9 @@ use anyhow::{Context as _, Result};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
-use super::engine::{self, Engine, Transaction, Work};
+use super::engine::{self, Engine, Transaction, Undo, Work};
 use super::recent::Recent;
-use super::schema;
+use super::{epoch, schema};
 use crate::unlock::UnlockKey;
 
 /// Statements that stay compiled: more than there are.
@@ -87,19 +87,21 @@ impl Engine for Sqlite {
         self.check_fence().inspect_err(|_| self.rollback())
     }
 
-    fn attempt(&mut self, work: Work<'_>) -> Result<()> {
-        engine::attempt(&self.connection, &self.unlock, &self.recent, work)
+    fn attempt(&mut self, undo: Undo, work: Work<'_>) -> Result<()> {
+        engine::attempt(&self.connection, &self.unlock, &self.recent, undo, work)
     }
 
     fn commit(&mut self) -> Result<()> {
-        self.run("COMMIT").context("making the change durable").inspect_err(|_| self.rollback())?;
-        self.recent.settled();
+        let transaction = Transaction::on(&self.connection, Some(&self.unlock)).remembering(&self.recent);
+        let written = epoch::write_down(&transaction).and_then(|()| self.run("COMMIT"));
+        written.context("making the change durable").inspect_err(|_| self.rollback())?;
+        self.recent.committed();
         Ok(())
     }
 
     fn rollback(&mut self) {
         engine::rollback(&self.connection);
-        self.recent.settled();
+        self.recent.undone();
     }
 
     fn read(&mut self, look: &mut dyn FnMut(&Transaction<'_>)) -> Result<()> {
@@ -108,7 +110,7 @@ impl Engine for Sqlite {
         if checked.is_ok() {
             look(&Transaction::on(&self.connection, Some(&self.unlock)).remembering(&self.recent));
         }
-        self.rollback();
+        engine::rollback(&self.connection);
         checked
     }
 

@@ -60,13 +60,13 @@ fn build(
     slot: i64,
     heard: &dyn Fn(i64) -> Option<i64>,
 ) -> Result<(Cluster, Arc<ClusterFile>)> {
-    let servers = seats::servers_with_key(tx, live.id)?;
+    let seated = seats::seated(tx, live.id)?;
     let cluster = Cluster {
         incarnation: live.id,
         lease: live.lease.clone(),
         multi_server: live.plan.is_multi_server(),
-        members: servers.iter().map(|seat| member(seat, heard(seat.id))).collect(),
-        agents_passed: seats::agents_passed(tx, live.id)?,
+        members: seated.servers.iter().map(|seat| member(seat, heard(seat.id))).collect(),
+        agents_passed: seated.agents_passed,
         rotating: live.tokens.asked.is_some(),
         slot,
     };

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 
 use crate::acquainted::Acquainted;
-use crate::store::engine::{Engine, Transaction};
+use crate::store::engine::{Engine, Transaction, Undo};
 use crate::store::memory::{Disk, Memory};
 use crate::store::{epoch, keys, relaxed_engine};
 
@@ -129,7 +129,7 @@ impl Platter {
         let engine = self.engine.as_mut().context("the database is open")?;
         engine.begin()?;
         let (mut transition, mut result, mut known) = (Some(transition), None, Vec::new());
-        engine.attempt(&mut |tx| {
+        engine.attempt(Undo::Own, &mut |tx| {
             let outcome = transition.take().map(|transition| transition(tx));
             let keep = outcome.as_ref().is_some_and(Result::is_ok);
             result = outcome;

@@ -21,7 +21,7 @@ use crate::registry::KeyOwner;
 use crate::registry::fixtures::NOW;
 use crate::store::events::Actor;
 use crate::store::memory::{Disk, Memory};
-use crate::store::{Transaction, engine::Engine as _, epoch as reach, keys, seats};
+use crate::store::{Transaction, Undo, engine::Engine as _, epoch as reach, keys, seats};
 use crate::transition::{enrol, epoch, open, operator, restore, rotate, vouch};
 
 /// A registry in which a cluster file is in force, and nothing has happened.
@@ -34,7 +34,7 @@ static BEGINNING: LazyLock<Image> = LazyLock::new(|| {
         operator::apply(tx, &three_servers(), &secrets, &Actor::local(), NOW).unwrap();
         true
     };
-    engine.attempt(&mut apply).unwrap();
+    engine.attempt(Undo::Own, &mut apply).unwrap();
     engine.commit().unwrap();
     disk.image()
 });
