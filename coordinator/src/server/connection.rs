@@ -31,6 +31,7 @@ use super::Limits;
 use super::crowd::{Crowds, Place, Source};
 use super::metrics::Metrics;
 use super::park::{Parking, Pause, Readable, Rewound};
+use super::turns::{Turn, Turns};
 use super::whole;
 use crate::Coordinator;
 use crate::arrivals::Arrival;
@@ -50,6 +51,7 @@ pub(super) struct Shared {
     pub(super) pages: Router,
     pub(super) tls: TlsAcceptor,
     pub(super) crowds: Crowds,
+    pub(super) turns: Turns,
     pub(super) metrics: Metrics,
     pub(super) limits: Limits,
     pub(super) stopped: watch::Receiver<bool>,
@@ -133,7 +135,9 @@ async fn run(
         }
     };
     let whose = format!("of {address} ({})", peer.key);
-    Box::pin(converse(&shared, stream, &whose, &peer.parking, answer)).await;
+    // Of strangers there are few.
+    let turns = || is_known(&standing).then(|| shared.turns.clone());
+    Box::pin(converse(&shared, stream, &whose, &peer.parking, turns, answer)).await;
 }
 
 /// A stranger that enrolled is none any more: others cannot displace it.
@@ -143,6 +147,10 @@ fn promote(standing: &Mutex<Standing>, shared: &Shared, key: Fingerprint) {
         let place = shared.crowds.known.enter(key, task.clone());
         *standing = Standing::Known { _place: place };
     }
+}
+
+fn is_known(standing: &Mutex<Standing>) -> bool {
+    matches!(&*standing.lock().unwrap_or_else(PoisonError::into_inner), Standing::Known { .. })
 }
 
 fn peer(stream: &TlsStream<TcpStream>, address: SocketAddr, arrival: Arrival) -> Option<Peer> {
@@ -157,12 +165,14 @@ pub(super) fn answered(result: Result<Response, Infallible>) -> Response {
 }
 
 /// Speaks HTTP until the connection ends, is too old, or the server stops.
-/// While nothing is said, there is no HTTP (`park`).
+/// While nothing is said, there is no HTTP (`park`), and before there is, one of the
+/// `turns` is waited for, if there are any.
 pub(super) async fn converse<F>(
     shared: &Shared,
     mut stream: impl AsyncRead + AsyncWrite + Readable + Unpin,
     whose: &str,
     parking: &Parking,
+    turns: impl Fn() -> Option<Turns>,
     answer: impl Fn(Request<Body>) -> F,
 ) where
     F: Future<Output = Result<Response, Infallible>>,
@@ -200,12 +210,17 @@ pub(super) async fn converse<F>(
                 Poll::Pending => {}
             }
         }
+        let mut turn = match turns() {
+            Some(turns) => turns.take().await,
+            None => Turn::free(),
+        };
         parking.made();
         let rewound = Rewound::new(before.into(), stream, parking);
         let mut speaking = Box::new(http.serve_connection(TokioIo::new(rewound), service_fn(&answer)));
         let spoken = match within {
             None => tokio::select! {
                 spoken = parking.speak(&mut *speaking) => spoken,
+                never = turn.is_over() => match never {},
                 within = &mut over => {
                     parking.close();
                     Pin::new(&mut *speaking).graceful_shutdown();
@@ -223,6 +238,7 @@ pub(super) async fn converse<F>(
         let parts = speaking.into_parts();
         let (unread, kept) = parts.io.into_inner().into_parts();
         (before, stream) = ([parts.read_buf, unread].concat(), kept);
+        drop(turn);
         let Some(mut parked) = parked else { continue };
         if !before.is_empty() {
             parking.close();

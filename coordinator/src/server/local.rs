@@ -62,7 +62,7 @@ impl LocalListener {
                 async move { Ok(answered(routes.call(request).await)) }
             };
             let whose = format!("of local uid {uid}");
-            converse(&shared, stream, &whose, &Parking::default(), answer).await;
+            converse(&shared, stream, &whose, &Parking::default(), || None, answer).await;
         });
         let _ = send.send(crowd.enter((), task));
     }

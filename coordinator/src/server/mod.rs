@@ -9,6 +9,7 @@
 //! |---|---|
 //! | `connection` | one connection from handshake to end |
 //! | `crowd` | who is let in when too many want in |
+//! | `turns` | how many nodes speak at a time |
 //! | `park` | a connection that waits without what answers it |
 //! | `whole` | whether a request was read and answered as a whole |
 //! | `observe` | each request's name, time limit and place in the metrics |
@@ -30,6 +31,7 @@ mod open;
 mod operator;
 mod pages;
 mod park;
+mod turns;
 mod whole;
 
 use std::net::SocketAddr;
@@ -49,6 +51,7 @@ pub(crate) use crowd::Source;
 pub use local::LocalListener;
 use metrics::Metrics;
 use observe::Observer;
+use turns::Turns;
 
 /// How much strangers and friends may take.
 #[derive(Debug, Clone, Copy)]
@@ -76,6 +79,10 @@ pub struct Limits {
     pub known: usize,
     /// Of these, of one key.
     pub known_per_key: usize,
+    /// Of known connections, those over which something is said at a time.
+    pub speaking: usize,
+    /// How long the others wait for one of these.
+    pub turn: Duration,
     /// Connections to the socket and to the status page at a time.
     pub local: usize,
     /// How long a machine must have been silent before another takes its place.
@@ -101,6 +108,8 @@ impl Default for Limits {
             unknown_per_source: 128,
             known: 16_384,
             known_per_key: 256,
+            speaking: 256,
+            turn: Duration::from_secs(1),
             local: 64,
             quiet: Duration::from_secs(30),
             slot: Duration::from_secs(900),
@@ -191,6 +200,7 @@ pub(crate) fn start(coordinator: Coordinator, listeners: Listeners, limits: Limi
         coordinator,
         tls: TlsAcceptor::from(Arc::new(tls)),
         crowds,
+        turns: Turns::new(limits.speaking, limits.turn),
         metrics,
         limits,
         stopped,

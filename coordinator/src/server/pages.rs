@@ -146,7 +146,7 @@ pub(super) fn spawn(connections: &mut JoinSet<()>, shared: &Arc<Shared>, stream:
             let routes = TowerToHyperService::new(shared.pages.clone());
             async move { Ok(answered(routes.call(request).await)) }
         };
-        converse(&shared, stream, "at the status listener", &Parking::default(), answer).await;
+        converse(&shared, stream, "at the status listener", &Parking::default(), || None, answer).await;
     });
     let _ = send.send(crowd.enter((), task));
 }

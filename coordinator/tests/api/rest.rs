@@ -129,6 +129,48 @@ async fn whoever_hangs_up_while_its_question_waits_is_gone() {
     connected(&world, "a1", false).await;
 }
 
+/// One turn, which is over after a while: of two nodes, one says half of a question.
+#[tokio::test]
+async fn whoever_is_slow_to_say_something_keeps_nobody_from_speaking() {
+    let mut limits = Limits::default();
+    (limits.speaking, limits.turn) = (1, Duration::from_millis(50));
+    let world = World::within(1, limits).await;
+    let (mut slow, mut other) = (opened(&world, "a1").await, opened(&world, "a2").await);
+    slow.write_all(b"GET /nothing HTTP/1.1\r\n").await.unwrap();
+    let seen = tag(&mut other).await;
+    // Who waits for news has no turn.
+    other.write_all(question(&seen).as_bytes()).await.unwrap();
+    connected(&world, "a2", true).await;
+    slow.write_all(b"host: x\r\n\r\n").await.unwrap();
+    let (head, _) = answer(&mut slow).await;
+    assert!(head.starts_with("HTTP/1.1 404"), "{head}");
+    change(&world, "one").await;
+    let (_, body) = answer(&mut other).await;
+    assert!(body.contains("one"), "{body}");
+}
+
+/// Turns that are never over by themselves: those who rest or wait have none, and
+/// those who are told news at the same time have one after the other.
+#[tokio::test]
+async fn nodes_that_hear_news_together_speak_in_turn() {
+    let mut limits = Limits::default();
+    (limits.speaking, limits.turn) = (1, 100 * PATIENCE);
+    let world = World::within(1, limits).await;
+    let mut waiting = Vec::new();
+    for node in ["s1", "a1", "a2"] {
+        let mut stream = opened(&world, node).await;
+        let seen = tag(&mut stream).await;
+        stream.write_all(question(&seen).as_bytes()).await.unwrap();
+        connected(&world, node, true).await;
+        waiting.push(stream);
+    }
+    change(&world, "one").await;
+    for stream in &mut waiting {
+        let (_, body) = answer(stream).await;
+        assert!(body.contains("one"), "{body}");
+    }
+}
+
 #[tokio::test]
 async fn what_was_not_read_of_a_body_is_no_request() {
     let mut limits = Limits::default();
