@@ -219,6 +219,8 @@ pub(super) async fn converse<F>(
         let mut speaking = Box::new(http.serve_connection(TokioIo::new(rewound), service_fn(&answer)));
         let spoken = match within {
             None => tokio::select! {
+                // What was asked before the order to stop is answered.
+                biased;
                 spoken = parking.speak(&mut *speaking) => spoken,
                 never = turn.is_over() => match never {},
                 within = &mut over => {

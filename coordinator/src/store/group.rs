@@ -38,7 +38,7 @@ pub(super) struct Change {
 }
 
 /// Looks at the tables, and answers.
-pub(super) type Look = Box<dyn FnOnce(Result<&Transaction<'_>, Lost>) + Send>;
+pub(super) type Look = Box<dyn FnOnce(Result<&Transaction<'_>, Lost>) -> Letter + Send>;
 
 /// Does something with the engine itself, and answers.
 pub(super) type Alone = Box<dyn FnOnce(&mut dyn Engine) + Send>;
@@ -91,14 +91,14 @@ pub(super) fn serve(
     let mut many = false;
     while let Some(first) = queue.blocking_recv() {
         let mut changes = Vec::new();
-        take(engine, Some(first), queue, &mut changes);
+        take(engine, Some(first), queue, post, &mut changes);
         for _ in 0..PAUSES {
             let before = changes.len();
             if !many || before == 0 || before == GROUP {
                 break;
             }
             pause();
-            take(engine, None, queue, &mut changes);
+            take(engine, None, queue, post, &mut changes);
             if changes.len() == before {
                 break;
             }
@@ -111,7 +111,13 @@ pub(super) fn serve(
 }
 
 /// Takes what waits: changes are kept for their group, all else is done at once.
-fn take(engine: &mut dyn Engine, first: Option<Job>, queue: &mut Receiver<Job>, changes: &mut Vec<Change>) {
+fn take(
+    engine: &mut dyn Engine,
+    first: Option<Job>,
+    queue: &mut Receiver<Job>,
+    post: &Post,
+    changes: &mut Vec<Change>,
+) {
     let (mut looks, mut alone) = (Vec::new(), Vec::new());
     let waiting = first.into_iter().chain(std::iter::from_fn(|| queue.try_recv().ok()));
     for job in waiting.take(GROUP - changes.len()) {
@@ -122,21 +128,23 @@ fn take(engine: &mut dyn Engine, first: Option<Job>, queue: &mut Receiver<Job>, 
         }
     }
     if !looks.is_empty() {
-        look(engine, looks);
+        post.send(look(engine, looks));
     }
     for work in alone {
         work(engine);
     }
 }
 
-/// All of them see the same.
-fn look(engine: &mut dyn Engine, looks: Vec<Look>) {
+/// All of them see the same. Returns everybody's letters.
+fn look(engine: &mut dyn Engine, looks: Vec<Look>) -> Vec<Letter> {
+    let mut letters = Vec::with_capacity(looks.len());
     let mut looks = looks.into_iter();
-    let read = engine.read(&mut |tx| looks.by_ref().for_each(|look| look(Ok(tx))));
+    let read = engine.read(&mut |tx| letters.extend(looks.by_ref().map(|look| look(Ok(tx)))));
     if let Err(error) = read {
         let lost = Lost::from(error);
-        looks.for_each(|look| look(Err(lost.clone())));
+        letters.extend(looks.map(|look| look(Err(lost.clone()))));
     }
+    letters
 }
 
 /// Returns everybody's letters.

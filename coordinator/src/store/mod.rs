@@ -43,7 +43,7 @@ use tokio::sync::{mpsc, oneshot};
 use engine::Engine;
 pub(crate) use engine::{Transaction, Undo};
 use group::{Answer, Change, Job};
-use post::{Caller, Post};
+use post::{Caller, Letter, Post};
 pub(crate) use sqlite::Fenced;
 use sqlite::{Sqlite, Synchronous};
 
@@ -132,7 +132,8 @@ impl Store {
         let (answer, answered) = oneshot::channel();
         let look = move |tx: Result<&Transaction<'_>, group::Lost>| {
             let result = tx.map_err(anyhow::Error::from).and_then(|tx| guarded(|| look(tx)));
-            let _ = answer.send(result);
+            let letter: Letter = Box::new(move || answer.send(result).is_ok());
+            letter
         };
         self.ask(Job::Look(Box::new(look)), answered).await
     }

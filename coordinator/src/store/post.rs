@@ -1,7 +1,7 @@
-//! Answers of a group to callers that wait in another thread.
+//! Answers to callers that wait in another thread.
 //!
 //! To wake a task of another thread costs a system call, and the two threads take
-//! turns at each of a group's answers. So the store's thread wakes one caller only,
+//! turns at each of the answers that there are at the same time. So the store's thread wakes one caller only,
 //! and whoever is woken hands over what is there for the others, within the thread
 //! that they all wait in.
 

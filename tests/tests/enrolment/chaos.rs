@@ -19,21 +19,24 @@ async fn count(world: &World, what: &str) -> usize {
 
 #[tokio::test]
 async fn agents_join_through_a_network_that_loses_three_answers_in_ten() {
-    for seed in 1..=3 {
-        let (world, chaos) = World::behind(Faults::HARSH, seed).await;
-        let (server, worker) = (world.agent("s1").await, world.agent("a1").await);
-        tokio::join!(server.ready(), worker.ready());
-        assert_eq!((server.k3s_starts(), worker.k3s_starts()), (1, 1), "seed {seed}");
-        let status = world.coordinator().status().await.unwrap();
-        // What was repeated because its answer was lost is no false alarm.
-        assert!(status.alarms.is_empty(), "seed {seed}: {status:#?}");
-        assert!(status.nodes.iter().all(|node| node.registry == RegistryState::Bound), "seed {seed}");
-        assert!(status.nodes.iter().all(NodeStatus::is_ready), "seed {seed}: {status:#?}");
-        for (what, times) in [("bind", 2), ("pass_gate", 2), ("ready", 2), ("ticket_contested", 0)] {
-            assert_eq!(count(&world, what).await, times, "{what}, seed {seed}");
-        }
-        assert!(chaos.broken() > 0 && chaos.connections() > 2, "seed {seed}: {chaos:?}");
+    // They wait most of the time.
+    tokio::join!(join_through_losses(1), join_through_losses(2), join_through_losses(3));
+}
+
+async fn join_through_losses(seed: u64) {
+    let (world, chaos) = World::behind(Faults::HARSH, seed).await;
+    let (server, worker) = (world.agent("s1").await, world.agent("a1").await);
+    tokio::join!(server.ready(), worker.ready());
+    assert_eq!((server.k3s_starts(), worker.k3s_starts()), (1, 1), "seed {seed}");
+    let status = world.coordinator().status().await.unwrap();
+    // What was repeated because its answer was lost is no false alarm.
+    assert!(status.alarms.is_empty(), "seed {seed}: {status:#?}");
+    assert!(status.nodes.iter().all(|node| node.registry == RegistryState::Bound), "seed {seed}");
+    assert!(status.nodes.iter().all(NodeStatus::is_ready), "seed {seed}: {status:#?}");
+    for (what, times) in [("bind", 2), ("pass_gate", 2), ("ready", 2), ("ticket_contested", 0)] {
+        assert_eq!(count(&world, what).await, times, "{what}, seed {seed}");
     }
+    assert!(chaos.broken() > 0 && chaos.connections() > 2, "seed {seed}: {chaos:?}");
 }
 
 #[tokio::test]
