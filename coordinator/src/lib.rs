@@ -310,7 +310,7 @@ impl Coordinator {
         &self,
         transition: impl FnOnce(&Transaction<'_>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        self.change_and_tell(false, Undo::Own, transition, |_| {}).await
+        self.change_and_tell(false, transition, |_| {}).await
     }
 
     /// Runs a transition, and says so if the audit trail has something new: for
@@ -322,13 +322,12 @@ impl Coordinator {
         transition: impl FnOnce(&Transaction<'_>) -> Result<T> + Send + 'static,
         then: impl FnOnce(&T) + Send + 'static,
     ) -> Result<T> {
-        self.change_and_tell(true, Undo::Nothing, transition, then).await
+        self.change_and_tell(true, transition, then).await
     }
 
     async fn change_and_tell<T: Send + 'static>(
         &self,
         quietly: bool,
-        undo: Undo,
         transition: impl FnOnce(&Transaction<'_>) -> Result<T> + Send + 'static,
         then: impl FnOnce(&T) + Send + 'static,
     ) -> Result<T> {
@@ -349,16 +348,18 @@ impl Coordinator {
             acquainted.follow(keys);
             then(result);
             if let Some(concerned) = concerned {
-                changes.send_modify(|count| *count += 1);
+                one_more(&changes);
                 news.tell(concerned);
             }
         };
+        // What happens all the time says no before it writes.
+        let undo = if quietly { Undo::Nothing } else { Undo::Own };
         let (result, ..) = self.inner.store.write_then(undo, transition, done).await?;
         Ok(result)
     }
 
     fn changed(&self) {
-        self.inner.changes.send_modify(|count| *count += 1);
+        one_more(&self.inner.changes);
     }
 
     fn strangers(&self) -> MutexGuard<'_, Strangers> {
@@ -368,6 +369,11 @@ impl Coordinator {
     fn contacts(&self) -> MutexGuard<'_, Contacts> {
         locked(&self.inner.contacts)
     }
+}
+
+/// The status may have changed once more.
+fn one_more(changes: &watch::Sender<u64>) {
+    changes.send_modify(|count| *count += 1);
 }
 
 /// Nothing panics between two changes that belong together.

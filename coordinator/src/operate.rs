@@ -19,8 +19,8 @@ use kiln_protocol::{ApiError, ClusterName, ErrorClass, Fingerprint, NodeName, Se
 use crate::contacts::Contacts;
 use crate::k3s::{ClusterSecrets, KubeUser, ServerUrl};
 use crate::plan::ClusterFile;
+use crate::store::Transaction;
 use crate::store::events::{self, Actor};
-use crate::store::{Transaction, Undo};
 use crate::transition::status::Look;
 use crate::{Coordinator, locked, snapshot, store, transition};
 
@@ -342,7 +342,7 @@ impl Coordinator {
             transition::operator::member_gone(tx, &node, by.within(tx)?, &locked(&contacts), now)
         };
         // What is in the trail is in force, also if nobody waits for the answer any more.
-        self.change_and_tell(false, Undo::Own, word, move |gone| locked(&known_to).bury(gone)).await.map(drop)
+        self.change_and_tell(false, word, move |gone| locked(&known_to).bury(gone)).await.map(drop)
     }
 
     /// Ends the live incarnation of the cluster of this name: its nodes' keys lose

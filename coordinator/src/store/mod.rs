@@ -43,7 +43,7 @@ use tokio::sync::{mpsc, oneshot};
 use engine::Engine;
 pub(crate) use engine::{Transaction, Undo};
 use group::{Answer, Change, Job};
-use post::{Caller, Letter, Post};
+use post::{Caller, Post, letter};
 pub(crate) use sqlite::Fenced;
 use sqlite::{Sqlite, Synchronous};
 
@@ -117,7 +117,7 @@ impl Store {
                 if let Ok(done) = &result {
                     then(done);
                 }
-                Box::new(move || answer.send(result).is_ok())
+                letter(answer, result)
             });
             (keep, Some(answer))
         };
@@ -132,8 +132,7 @@ impl Store {
         let (answer, answered) = oneshot::channel();
         let look = move |tx: Result<&Transaction<'_>, group::Lost>| {
             let result = tx.map_err(anyhow::Error::from).and_then(|tx| guarded(|| look(tx)));
-            let letter: Letter = Box::new(move || answer.send(result).is_ok());
-            letter
+            letter(answer, result)
         };
         self.ask(Job::Look(Box::new(look)), answered).await
     }

@@ -1,9 +1,9 @@
 //! Answers to callers that wait in another thread.
 //!
 //! To wake a task of another thread costs a system call, and the two threads take
-//! turns at each of the answers that there are at the same time. So the store's thread wakes one caller only,
-//! and whoever is woken hands over what is there for the others, within the thread
-//! that they all wait in.
+//! turns at each of the answers that there are at the same time. So the store's
+//! thread wakes one caller only, and whoever is woken hands over what is there for
+//! the others, within the thread that they all wait in.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,22 +14,25 @@ use tokio::sync::oneshot;
 /// Hands one caller its answer; false if nobody waits for it any more.
 pub(super) type Letter = Box<dyn FnOnce() -> bool + Send>;
 
+/// The letter that holds this answer.
+pub(super) fn letter<T: Send + 'static>(to: oneshot::Sender<T>, answer: T) -> Letter {
+    Box::new(move || to.send(answer).is_ok())
+}
+
 /// What was not handed over yet.
 #[derive(Clone, Default)]
 pub(super) struct Post(Arc<Mutex<Vec<Letter>>>);
 
 impl Post {
     /// Wakes one caller, who sees to the others.
-    pub(super) fn send(&self, mut letters: Vec<Letter>) {
-        let Some(first) = letters.pop() else { return };
-        if letters.is_empty() {
-            first();
-            return;
-        }
+    pub(super) fn send(&self, letters: Vec<Letter>) {
         // They are there before anybody is woken.
-        self.letters().append(&mut letters);
-        if !first() {
-            self.deliver_until_woken();
+        self.letters().extend(letters);
+        loop {
+            let Some(letter) = self.letters().pop() else { return };
+            if letter() {
+                return;
+            }
         }
     }
 
@@ -38,16 +41,6 @@ impl Post {
         let letters = std::mem::take(&mut *self.letters());
         for letter in letters {
             letter();
-        }
-    }
-
-    /// Hands over until there is somebody to be woken, who sees to the others.
-    fn deliver_until_woken(&self) {
-        loop {
-            let Some(letter) = self.letters().pop() else { return };
-            if letter() {
-                return;
-            }
         }
     }
 
@@ -98,7 +91,7 @@ mod tests {
 
     fn caller(post: &Post) -> (Caller<u8>, Letter) {
         let (send, answer) = oneshot::channel();
-        (Caller::new(answer, post.clone()), Box::new(move || send.send(7).is_ok()))
+        (Caller::new(answer, post.clone()), letter(send, 7))
     }
 
     fn polled(caller: &mut Caller<u8>) -> Poll<u8> {

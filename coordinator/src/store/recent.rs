@@ -21,56 +21,55 @@ use super::incarnations::Live;
 use super::seats::Seated;
 use crate::k3s::ClusterSecrets;
 
+/// Something of the tables, as it was read last. While a group changes that,
+/// nothing is remembered.
+#[derive(Debug)]
+struct Memo<T> {
+    value: RefCell<Option<T>>,
+    changed: Cell<bool>,
+}
+
+impl<T> Default for Memo<T> {
+    fn default() -> Self {
+        Self { value: RefCell::default(), changed: Cell::default() }
+    }
+}
+
+impl<T: Clone> Memo<T> {
+    /// What there is, if there is something; `load` reads it where it is not
+    /// remembered.
+    fn get(&self, load: impl FnOnce() -> Result<Option<T>>) -> Result<Option<T>> {
+        if self.changed.get() {
+            return load();
+        }
+        if let Some(value) = &*self.value.borrow() {
+            return Ok(Some(value.clone()));
+        }
+        let value = load()?;
+        self.value.replace(value.clone());
+        Ok(value)
+    }
+
+    fn changed(&self) {
+        self.changed.set(true);
+        self.value.take();
+    }
+}
+
 /// What an engine remembers between two jobs.
 #[derive(Debug, Default)]
 pub(crate) struct Recent {
-    live: RefCell<Option<Live>>,
-    secrets: RefCell<Option<Arc<ClusterSecrets>>>,
-    changed: Cell<bool>,
-    seated: RefCell<Option<Arc<Seated>>>,
-    seats_changed: Cell<bool>,
+    live: Memo<Live>,
+    secrets: Memo<Arc<ClusterSecrets>>,
+    seated: Memo<(Incarnation, Arc<Seated>)>,
     pub(super) progress: Cell<Option<Progress>>,
 }
 
 impl Recent {
-    /// Who is in an incarnation's cluster; `load` reads it where it is not
-    /// remembered.
-    pub(super) fn seated(
-        &self,
-        of: Incarnation,
-        load: impl FnOnce() -> Result<Seated>,
-    ) -> Result<Arc<Seated>> {
-        if self.seats_changed.get() {
-            return load().map(Arc::new);
-        }
-        if let Some(seated) = self.seated.borrow().as_ref().filter(|seated| seated.incarnation == of) {
-            // Whoever writes seats and does not say so is found out by any test.
-            debug_assert_eq!(load().ok().as_ref(), Some(&**seated));
-            return Ok(Arc::clone(seated));
-        }
-        let seated = Arc::new(load()?);
-        self.seated.replace(Some(Arc::clone(&seated)));
-        Ok(seated)
-    }
-
-    /// A change of the table of seats was written, and may be undone.
-    pub(super) fn seats_changed(&self) {
-        self.seats_changed.set(true);
-        self.seated.take();
-    }
-
     /// The live incarnation, if there is one; `load` reads it where it is not
     /// remembered.
     pub(super) fn live(&self, load: impl FnOnce() -> Result<Option<Live>>) -> Result<Option<Live>> {
-        if self.changed.get() {
-            return load();
-        }
-        if let Some(live) = &*self.live.borrow() {
-            return Ok(Some(live.clone()));
-        }
-        let live = load()?;
-        self.live.replace(live.clone());
-        Ok(live)
+        self.live.get(load)
     }
 
     /// The secrets of the live incarnation, if there is one.
@@ -78,36 +77,50 @@ impl Recent {
         &self,
         load: impl FnOnce() -> Result<Option<ClusterSecrets>>,
     ) -> Result<Option<Arc<ClusterSecrets>>> {
-        if self.changed.get() {
-            return Ok(load()?.map(Arc::new));
-        }
-        if let Some(secrets) = &*self.secrets.borrow() {
-            return Ok(Some(Arc::clone(secrets)));
-        }
-        let secrets = load()?.map(Arc::new);
-        self.secrets.replace(secrets.clone());
-        Ok(secrets)
+        self.secrets.get(|| Ok(load()?.map(Arc::new)))
     }
 
-    /// A change of the table of incarnations was written, and may be undone.
+    /// Who is in an incarnation's cluster.
+    pub(super) fn seated(&self, of: Incarnation, load: impl Fn() -> Result<Seated>) -> Result<Arc<Seated>> {
+        let found = self.seated.get(|| Ok(Some((of, Arc::new(load()?)))))?;
+        let Some((_, seated)) = found.filter(|(incarnation, _)| *incarnation == of) else {
+            return load().map(Arc::new);
+        };
+        // Whoever writes seats and does not say so is found out by any test.
+        debug_assert_eq!(load().ok().as_ref(), Some(&*seated));
+        Ok(seated)
+    }
+
+    /// A change of the table of incarnations was written, and may be undone: another
+    /// may be the live one.
     pub(super) fn changed(&self) {
-        self.changed.set(true);
-        self.live.take();
-        self.secrets.take();
+        self.live.changed();
+        self.secrets.changed();
+        self.seats_changed();
+    }
+
+    /// A change of the table of seats was written, and may be undone.
+    pub(super) fn seats_changed(&self) {
+        self.seated.changed();
     }
 
     /// A group was committed.
     pub(super) fn committed(&self) {
-        self.changed.set(false);
-        self.seats_changed.set(false);
+        self.settled();
         self.progress.set(self.progress.take().map(Progress::written));
     }
 
     /// A group was undone, and what it had come to is void.
     pub(super) fn undone(&self) {
-        self.changed.set(false);
-        self.seats_changed.set(false);
+        self.settled();
         self.progress.set(None);
+    }
+
+    /// A group has ended, in whichever way.
+    fn settled(&self) {
+        self.live.changed.set(false);
+        self.secrets.changed.set(false);
+        self.seated.changed.set(false);
     }
 }
 

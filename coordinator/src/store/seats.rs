@@ -80,14 +80,13 @@ pub(crate) fn of_incarnation(tx: &Transaction<'_>, incarnation: Incarnation) -> 
 }
 
 /// Every generation of every server of an incarnation that has had a key.
-pub(crate) fn servers_with_key(tx: &Transaction<'_>, incarnation: Incarnation) -> Result<Vec<Seat>> {
+fn servers_with_key(tx: &Transaction<'_>, incarnation: Incarnation) -> Result<Vec<Seat>> {
     many(tx, "WHERE incarnation = ?1 AND role = 'server' AND key IS NOT NULL ORDER BY id", &[&incarnation.0])
 }
 
 /// Who is in an incarnation's cluster, as far as the gate asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Seated {
-    pub(crate) incarnation: Incarnation,
     /// Every generation of every server that has had a key, without their ratchets,
     /// which turn with each connection.
     pub(crate) servers: Vec<Seat>,
@@ -103,7 +102,7 @@ pub(crate) fn seated(tx: &Transaction<'_>, incarnation: Incarnation) -> Result<A
             seat.turn = None;
         }
         let agents_passed = agents_passed(tx, incarnation)?;
-        Ok(Seated { incarnation, servers, agents_passed })
+        Ok(Seated { servers, agents_passed })
     };
     match tx.recent() {
         Some(recent) => recent.seated(incarnation, load),
@@ -129,7 +128,7 @@ pub(crate) fn with_chores(tx: &Transaction<'_>, incarnation: Incarnation) -> Res
 }
 
 /// Whether the gate has let an agent of an incarnation start.
-pub(crate) fn agents_passed(tx: &Transaction<'_>, incarnation: Incarnation) -> Result<bool> {
+fn agents_passed(tx: &Transaction<'_>, incarnation: Incarnation) -> Result<bool> {
     // As a range, which the index answers at once; IS NOT NULL would walk over
     // every agent that has not.
     let query =

@@ -207,8 +207,7 @@ pub(crate) fn replace(
             .into());
     }
     let lease = cluster.replace(node)?;
-    let servers = seats::servers_with_key(tx, live.id)?;
-    forget_datastore(tx, &servers, now)?;
+    forget_datastore(tx, &seats::seated(tx, live.id)?.servers, now)?;
     // Join tokens are in the datastore: in an empty one there are none, and in a
     // copy there may be others.
     for seat in seats::of_incarnation(tx, live.id)? {
